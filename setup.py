@@ -1,0 +1,85 @@
+"""Packaging: the distribution `mnv2-hpu`, with the gin files that it trains from."""
+
+import re
+from pathlib import Path
+
+import setuptools
+
+HERE = Path(__file__).parent
+
+COMMANDS = (
+  "demo_mobilenetv2",
+  "doctor",
+  "evaluate",
+  "export",
+  "import_checkpoint",
+  "launch",
+  "prepare_data",
+  "quickstart",
+  "report",
+  "train",
+  "verify_data",
+)
+
+
+def version() -> str:
+  """Reads the version from the package without importing it."""
+  text = (HERE / "mnv2_hpu" / "__init__.py").read_text()
+  return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
+
+
+def readme() -> str:
+  """Returns the text that the package index shows."""
+  return (HERE / "README.md").read_text()
+
+
+setuptools.setup(
+  name="mnv2-hpu",
+  version=version(),
+  description="MobileNetV2 for the TensorFlow Model Garden: Gaudi, Horovod, CPU, GPU",
+  long_description=readme(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  classifiers=[
+    "License :: OSI Approved :: Apache Software License",
+    "Programming Language :: Python :: 3.10",
+    "Programming Language :: Python :: 3.11",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
+  python_requires=">=3.10,<3.12",
+  packages=[
+    *setuptools.find_packages(include=["mnv2_hpu", "mnv2_hpu.*"]),
+    "mnv2_hpu.gin",
+  ],
+  # The gin files stand at the top of the repository, and hold no __init__.py: a package
+  # called `gin` there would hide gin-config.
+  package_dir={"mnv2_hpu.gin": "gin"},
+  package_data={
+    "mnv2_hpu.gin": ["**/*.gin", "**/*.yaml"],
+    "mnv2_hpu.distribute": ["*.json"],
+  },
+  # TensorFlow itself is left to Model Garden's requirements: `tensorflow` and
+  # `tensorflow-cpu` provide the same module, and Gaudi needs the latter.
+  install_requires=[
+    "absl-py>=1.4,<2",
+    "gin-config>=0.5,<0.6",
+    "matplotlib>=3.8,<4",
+    "numpy>=1.26,<2",
+    "Pillow>=10,<14",
+    "scikit-learn>=1.3,<2",
+    "tensorflow-datasets>=4.9,<4.9.8",  # later ones need protobuf 5, TF 2.15 has < 5
+    "tensorflow-metadata>=1.15,<1.16",  # likewise
+    "tf-models-official>=2.15,<2.16",
+    "tqdm>=4.60,<5",
+  ],
+  extras_require={
+    "hpu": ["habana-tensorflow==1.14.0.493; python_version == '3.10'"],
+    "horovod": ["horovod==0.28.1"],
+  },
+  entry_points={
+    "console_scripts": [
+      f"mnv2-{name.replace('_', '-')} = mnv2_hpu.cli.{name}:entry_point"
+      for name in COMMANDS
+    ]
+  },
+)

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Resolves requirements/*.in anew and writes the locks. For maintainers: users install
+# from the locks as they are.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+uv=$(tools/uv.sh "$(tools/find_python.sh)")
+
+"$uv" pip compile requirements/uv.in --quiet --universal --generate-hashes \
+  --no-annotate --no-header --output-file requirements/uv.txt
+"$uv" pip compile requirements/horovod.in --quiet --universal --no-deps \
+  --generate-hashes --no-annotate --no-header --output-file requirements/horovod.txt
+for version in 3.10 3.11; do
+  "$uv" pip compile requirements/development.in --quiet \
+    --override requirements/overrides.txt \
+    --python-version "$version" --python-platform x86_64-manylinux_2_28 \
+    --generate-hashes --no-annotate --no-header \
+    --output-file "requirements/python$version.txt" "$@"
+done

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Builds .venv from the lock of the Python that is found, then installs this project into
+# it in place. Nothing is resolved here; what fits already is left alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=$(tools/find_python.sh)
+uv=$(tools/uv.sh "$python")
+
+# uv does not read pip's settings: where pip is told of another registry, so is uv.
+setting() {
+  "$python" -m pip config list 2>/dev/null |
+    sed -n "s/^\(:env:\|global\|install\)\.$1='\(.*\)'\$/\2/p" | head -n 1
+}
+if [[ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]]; then
+  index=$(setting index-url)
+  [[ -z $index ]] || export UV_DEFAULT_INDEX=$index
+fi
+if [[ -z "${SSL_CERT_FILE:-}" ]]; then
+  certificates=$(setting cert)
+  [[ -z $certificates ]] || export SSL_CERT_FILE=$certificates
+fi
+export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
+
+# An environment that someone activated must not be the one that is changed.
+export VIRTUAL_ENV=$PWD/.venv
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+existing=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true)
+if [[ $existing != "$version" ]]; then
+  "$uv" venv --quiet --clear --python "$python" .venv
+fi
+
+echo "setup: Python $version, requirements/python$version.txt -> .venv"
+if ! "$uv" pip sync --quiet "requirements/python$version.txt"; then
+  echo "error: the locked packages could not be installed. Is the package registry" \
+    "reachable from here? Are there 4 GB free? \`make setup\` continues where it stopped." >&2
+  exit 1
+fi
+"$uv" pip install --quiet --no-deps --no-build-isolation --editable .
+if [[ $version == 3.11 ]]; then
+  echo "setup: habana-tensorflow has no wheel for Python 3.11: without it, no Gaudi card" \
+    "can be used. \`make setup PYTHON=python3.10\` installs it."
+fi
+touch .venv/.installed

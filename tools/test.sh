@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Runs every check, the cheap ones first; stops at the first that fails, and says how long
+# each took. usage: tools/test.sh [quick]
+# TEST_WORKERS is the number of processes that run tests side by side; 2 if not set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+results=build/test-results
+rm -rf "$results"
+mkdir -p "$results"
+export PATH=$PWD/.venv/bin:$PATH VIRTUAL_ENV=$PWD/.venv
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+exec </dev/null
+
+step() { # step <name> <command...>
+  local name=$1 begin=$SECONDS status=0
+  shift
+  echo
+  echo "== $name"
+  "$@" || status=$?
+  printf '%s\t%d\t%d\n' "$name" "$((SECONDS - begin))" "$status" >>"$results/steps.tsv"
+  if ((status)); then
+    python tools/test_summary.py "$results"
+    echo "FAILED: $name"
+    exit 1
+  fi
+}
+
+tests() { # tests <name> <pytest arguments...>
+  local name=$1
+  shift
+  step "$name" pytest --quiet --durations=10 \
+    --junit-xml="$results/${name// /-}.xml" "$@"
+}
+
+horovod() { # without a compiler its tests are skipped, which the end says again
+  local status=0
+  tools/setup_horovod.sh || status=$?
+  ((status == 0 || status == 3))
+}
+
+# A file's tests share what they train; tests/conftest.py orders the files.
+side_by_side=(-n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder)
+
+step "format" ruff format --check
+step "lint" ruff check
+step "types" mypy
+step "imports" lint-imports
+PYTHONPATH=tests tests "doctests" -p helpers_doctests --doctest-modules mnv2_hpu
+tests "unit tests" "${side_by_side[@]}" -m "not slow and not quickstart"
+if [[ "${1:-}" != quick ]]; then
+  step "horovod" horovod
+  step "wheel" tools/test_wheel.sh "$PWD/$results/wheel.xml"
+  tests "slow tests" "${side_by_side[@]}" -m "slow or quickstart"
+fi
+if [[ "${1:-}" != quick && ! -e .venv/.horovod ]]; then
+  echo "NOT TESTED: Horovod, which needs a C++ compiler here (see above)."
+fi
+python tools/test_summary.py "$results"

@@ -1,0 +1,49 @@
+"""Prints how long each step of `make test` took, and the counts of its tests.
+
+usage: python tools/test_summary.py build/test-results
+"""
+
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+OUTCOMES = ("passed", "failed", "errors", "skipped")
+
+
+def print_steps(lines: list[str]) -> int:
+  """Prints a table of `name, seconds, status` lines; returns the sum of the seconds."""
+  total = 0
+  print("\n== Seconds of each part")
+  for line in lines:
+    name, seconds, status = line.split("\t")
+    total += int(seconds)
+    print(f"  {name:<12} {seconds:>6}  {'failed' if int(status) else 'ok'}")
+  print(f"  {'all':<12} {total:>6}")
+  return total
+
+
+def count(reports: list[Path]) -> dict[str, int]:
+  """Returns how many tests of the JUnit reports had each of `OUTCOMES`."""
+  counts = dict.fromkeys(OUTCOMES, 0)
+  for report in reports:
+    for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+      failed, errors, skipped, tests = (
+        int(suite.get(key, 0)) for key in ("failures", "errors", "skipped", "tests")
+      )
+      counts["failed"] += failed
+      counts["errors"] += errors
+      counts["skipped"] += skipped
+      counts["passed"] += tests - failed - errors - skipped
+  return counts
+
+
+def main(results: Path) -> None:
+  """Prints the table, then one line as pytest ends with."""
+  total = print_steps((results / "steps.tsv").read_text().splitlines())
+  counts = count(sorted(results.glob("*.xml")))
+  shown = [f"{counts[name]} {name}" for name in OUTCOMES if counts[name]]
+  print(f"\n==== {', '.join(shown) or 'no tests ran'} in {total}.00s ====")
+
+
+if __name__ == "__main__":
+  main(Path(sys.argv[1]))
