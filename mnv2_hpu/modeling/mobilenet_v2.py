@@ -1,0 +1,302 @@
+"""MobileNetV2: inverted residuals and linear bottlenecks (arXiv 1801.04381)."""
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from official.modeling import hyperparams, tf_utils
+from official.vision.modeling.backbones import factory
+
+from mnv2_hpu.compat import keras
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.modeling import block_plan
+
+OUTPUT_STRIDES = (8, 16, 32)
+FINEST_LEVEL = 2  # of the outputs; level l has stride 2**l
+
+
+def _check_arguments(
+  width_multiplier: Any, output_stride: Any, input_specs: keras.layers.InputSpec
+) -> None:
+  """Raises a UserError for what no network can be built from."""
+  if not (
+    isinstance(width_multiplier, numbers.Real)
+    and 0 < float(width_multiplier) < math.inf
+  ):
+    raise UserError(
+      f"width_multiplier is {width_multiplier!r}; it must be a number above 0. "
+      "The paper's are 0.35, 0.5, 0.75, 1.0, 1.3 and 1.4."
+    )
+  if output_stride is not None and output_stride not in OUTPUT_STRIDES:
+    raise UserError(
+      f"output_stride is {output_stride!r}; it must be one of "
+      f"{', '.join(map(str, OUTPUT_STRIDES))}, or None, which is the network's own 32."
+    )
+  shape = input_specs.shape
+  if shape is None or len(shape) != 4 or shape[-1] is None:
+    raise UserError(
+      f"input_specs has shape {shape}; it must be [batch, height, width, channels] "
+      "with a known number of channels. InputSpec(shape=[None, None, None, 3]) is for "
+      "colour images of any size."
+    )
+
+
+def _level(key: str) -> int:
+  return int(key.split("/")[0])
+
+
+def _activation_function(name: str) -> Any:
+  try:
+    return tf_utils.get_activation(name)
+  except ValueError as error:
+    raise UserError(
+      f"activation is {name!r}, which neither Model Garden nor Keras knows. "
+      "The recipe's is 'relu6'."
+    ) from error
+
+
+@keras.utils.register_keras_serializable(package="mnv2_hpu")
+class MobileNetV2(keras.Model):
+  """MobileNetV2 without its classifier, as a backbone of Model Garden.
+
+  Maps images `[batch, height, width, channels]` of any size to a dictionary of features
+  `[batch, ceil(height / 2**l), ceil(width / 2**l), c]` in the compute dtype. Its keys
+  are Model Garden's:
+
+  * `"2"` to `"5"`: the last block at stride 2**l. With an output stride of 16 (8) they
+    end at `"4"` (`"3"`);
+  * the next level, `"6"`: the last 1x1 convolution, for classification. It has the size
+    of the level below it;
+  * with `output_intermediate_endpoints`, `"<l>/depthwise"` and `"<l>/expansion"`: the
+    last such activations at stride 2**l, inside a block. `"4/expansion"` is slim's
+    `layer_15/expansion_output`, which SSDLite reads.
+
+  Layers are named after slim's scopes: `Conv`, `expanded_conv_1/expand`,
+  `expanded_conv_1/depthwise/BatchNorm`, `Conv_1`. Source of the numbers: the paper,
+  table 2; of the rest: slim's `mobilenet_v2.py` and `mobilenet.py`.
+  """
+
+  def __init__(
+    self,
+    width_multiplier: float = 1.0,
+    output_stride: int | None = None,
+    input_specs: keras.layers.InputSpec | None = None,
+    finegrain_classification_mode: bool = True,
+    activation: str = "relu6",
+    use_sync_bn: bool = False,
+    norm_momentum: float = 0.997,
+    norm_epsilon: float = 0.001,
+    kernel_initializer: str | keras.initializers.Initializer | None = None,
+    kernel_regularizer: keras.regularizers.Regularizer | None = None,
+    output_intermediate_endpoints: bool = False,
+    trainable: bool = True,
+    **kwargs: Any,
+  ) -> None:
+    """Builds the network.
+
+    Args:
+      width_multiplier: of the channels of every layer, above 0.
+      output_stride: 8, 16 or 32: input size / size of the last features; beyond it
+        depthwise convolutions are dilated instead of strided. None is 32.
+      input_specs: of the images; None is `[None, None, None, 3]`.
+      finegrain_classification_mode: keep 1280 channels in the last convolution at
+        widths below 1, as slim's `mobilenet_v2_035`; False narrows it as well.
+      activation: after all convolutions but the projections.
+      use_sync_bn: batch statistics over all replicas.
+      norm_momentum: of the moving batch statistics.
+      norm_epsilon: added to the batch variance.
+      kernel_initializer: of all kernels; None is slim's TruncatedNormal(stddev=0.09).
+      kernel_regularizer: of ordinary convolutions; depthwise kernels have none.
+      output_intermediate_endpoints: whether to output activations inside blocks too.
+      trainable: False freezes all weights and the batch statistics.
+      **kwargs: `name`.
+
+    Raises:
+      UserError: if the width, the output stride, the input's shape or the activation
+        is impossible.
+    """
+    if input_specs is None:
+      input_specs = keras.layers.InputSpec(shape=[None, None, None, 3])
+    _check_arguments(width_multiplier, output_stride, input_specs)
+    self._width_multiplier = width_multiplier
+    self._output_stride = output_stride
+    self._input_specs = input_specs
+    self._finegrain_classification_mode = finegrain_classification_mode
+    self._activation = activation
+    self._use_sync_bn = use_sync_bn
+    self._norm_momentum = norm_momentum
+    self._norm_epsilon = norm_epsilon
+    self._kernel_initializer = (
+      keras.initializers.TruncatedNormal(stddev=0.09)
+      if kernel_initializer is None
+      else keras.initializers.get(kernel_initializer)
+    )
+    self._kernel_regularizer = kernel_regularizer
+    self._output_intermediate_endpoints = output_intermediate_endpoints
+
+    images = keras.Input(shape=input_specs.shape[1:])
+    endpoints, features = self._connect(images)
+    # As in Model Garden: decoders do not read the classifier's features.
+    self._output_specs = {key: tensor.shape for key, tensor in endpoints.items()}
+    last_level = max(map(_level, endpoints))
+    endpoints[str(last_level + 1)] = features
+    super().__init__(inputs=images, outputs=endpoints, **kwargs)
+    self.trainable = trainable  # by the setter, which also tells the batch norms
+
+  def _connect(self, images: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Returns the endpoints by level, and the last convolution's features."""
+    endpoints = {}
+    plan = block_plan.plan(
+      self._width_multiplier,
+      self._output_stride,
+      self._finegrain_classification_mode,
+    )
+    x = self._convolve(images, "Conv", plan.first_channels, 3, 2)
+    for block in plan.blocks:
+      shortcut = x
+      if block.expansion > 1:
+        channels = block.expansion * x.shape[-1]
+        x = self._convolve(x, f"{block.name}/expand", channels)
+        endpoints[f"{block.input_level}/expansion"] = x
+      x = self._convolve_depthwise(x, block)
+      endpoints[f"{block.level}/depthwise"] = x
+      x = self._convolve(x, f"{block.name}/project", block.channels, activate=False)
+      if block.stride == 1 and shortcut.shape[-1] == block.channels:
+        x = keras.layers.Add(name=f"{block.name}/add")([x, shortcut])
+      endpoints[str(block.level)] = x
+    # Later blocks have overwritten earlier ones of the same level.
+    endpoints = {
+      key: tensor
+      for key, tensor in endpoints.items()
+      if _level(key) >= FINEST_LEVEL
+      and ("/" not in key or self._output_intermediate_endpoints)
+    }
+    return endpoints, self._convolve(x, "Conv_1", plan.last_channels)
+
+  def _convolve(
+    self,
+    x: tf.Tensor,
+    name: str,
+    channels: int,
+    kernel_size: int = 1,
+    stride: int = 1,
+    activate: bool = True,
+  ) -> tf.Tensor:
+    """An ordinary convolution, its batch norm and, unless linear, its activation."""
+    x = keras.layers.Conv2D(
+      channels,
+      kernel_size,
+      strides=stride,
+      padding="same",
+      data_format="channels_last",
+      use_bias=False,
+      kernel_initializer=tf_utils.clone_initializer(self._kernel_initializer),
+      kernel_regularizer=self._kernel_regularizer,
+      name=name,
+    )(x)
+    return self._normalize(x, name, activate)
+
+  def _convolve_depthwise(self, x: tf.Tensor, block: block_plan.Block) -> tf.Tensor:
+    """A block's 3x3 depthwise convolution, its batch norm and activation."""
+    name = f"{block.name}/depthwise"
+    x = keras.layers.DepthwiseConv2D(
+      3,
+      strides=block.stride,
+      dilation_rate=block.dilation_rate,
+      padding="same",
+      data_format="channels_last",
+      use_bias=False,
+      depthwise_initializer=tf_utils.clone_initializer(self._kernel_initializer),
+      name=name,
+    )(x)
+    return self._normalize(x, name)
+
+  def _normalize(self, x: tf.Tensor, name: str, activate: bool = True) -> tf.Tensor:
+    x = keras.layers.BatchNormalization(
+      axis=-1,
+      # TF1's graph subtracts the float32 momentum from 1, which gives 0.00300002.
+      momentum=float(np.float32(self._norm_momentum)),
+      epsilon=self._norm_epsilon,
+      synchronized=self._use_sync_bn,
+      name=f"{name}/BatchNorm",
+    )(x)
+    if not activate:
+      return x
+    function = _activation_function(self._activation)
+    return keras.layers.Activation(function, name=f"{name}/activation")(x)
+
+  @property
+  def output_specs(self) -> Mapping[str, tf.TensorShape]:
+    """Shapes of the outputs by key, without the last convolution's."""
+    return self._output_specs
+
+  def get_config(self) -> dict[str, Any]:
+    """Returns the constructor's arguments, in a form that JSON can hold."""
+    return {
+      "name": self.name,
+      "trainable": self.trainable,
+      "width_multiplier": self._width_multiplier,
+      "output_stride": self._output_stride,
+      "input_specs": self._input_specs.get_config(),
+      "finegrain_classification_mode": self._finegrain_classification_mode,
+      "activation": self._activation,
+      "use_sync_bn": self._use_sync_bn,
+      "norm_momentum": self._norm_momentum,
+      "norm_epsilon": self._norm_epsilon,
+      "kernel_initializer": keras.initializers.serialize(self._kernel_initializer),
+      "kernel_regularizer": keras.regularizers.serialize(self._kernel_regularizer),
+      "output_intermediate_endpoints": self._output_intermediate_endpoints,
+    }
+
+  @classmethod
+  def from_config(
+    cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
+  ) -> "MobileNetV2":
+    """Builds the network that `get_config` describes."""
+    arguments = dict(config)
+    with keras.utils.custom_object_scope(custom_objects or {}):
+      arguments["input_specs"] = keras.layers.InputSpec.from_config(
+        arguments["input_specs"]
+      )
+      arguments["kernel_regularizer"] = keras.regularizers.get(
+        arguments["kernel_regularizer"]
+      )
+      return cls(**arguments)
+
+
+@factory.register_backbone_builder("mobilenet_v2")
+def build_mobilenet_v2(
+  input_specs: keras.layers.InputSpec,
+  backbone_config: hyperparams.OneOfConfig,
+  norm_activation_config: hyperparams.Config,
+  l2_regularizer: keras.regularizers.Regularizer | None = None,
+) -> MobileNetV2:
+  """Builds the backbone from its configuration (`configs.backbones.MobileNetV2`).
+
+  Args:
+    input_specs: of the images, `[batch, height, width, channels]`.
+    backbone_config: a one-of config whose choice is `mobilenet_v2`.
+    norm_activation_config: with `activation`, `use_sync_bn`, `norm_momentum` and
+      `norm_epsilon`.
+    l2_regularizer: of ordinary convolution kernels.
+  """
+  config = backbone_config.get()
+  return MobileNetV2(
+    width_multiplier=config.width_multiplier,
+    output_stride=config.output_stride,
+    input_specs=input_specs,
+    finegrain_classification_mode=config.finegrain_classification_mode,
+    activation=norm_activation_config.activation,
+    use_sync_bn=norm_activation_config.use_sync_bn,
+    norm_momentum=norm_activation_config.norm_momentum,
+    norm_epsilon=norm_activation_config.norm_epsilon,
+    kernel_initializer=keras.initializers.TruncatedNormal(
+      stddev=config.kernel_initializer_stddev
+    ),
+    kernel_regularizer=l2_regularizer,
+    output_intermediate_endpoints=config.output_intermediate_endpoints,
+    trainable=config.trainable,
+  )

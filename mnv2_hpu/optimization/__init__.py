@@ -1,0 +1,1 @@
+"""What the recipe needs and Model Garden lacks."""
