@@ -1,0 +1,5 @@
+"""Weights from checkpoints into models."""
+
+from mnv2_hpu.checkpoints.slim import load_slim_checkpoint
+
+__all__ = ["load_slim_checkpoint"]

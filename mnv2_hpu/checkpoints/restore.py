@@ -1,0 +1,235 @@
+"""Reads the weights of a training checkpoint, averaged or raw, into a model.
+
+A checkpoint of Model Garden's trainer holds `model`, `optimizer`, `global_step` and
+`backbone`; the averages are slots of the optimizer. They are found through the
+checkpoint's object graph, so that no optimizer need be built: neither its kind nor its
+schedule matters.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2 as graph_pb2
+
+from mnv2_hpu.compat import keras
+from mnv2_hpu.errors import UserError, did_you_mean, some_of
+
+WEIGHTS = ("ema", "raw")
+
+_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_VALUE = "VARIABLE_VALUE"
+_AVERAGE_SLOT = "average"  # `official.modeling.optimization.ExponentialMovingAverage`
+# What Model Garden's BestCheckpointExporter and EMACheckpointing call the checkpoints
+# that they write while model and averages are swapped.
+_WRITTEN_SWAPPED = ("best_ckpt", "average_weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoredCheckpoint:
+  """What was read.
+
+  Attributes:
+    path: prefix of the checkpoint's files.
+    global_step: training steps done when it was written; None where not recorded.
+    weights: "ema" or "raw".
+  """
+
+  path: str
+  global_step: int | None
+  weights: str
+
+
+def find_checkpoint(checkpoint: str) -> str:
+  """Returns the prefix of a checkpoint's files.
+
+  Args:
+    checkpoint: such a prefix (`model_dir/ckpt-880`), or a folder, which stands for
+      the newest checkpoint in it.
+
+  Raises:
+    UserError: if there is none; the message lists what is there.
+  """
+  if tf.io.gfile.isdir(checkpoint):
+    newest = tf.train.latest_checkpoint(checkpoint)
+    if newest is None:
+      raise UserError(
+        f"The folder {checkpoint!r} holds no checkpoint, but {_listing(checkpoint)}. "
+        "Give the --model_dir of a training run, or a path such as model_dir/ckpt-880."
+      )
+    return newest
+  prefix = checkpoint.removesuffix(".index")
+  if not tf.io.gfile.exists(f"{prefix}.index"):
+    folder = os.path.dirname(prefix) or "."
+    there = _listing(folder) if tf.io.gfile.isdir(folder) else "no such folder"
+    raise UserError(
+      f"There is no checkpoint {prefix!r}: {prefix}.index is missing. "
+      f"In {folder!r}: {there}."
+    )
+  return prefix
+
+
+def restore_weights(
+  model: keras.Model, checkpoint: str, weights: str = "ema"
+) -> RestoredCheckpoint:
+  """Sets every variable of a model from a training checkpoint, or none of them.
+
+  A checkpoint that was written while averages and weights were swapped, as
+  `best_ckpt` is, is read accordingly. Variables that the run did not average (batch
+  statistics, where `trainable_weights_only` was set) are read as they are, as in the
+  run's own evaluation.
+
+  Args:
+    model: the network; it must be built.
+    checkpoint: prefix of a checkpoint's files, or a folder: its newest checkpoint.
+    weights: "ema" (the averaged ones) or "raw".
+
+  Returns:
+    What was read.
+
+  Raises:
+    UserError: if there is no checkpoint, if it is damaged, if it holds no averages
+      though they are asked for, or if a variable of the model is missing in it or of
+      another shape.
+  """
+  if weights not in WEIGHTS:
+    raise UserError(
+      f"weights is {weights!r}; allowed are {' and '.join(WEIGHTS)}. "
+      f"{did_you_mean(weights, WEIGHTS)}"
+    )
+  path = find_checkpoint(checkpoint)
+  with _damage_reported(path):
+    content = _Content(path)
+    nodes = _match(content, model)
+    averages = content.averages()
+    if weights == "ema" and not averages:
+      raise UserError(
+        f"The checkpoint {path!r} holds no averaged weights: the run had "
+        "average_decay = 0. Ask for its raw weights (--weights=raw)."
+      )
+    # Written while swapped: `model` holds the averages, and the slots the raw weights.
+    take_slot = (weights == "ema") != content.is_swapped()
+    values = [
+      content.value(averages.get(node, node) if take_slot else node) for node in nodes
+    ]
+    global_step = content.scalar("global_step")
+  _check_shapes(path, model.variables, values)
+  for variable, value in zip(model.variables, values, strict=True):
+    variable.assign(value)
+  return RestoredCheckpoint(path, global_step, weights)
+
+
+class _Content:
+  """A checkpoint's objects and values."""
+
+  def __init__(self, path: str) -> None:
+    self.path = path
+    self._reader = tf.train.load_checkpoint(path)
+    self._graph = graph_pb2.TrackableObjectGraph()
+    self._graph.ParseFromString(self._reader.get_tensor(_GRAPH_KEY))
+
+  def children(self, node: int = 0) -> dict[str, int]:
+    """Returns the ids of the objects that a node refers to, by name."""
+    return {c.local_name: c.node_id for c in self._graph.nodes[node].children}
+
+  def value(self, node: int) -> np.ndarray:
+    """Returns the value of a variable."""
+    (key,) = (
+      attribute.checkpoint_key
+      for attribute in self._graph.nodes[node].attributes
+      if attribute.name == _VALUE
+    )
+    return self._reader.get_tensor(key)
+
+  def scalar(self, *names: str) -> int | None:
+    """Returns the integer at a path from the root; None where there is none."""
+    node = 0
+    for name in names:
+      if name not in self.children(node):
+        return None
+      node = self.children(node)[name]
+    return int(self.value(node))
+
+  def averages(self) -> Mapping[int, int]:
+    """Returns which variable is the average of which: id of the slot by id."""
+    return {
+      slot.original_variable_node_id: slot.slot_variable_node_id
+      for node in self._graph.nodes
+      for slot in node.slot_variables
+      if slot.slot_name == _AVERAGE_SLOT
+    }
+
+  def is_swapped(self) -> bool:
+    """Whether it was written while averages and weights were swapped.
+
+    This project's optimizer records it; of a checkpoint by Model Garden's own the
+    name tells.
+    """
+    swapped = self.scalar("optimizer", "swapped")
+    if swapped is None:
+      return os.path.basename(self.path).startswith(_WRITTEN_SWAPPED)
+    return bool(swapped)
+
+
+def _match(content: _Content, model: keras.Model) -> list[int]:
+  """Returns the id in the checkpoint of each variable of the model."""
+  if "model" not in content.children():
+    raise UserError(
+      f"The checkpoint {content.path!r} is not one of Model Garden's trainer: it holds "
+      f"{sorted(content.children())}, but no 'model'."
+    )
+  root = tf.train.Checkpoint(model=model)
+  matched = tf.train.CheckpointView(content.path).match(root)
+  node_of = {id(trackable): node for node, trackable in matched.items()}
+  missing = [v.name for v in model.variables if id(v) not in node_of]
+  if missing:
+    raise UserError(
+      f"{len(missing)} of {len(model.variables)} variables of the model are not in the "
+      f"checkpoint {content.path!r}: {some_of(missing)}. It belongs to another "
+      "network; use the configuration that it was trained with (params.yaml beside it)."
+    )
+  return [node_of[id(v)] for v in model.variables]
+
+
+def _check_shapes(
+  path: str, variables: Sequence[tf.Variable], values: Sequence[np.ndarray]
+) -> None:
+  differing = [
+    f"{variable.name} is {list(variable.shape)} in the model, {list(value.shape)} in "
+    "the checkpoint"
+    for variable, value in zip(variables, values, strict=True)
+    if tuple(variable.shape) != value.shape
+  ]
+  if differing:
+    raise UserError(
+      f"{len(differing)} variables do not fit the checkpoint {path!r}: "
+      f"{some_of(differing)}. Width or number of classes differ; use the configuration "
+      "that it was trained with (params.yaml beside it)."
+    )
+
+
+@contextlib.contextmanager
+def _damage_reported(path: str) -> Iterator[None]:
+  try:
+    yield
+  except tf.errors.NotFoundError as error:
+    raise UserError(
+      f"The checkpoint {path!r} is incomplete, or was not written by TensorFlow 2's "
+      f"tf.train.Checkpoint: {error}"
+    ) from error
+  except (
+    tf.errors.OpError,
+    IndexError,
+  ) as error:  # IndexError: its reader's "too short"
+    raise UserError(
+      f"The checkpoint {path!r} is damaged and cannot be read: {error}. Use "
+      f"another one: in {os.path.dirname(path)!r} there are "
+      f"{_listing(os.path.dirname(path))}."
+    ) from error
+
+
+def _listing(folder: str) -> str:
+  return some_of(sorted(tf.io.gfile.listdir(folder))) or "nothing"

@@ -1,0 +1,100 @@
+"""Which MobileNetV2 a slim checkpoint holds, told from the shapes of its variables."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.modeling import block_plan
+
+SCOPE = "MobilenetV2"
+LOGITS = "Logits/Conv2d_1c_1x1"  # scope of the classifier
+AVERAGE = "ExponentialMovingAverage"  # the average of a variable is `<variable>/` this
+
+PAPER_WIDTHS = (1.0, 1.4, 1.3, 0.75, 0.5, 0.35)
+_GRID = 2000  # widths tried besides are multiples of 1 / _GRID
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+  """What there is to choose about the network.
+
+  Attributes:
+    width_multiplier: of the channels of every layer.
+    finegrain_classification_mode: whether widths below 1 keep 1280 last channels.
+    num_classes: of the logits; None where the checkpoint has no logits layer.
+  """
+
+  width_multiplier: float
+  finegrain_classification_mode: bool
+  num_classes: int | None
+
+  def __str__(self) -> str:
+    """Returns it as arguments, for messages."""
+    fields = dataclasses.asdict(self).items()
+    return ", ".join(f"{name}={value}" for name, value in fields)
+
+
+def _channels(width_multiplier: float, finegrain: bool) -> list[int]:
+  """Returns the channels that the width decides alone: first, blocks, last."""
+  plan = block_plan.plan(width_multiplier, None, finegrain)
+  blocks = [block.channels for block in plan.blocks]
+  return [plan.first_channels, *blocks, plan.last_channels]
+
+
+def _width_candidates(last_block_channels: int) -> Iterator[float]:
+  """Yields widths that may give the last block these channels, likeliest first."""
+  yield from PAPER_WIDTHS
+  channels = block_plan.ROWS[-1].channels
+  # Rounding moves the channels by less than 9: by 4, or by 8 just above 8.
+  low, high = ((last_block_channels + margin) * _GRID / channels for margin in (-9, 9))
+  grid = [k / _GRID for k in range(max(1, math.floor(low)), math.ceil(high))]
+  yield from sorted(grid, key=lambda width: (len(str(width)), width))
+
+
+def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
+  """Tells width, mode and classes from the channels of a checkpoint's kernels.
+
+  Rounding gives neighbouring widths the same channels, and so the same network; of
+  them a width of the paper is returned, or else the one of the fewest digits.
+
+  >>> channels = [16, 8, *[8] * 2, *[16] * 3, *[24] * 4, *[32] * 3, *[56] * 3, 112]
+  >>> names = ["Conv", "expanded_conv/project"]
+  >>> names += [f"expanded_conv_{block}/project" for block in range(1, 17)]
+  >>> names += ["Conv_1", "Logits/Conv2d_1c_1x1"]
+  >>> kernels = zip(names, [*channels, 1280, 1001], strict=True)
+  >>> print(infer({f"MobilenetV2/{n}/weights": [1, 1, 8, c] for n, c in kernels}))
+  width_multiplier=0.35, finegrain_classification_mode=True, num_classes=1001
+
+  Args:
+    shapes: of the checkpoint's variables by name; of a variable that is only there
+      averaged, the average's.
+
+  Raises:
+    UserError: if a kernel is missing, or if no width gives these channels.
+  """
+  blocks = [block.name for block in block_plan.plan(1.0, None, True).blocks]
+  layers = ["Conv", *(f"{block}/project" for block in blocks), "Conv_1"]
+  kernels = {layer: _kernel_shape(shapes, layer) for layer in layers}
+  missing = [layer for layer, shape in kernels.items() if not shape]
+  if missing:
+    raise UserError(
+      f"The width of the network cannot be told: there is no {SCOPE}/{missing[0]}"
+      f"/weights{f', nor {len(missing) - 1} others' if missing[1:] else ''}."
+    )
+  channels = [shape[-1] for shape in kernels.values()]
+  logits = _kernel_shape(shapes, LOGITS)
+  for width in _width_candidates(channels[-2]):
+    for finegrain in (True, False):
+      if _channels(width, finegrain) == channels:
+        return Architecture(width, finegrain, logits[-1] if logits else None)
+  raise UserError(
+    "No width multiplier gives these channels of the first convolution, the 17 blocks "
+    f"and the last convolution: {', '.join(map(str, channels))}. At width 1.0 they "
+    f"are {', '.join(map(str, _channels(1.0, True)))}."
+  )
+
+
+def _kernel_shape(shapes: Mapping[str, Sequence[int]], layer: str) -> Sequence[int]:
+  name = f"{SCOPE}/{layer}/weights"
+  return shapes.get(name) or shapes.get(f"{name}/{AVERAGE}") or ()
