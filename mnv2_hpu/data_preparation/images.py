@@ -1,0 +1,199 @@
+"""An image file's bytes, checked, and encoded anew only where readers would fail.
+
+Baseline and progressive JPEG (grey or RGB) and PNG (8 bits, grey or RGB) pass through
+unchanged: `tf.io.decode_image(..., channels=3)` reads them as everybody else does.
+Everything else is converted, what was lossless to PNG, what was lossy to JPEG of
+quality 95; where a layout holds JPEGs alone, everything to such a JPEG. The format is
+judged by the content, never by the file's name. An EXIF orientation is left alone, as
+TensorFlow's decoders leave it.
+"""
+
+import dataclasses
+import io
+import struct
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from mnv2_hpu.data_preparation import jpeg_header
+
+PIXEL_LIMIT = 89_478_485
+"""Most pixels an image may have: a quarter GiB at 3 bytes each, Pillow's own limit."""
+
+_READ_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+_LOSSY_FORMATS = ("JPEG", "WEBP")
+_JPEG_QUALITY = 95
+_STORED_MODES = ("L", "RGB")
+_JPEG_END = b"\xff\xd9"
+_PNG_HEADER = struct.Struct(">8xI4sIIBB")  # length, IHDR, width, height, bits, colour
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+class BadImageError(ValueError):
+  """Bytes that are not a whole, readable image; the message is the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedImage:
+  """An image as it is stored.
+
+  Attributes:
+    encoded: JPEG or PNG bytes.
+    format: `JPEG` or `PNG`.
+    height: pixels.
+    width: pixels.
+    channels: 1 or 3.
+    converted: why it was encoded anew; empty where the bytes are the file's own.
+  """
+
+  encoded: bytes
+  format: str
+  height: int
+  width: int
+  channels: int
+  converted: str = ""
+
+  @property
+  def colorspace(self) -> str:
+    """`RGB` or `Grayscale`."""
+    return "RGB" if self.channels == 3 else "Grayscale"
+
+
+def read(data: bytes, jpeg_only: bool = False) -> EncodedImage:
+  """Checks an image file and returns what to store.
+
+  The pixels of a file that ends as its format demands are not decoded, which is what
+  makes preparation quick; a bit flipped inside one is found by `verify_data --deep`.
+
+  Args:
+    data: the file's content.
+    jpeg_only: whether a PNG is converted too.
+
+  Raises:
+    BadImageError: empty, no image, truncated, damaged, or more than `PIXEL_LIMIT`
+      pixels.
+  """
+  header = jpeg_header.parse(data)
+  if header is None:
+    return _read_with_pillow(data, jpeg_only)
+  height, width, channels = header
+  _check_size(width, height)
+  return EncodedImage(data, "JPEG", height, width, channels)
+
+
+def _check_size(width: int, height: int) -> None:
+  if width * height > PIXEL_LIMIT:
+    raise BadImageError(f"{width}x{height} is more than {PIXEL_LIMIT:,} pixels")
+
+
+def _read_with_pillow(data: bytes, jpeg_only: bool) -> EncodedImage:
+  """Does what `read` does, for every format."""
+  if not data:
+    raise BadImageError("the file is empty")
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+      image = Image.open(io.BytesIO(data), formats=_READ_FORMATS)
+  except Image.DecompressionBombError:
+    raise BadImageError(f"more than {PIXEL_LIMIT:,} pixels") from None
+  except Image.UnidentifiedImageError:
+    raise BadImageError(
+      f"not an image, or cut off in its header ({', '.join(_READ_FORMATS)} are read)"
+    ) from None
+  except (OSError, ValueError, SyntaxError, struct.error) as error:
+    raise BadImageError(f"truncated or damaged: {error}") from None
+  with image:
+    _check_size(*image.size)
+    reason = _why_convert(image, data, jpeg_only)
+    if reason:
+      return _convert(image, reason, jpeg_only)
+    if not _ends_well(image, data):
+      _decode(image)
+    return _stored(image, data, _family(image), "")
+
+
+def _family(image: Image.Image) -> str:
+  # A multi-picture JPEG (of a phone) is a JPEG followed by further ones.
+  return "JPEG" if image.format == "MPO" else str(image.format)
+
+
+def _why_convert(image: Image.Image, data: bytes, jpeg_only: bool) -> str:
+  """Returns why these bytes cannot be stored as they are, or an empty string."""
+  family = _family(image)
+  if family not in ("JPEG", "PNG"):
+    return f"{family} is not read by every TensorFlow decoder"
+  if family == "PNG" and jpeg_only:
+    return "PNG where a JPEG is expected"
+  if family == "PNG" and (bits := _PNG_HEADER.unpack_from(data)[4]) != 8:
+    return f"PNG of {bits} bits"
+  if image.mode not in _STORED_MODES:
+    return f"{family} in mode {image.mode}"
+  if "transparency" in image.info:
+    return f"{family} with a transparent colour"
+  return ""
+
+
+def _ends_well(image: Image.Image, data: bytes) -> bool:
+  ending = _PNG_END if image.format == "PNG" else _JPEG_END
+  return data.endswith(ending)
+
+
+def _decode(image: Image.Image) -> None:
+  """Decodes the pixels.
+
+  Raises:
+    BadImageError: that is not possible.
+  """
+  try:
+    image.load()
+  except (OSError, ValueError, SyntaxError, struct.error, EOFError) as error:
+    raise BadImageError(f"truncated or damaged: {error}") from None
+
+
+def _convert(image: Image.Image, reason: str, jpeg_only: bool) -> EncodedImage:
+  """Encodes an image anew as 8-bit RGB (grey stays grey)."""
+  _decode(image)
+  target = "JPEG" if jpeg_only or _family(image) in _LOSSY_FORMATS else "PNG"
+  buffer = io.BytesIO()
+  try:
+    plain = _plain(image)
+  except (OSError, ValueError) as error:
+    raise BadImageError(f"{reason}, and it cannot be converted: {error}") from None
+  options = {"quality": _JPEG_QUALITY, "subsampling": 0} if target == "JPEG" else {}
+  plain.save(buffer, target, **options)
+  return _stored(plain, buffer.getvalue(), target, reason)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+  """Returns an image in mode L or RGB; what is transparent is laid over white."""
+  if image.mode.startswith("I") or image.mode == "F":
+    return _from_wide_grey(image)
+  if image.mode == "1":
+    return image.convert("L")
+  if image.has_transparency_data:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+  return image if image.mode in _STORED_MODES else image.convert("RGB")
+
+
+def _from_wide_grey(image: Image.Image) -> Image.Image:
+  """Returns 16-bit grey as 8-bit grey: the upper byte, as TensorFlow takes it."""
+  values = np.asarray(image)
+  if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
+    raise BadImageError(f"pixels of mode {image.mode} are not 8 or 16 bits")
+  return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def _stored(
+  image: Image.Image, encoded: bytes, image_format: str, converted: str
+) -> EncodedImage:
+  return EncodedImage(
+    encoded=encoded,
+    format=image_format,
+    height=image.height,
+    width=image.width,
+    channels=len(image.getbands()),
+    converted=converted,
+  )

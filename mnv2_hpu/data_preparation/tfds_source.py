@@ -1,0 +1,224 @@
+"""Source `tfds`: any classification set of TensorFlow Datasets.
+
+`--tfds_name=cifar10` (or `name/config:version`) is downloaded and prepared by TFDS into
+`--input_dir`, its data folder, unless it lies there already. Its TFRecords are then
+read in place, image by image. Labels are those of TFDS, from 0, without a background
+class. The validation split is the set's `validation` (or `val`, `valid`), else its
+`test`, else a stratified share of what is trained on.
+"""
+
+import array
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mnv2_hpu.data_preparation import examples, images, splits
+from mnv2_hpu.data_preparation.image_index import ImageIndex, IndexWriter
+from mnv2_hpu.data_preparation.input_files import InputReader
+from mnv2_hpu.data_preparation.listing import (
+  Checksum,
+  Listing,
+  SourceImage,
+  SourceOptions,
+)
+from mnv2_hpu.errors import UserError, did_you_mean
+
+NAME = "tfds"
+_VALIDATION_NAMES = ("validation", "val", "valid", "test")
+_RECORD_START = 12  # bytes before a TFRecord's data: its length and that one's checksum
+_CHUNK = 1_000  # images of an index read at a time
+
+
+def list_tfds(options: SourceOptions) -> Listing:
+  """Lists the images of a set, after TFDS has prepared it where that is not done.
+
+  Memory is four bytes an image where a validation split is held out.
+
+  Raises:
+    UserError: TFDS does not know the set, or cannot download or prepare it; or it is no
+      classification set.
+  """
+  splits.check_fraction(options.validation_fraction)
+  builder = _prepared_builder(options)
+  image_key, label_key = _feature_keys(builder)
+  names = builder.info.features[label_key].names
+  chosen = _chosen_splits(builder, options)
+  checksum = Checksum()
+  skipped: list[dict[str, str]] = []
+  indices = {}
+  for split, tfds_split in chosen.items():
+    with IndexWriter(options.index_dir, split) as writer:
+      for image in _labelled_records(builder, tfds_split, label_key, options, checksum):
+        if 0 <= image.label < len(names):
+          writer.add(image)
+        else:
+          skipped.append({"file": image.path, "reason": f"its label is {image.label}"})
+    indices[split] = writer.index
+  held_out = None if "validation" in chosen else options.validation_fraction
+  if held_out:
+    indices = _hold_out(indices["train"], names, options)
+  return Listing(
+    source=NAME,
+    label_names=names,
+    splits={split: index for split, index in indices.items() if len(index)},
+    read=_ImageReader(options.input_dir, image_key),
+    serialize=examples.serialize,
+    validation_fraction=held_out,
+    checksum=checksum.hexdigest(),
+    skipped=skipped,
+  )
+
+
+class _ImageReader(InputReader):
+  """Reads the encoded image of a TFDS record."""
+
+  def __init__(self, input_dir: str, image_key: str) -> None:
+    super().__init__(input_dir)
+    self._image_key = image_key
+
+  def __call__(self, image: SourceImage) -> bytes:
+    """Returns the bytes of an image.
+
+    Raises:
+      OSError: they cannot be read.
+      BadImageError: the record holds none.
+    """
+    encoded = examples.parse(super().__call__(image)).get(self._image_key)
+    if not isinstance(encoded, bytes):
+      raise images.BadImageError(f"its record has no {self._image_key!r}")
+    return encoded
+
+
+def _prepared_builder(options: SourceOptions) -> Any:
+  """Returns TFDS's builder of the set, downloaded and prepared."""
+  import tensorflow_datasets as tfds
+
+  name = options.tfds_name
+  if not name:
+    raise UserError("--source=tfds needs --tfds_name, such as --tfds_name=cifar10.")
+  try:
+    builder = tfds.builder(name, data_dir=options.input_dir)
+  except tfds.core.DatasetNotFoundError as error:
+    base = name.partition("/")[0].partition(":")[0]
+    hint = did_you_mean(base, tfds.list_builders(with_community_datasets=False))
+    raise UserError(f"--tfds_name={name} is not known to TFDS. {hint}") from error
+  except (ValueError, AssertionError) as error:  # a configuration or version unknown
+    raise UserError(f"--tfds_name={name}: {error}") from error
+  try:
+    builder.download_and_prepare()
+  except (
+    OSError,  # requests' errors among them
+    AssertionError,  # files that have to be downloaded by hand
+    tfds.download.DownloadError,
+  ) as error:
+    raise UserError(
+      f"TFDS cannot download or prepare {name} in {options.input_dir}: {error} Mend "
+      "that, or bring a prepared set: what TFDS wrote on another machine can be copied "
+      "there."
+    ) from error
+  return builder
+
+
+def _feature_keys(builder: Any) -> tuple[str, str]:
+  """Returns the names of the image and of the label."""
+  import tensorflow_datasets as tfds
+
+  features = builder.info.features
+  kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+  named = builder.info.supervised_keys
+  if not named or len(named) != 2 or not all(isinstance(key, str) for key in named):
+    named = tuple(
+      found[0] if len(found) == 1 else ""
+      for kind in kinds.values()
+      for found in [[k for k, f in features.items() if type(f) is kind]]
+    )
+  for key, (role, kind) in zip(named, kinds.items(), strict=True):
+    if key not in features or not isinstance(features[key], kind):
+      raise UserError(
+        f"--tfds_name={builder.name} is no classification set: it has no single {role} "
+        f"among its features {', '.join(features)}. Choose another set."
+      )
+  image_key, label_key = named
+  if np.issubdtype(features[image_key].np_dtype, np.floating):
+    raise UserError(
+      f"--tfds_name={builder.name} has images of real numbers, which neither JPEG nor "
+      "8-bit PNG can hold. Choose another set."
+    )
+  return image_key, label_key
+
+
+def _chosen_splits(builder: Any, options: SourceOptions) -> dict[str, str]:
+  """Returns the set's split by ours."""
+  present = list(builder.info.splits)
+  if options.tfds_train_split not in present:
+    raise UserError(
+      f"{options.tfds_name} has no split {options.tfds_train_split!r} to train on: "
+      f"--tfds_train_split may be one of {', '.join(present)}."
+    )
+  chosen = {"train": options.tfds_train_split}
+  for name in _VALIDATION_NAMES:
+    if name in present and name != options.tfds_train_split:
+      return {**chosen, "validation": name}
+  return chosen
+
+
+def _labelled_records(
+  builder: Any, split: str, label_key: str, options: SourceOptions, checksum: Checksum
+) -> Iterator[SourceImage]:
+  """Yields where each record of a split lies, with its label (-1 without one)."""
+  import tensorflow as tf
+  from tensorflow.python.lib.io import tf_record
+
+  for path in map(os.fspath, builder.info.splits[split].filepaths):
+    archive = os.path.relpath(path, options.input_dir)
+    checksum.add(archive, os.path.getsize(path))
+    reader = tf_record.tf_record_random_reader(path)
+    record_number = offset = 0
+    while True:
+      try:
+        record, following = reader.read(offset)
+        label = examples.parse(record).get(label_key, -1)
+      except IndexError:
+        break
+      except (tf.errors.DataLossError, ValueError) as error:
+        raise UserError(
+          f"{path} is damaged at byte {offset}, or is no TFRecord of TFDS: delete its "
+          "folder, and run the same command again."
+        ) from error
+      name = f"{os.path.basename(path)}:{record_number}"
+      location = archive, offset + _RECORD_START, len(record)
+      yield SourceImage(name, label, *location)
+      record_number, offset = record_number + 1, following
+
+
+def _hold_out(
+  listed: ImageIndex, names: list[str], options: SourceOptions
+) -> dict[str, ImageIndex]:
+  """Divides an index into two, stratified."""
+  by_class = [array.array("I") for _ in names]
+  for position, image in enumerate(_all_images(listed)):
+    by_class[image.label].append(position)
+  is_held_out = bytearray(len(listed))
+  for name, positions in zip(names, by_class, strict=True):
+    _, chosen = splits.stratified(
+      {name: positions}, options.validation_fraction, options.seed
+    )
+    for position in chosen[name]:
+      is_held_out[position] = 1
+  with contextlib.ExitStack() as stack:
+    writers = [
+      stack.enter_context(IndexWriter(options.index_dir, f"{split}.divided"))
+      for split in ("train", "validation")
+    ]
+    for position, image in enumerate(_all_images(listed)):
+      writers[is_held_out[position]].add(image)
+  train, validation = writers
+  return {"train": train.index, "validation": validation.index}
+
+
+def _all_images(index: ImageIndex) -> Iterator[SourceImage]:
+  for start in range(0, len(index), _CHUNK):
+    yield from index.images(range(start, min(start + _CHUNK, len(index))))

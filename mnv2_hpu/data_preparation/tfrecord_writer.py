@@ -1,0 +1,167 @@
+"""One shard: its images read, checked, and written as records; aside, then renamed.
+
+A finished shard `train-00000-of-00004` has its report beside the plan (see
+`workspace.py`). The report is written before the shard is renamed into place, so that a
+shard which exists is whole and reported.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mnv2_hpu import disk
+from mnv2_hpu.data_preparation import image_index, images
+from mnv2_hpu.data_preparation.listing import ImageSequence, SourceImage
+from mnv2_hpu.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+  """What one shard is to hold; everything a worker needs, of a size of its own.
+
+  Attributes:
+    path: of the finished shard.
+    report_path: of its report.
+    split_images: the images of the whole split.
+    order_path: of the order in which the split's images lie in its shards.
+    num_shards: of the split.
+    shard: which of them this is.
+    label_names: of all classes.
+    read: returns an image's bytes.
+    serialize: returns an image's record, given its class's name.
+    jpeg_only: whether what is no JPEG is converted to one.
+    strict: whether a bad image stops the preparation.
+  """
+
+  path: str
+  report_path: str
+  split_images: ImageSequence
+  order_path: str
+  num_shards: int
+  shard: int
+  label_names: Sequence[str]
+  read: Callable[[SourceImage], bytes]
+  serialize: Callable[[images.EncodedImage, SourceImage, str], bytes]
+  jpeg_only: bool
+  strict: bool
+
+  @property
+  def num_images(self) -> int:
+    """Images of this shard."""
+    stop, start = (
+      image_index.shard_start(len(self.split_images), self.num_shards, shard)
+      for shard in (self.shard + 1, self.shard)
+    )
+    return stop - start
+
+  def ordered_images(self) -> list[SourceImage]:
+    """Returns the images of this shard, in the order of its records."""
+    order = image_index.read_order(
+      self.order_path, len(self.split_images), self.num_shards, self.shard
+    )
+    return self.split_images.images(order)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardReport:
+  """What a finished shard holds.
+
+  Attributes:
+    examples_per_class: records by label, `[num_classes]`.
+    skipped: `{"file", "reason"}` of each image left out.
+    converted: `{"file", "reason"}` of each image encoded anew.
+  """
+
+  examples_per_class: list[int]
+  skipped: list[dict[str, str]]
+  converted: list[dict[str, str]]
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> "ShardReport":
+    """Reads a report."""
+    return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes a report, aside, then renamed."""
+    aside = Path(f"{path}.{os.getpid()}")
+    aside.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def shard_names(split: str, num_shards: int) -> list[str]:
+  """Returns the shards' file names.
+
+  >>> shard_names("train", 2)
+  ['train-00000-of-00002', 'train-00001-of-00002']
+  """
+  return [f"{split}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
+
+
+def write_shard(task: ShardTask) -> None:
+  """Writes one shard and its report.
+
+  Holds one image in memory at a time, and the names of the shard's.
+
+  Raises:
+    UserError: the disk is full or not writable; or, where the task is strict, an image
+      is bad. No unfinished shard remains.
+  """
+  import tensorflow as tf
+
+  report = ShardReport([0] * len(task.label_names), [], [])
+  path = Path(task.path)
+  # A worker of a run that was killed may still be at it, so the name is this process's.
+  aside = Path(task.report_path).with_name(f"{path.name}.{os.getpid()}.tmp")
+  try:
+    with tf.io.TFRecordWriter(str(aside)) as writer:
+      for image in task.ordered_images():
+        record = _record(task, image, report)
+        if record is not None:
+          writer.write(record)
+    disk.flush(aside)
+    report.save(task.report_path)
+    os.replace(aside, path)
+  except (OSError, tf.errors.OpError) as error:
+    raise UserError(
+      f"{path} could not be written: {error}. The shards already finished are kept: "
+      "free some space, then run the same command again to continue."
+    ) from error
+  finally:
+    aside.unlink(missing_ok=True)
+
+
+def _record(task: ShardTask, image: SourceImage, report: ShardReport) -> bytes | None:
+  """Returns an image's record and notes it in the report; None where it is skipped."""
+  shown = printable(image.path)
+  try:
+    stored = images.read(_read(task, image), task.jpeg_only)
+  except images.BadImageError as error:
+    if task.strict:
+      raise UserError(
+        f"{shown}: {error}. Mend or remove the file, or leave --strict out to skip it."
+      ) from error
+    report.skipped.append({"file": shown, "reason": str(error)})
+    return None
+  if stored.converted:
+    report.converted.append({"file": shown, "reason": stored.converted})
+  report.examples_per_class[image.label] += 1
+  text = task.label_names[image.label]
+  return task.serialize(stored, image, text)
+
+
+def _read(task: ShardTask, image: SourceImage) -> bytes:
+  try:
+    return task.read(image)
+  except OSError as error:
+    raise images.BadImageError(f"cannot be read: {error.strerror or error}") from error
+
+
+def printable(path: str) -> str:
+  r"""Returns a path whose bytes that are no UTF-8 are shown as escapes.
+
+  >>> printable("caf\udce9.jpg")
+  'caf\\xe9.jpg'
+  """
+  return os.fsencode(path).decode("utf-8", errors="backslashreplace")

@@ -1,0 +1,183 @@
+"""The folder a preparation works in: its lock, its plan, the shards finished so far.
+
+`<output_dir>/.prepare/` exists while a preparation is unfinished and holds
+
+    lock           held (flock) by the process at work; freed by the system if it dies
+    index.<process>/  the source's images, listed (see `image_index.py`)
+    plan.json      what is being prepared; a run continues only what has the same plan
+    <shard>.json   report of a finished shard
+    <shard>.<process>.tmp    a shard being written
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mnv2_hpu.dataloaders import dataset_info
+from mnv2_hpu.errors import UserError
+
+_FOLDER = ".prepare"
+_INDEX = "index"
+_PLAN = "plan.json"
+
+
+class Workspace:
+  """The work folder of `output_dir`, held by this process. Made by `hold`."""
+
+  def __init__(self, output_dir: Path) -> None:
+    self.output_dir = output_dir
+    self.folder = output_dir / _FOLDER
+
+  def report_path(self, shard: str) -> Path:
+    """Returns where the report of a shard lies."""
+    return self.folder / f"{shard}.json"
+
+  def is_finished(self, shard: str) -> bool:
+    """Returns whether a shard was finished by this or an earlier run."""
+    return (self.output_dir / shard).exists() and self.report_path(shard).exists()
+
+  def make_index_dir(self) -> Path:
+    """Makes and returns this run's folder for the source's index."""
+    for old in self.folder.glob(f"{_INDEX}.*"):
+      shutil.rmtree(old)
+    index_dir = self.folder / f"{_INDEX}.{os.getpid()}"
+    index_dir.mkdir()
+    return index_dir
+
+  def has_plan(self) -> bool:
+    """Returns whether a preparation was begun here and is not finished."""
+    return (self.folder / _PLAN).exists()
+
+  def adopt_plan(self, plan: Mapping[str, Any]) -> bool:
+    """Starts a plan, or continues it where an earlier run did not finish.
+
+    Args:
+      plan: everything that decides the bytes of the shards; JSON values.
+
+    Returns:
+      Whether an earlier run is continued.
+
+    Raises:
+      UserError: the folder holds the work of another plan, or other files of that kind.
+    """
+    path = self.folder / _PLAN
+    if path.exists():
+      differing = _differing(json.loads(path.read_text(encoding="utf-8")), plan)
+      if differing:
+        raise UserError(
+          f"{self.output_dir} holds an unfinished preparation that differs in "
+          f"{', '.join(differing)}. Run that one again to finish it, choose another "
+          "--output_dir, or delete this one."
+        )
+      self._remove_leftovers()
+      return True
+    for split in plan["shards"]:
+      if present := sorted(self.output_dir.glob(f"{split}-*-of-*")):
+        raise UserError(
+          f"{present[0]} exists already, and is not known to be whole. Choose another "
+          "--output_dir, or delete the old shards."
+        )
+    aside = self.folder / f"{_PLAN}.{os.getpid()}"
+    aside.write_text(json.dumps(plan), encoding="utf-8")
+    os.replace(aside, path)
+    return False
+
+  def finish(self) -> None:
+    """Notes that the data set is finished, so that this folder is removed."""
+    (self.folder / _PLAN).unlink(missing_ok=True)
+
+  def _remove_leftovers(self) -> None:
+    for path in self.folder.glob("*.tmp"):
+      path.unlink()
+
+
+def check_finished(output_dir: Path, plan: Mapping[str, Any]) -> bool:
+  """Returns whether `output_dir` holds just what the plan makes.
+
+  Raises:
+    UserError: it holds another finished data set, or lacks shards of this one.
+  """
+  info = dataset_info.DatasetInfo.find(output_dir)
+  if info is None:
+    return False
+  present = {
+    "source": info.source,
+    "seed": info.seed,
+    "validation_fraction": info.validation_fraction,
+    "source_checksum": info.source_checksum,
+    "shards": {name: split.num_shards for name, split in info.splits.items()},
+  }
+  differing = _differing(present, {key: plan[key] for key in present})
+  if differing:
+    raise UserError(
+      f"{output_dir} holds a data set that differs in {', '.join(differing)}. Choose "
+      "another --output_dir, or delete that one."
+    )
+  for name, split in info.splits.items():
+    found = len(list(output_dir.glob(split.file_pattern)))
+    if found != split.num_shards:
+      raise UserError(
+        f"{output_dir} has a dataset.json, but {found} of the {split.num_shards} "
+        f"shards of {name}. Delete it, or choose another --output_dir."
+      )
+  return True
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+  keys = {*one, *other}
+  return sorted(key for key in keys if one.get(key) != other.get(key))
+
+
+@contextlib.contextmanager
+def hold(output_dir: Path) -> Iterator[Workspace]:
+  """Makes `output_dir` and keeps every other preparation out of it.
+
+  Afterwards, the work folder of a preparation that was finished, or never begun, is
+  gone.
+
+  Raises:
+    UserError: it cannot be made, or another process is preparing into it.
+  """
+  workspace = Workspace(output_dir)
+  was_there = output_dir.exists()
+  descriptor = None
+  while descriptor is None:
+    descriptor = _try_lock(workspace.folder)
+  try:
+    yield workspace
+  finally:
+    if not workspace.has_plan():
+      shutil.rmtree(workspace.folder)
+      if not was_there and not any(output_dir.iterdir()):
+        output_dir.rmdir()
+    os.close(descriptor)
+
+
+def _try_lock(folder: Path) -> int | None:
+  """Returns the locked descriptor; None where the lock's file was just removed."""
+  path = folder / "lock"
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+  except OSError as error:
+    raise UserError(
+      f"{folder.parent} cannot be written to: {error.strerror}."
+    ) from error
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    os.close(descriptor)
+    raise UserError(
+      f"another process is preparing data into {folder.parent}. Wait for it to end, or "
+      "choose another --output_dir."
+    ) from None
+  # The holder before may have finished, and removed the file, after it was opened here.
+  if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+    return descriptor
+  os.close(descriptor)
+  return None

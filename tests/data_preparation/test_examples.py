@@ -1,0 +1,83 @@
+import helpers_pictures as pictures
+import pytest
+import tensorflow as tf
+from official.vision.dataloaders import classification_input
+
+from mnv2_hpu.data_preparation import examples, images
+from mnv2_hpu.data_preparation.listing import SourceImage
+
+
+def test_model_garden_decodes_the_record():
+  data = pictures.jpeg(5)
+  record = examples.serialize(images.read(data), SourceImage("sept/5.jpg", 7), "sept")
+  decoded = classification_input.Decoder().decode(tf.constant(record))
+  assert decoded["image/class/label"].numpy() == 7
+  assert decoded["image/encoded"].numpy() == data
+
+
+def test_layout_is_slims():
+  stored = images.read(pictures.encoded("JPEG", mode="L"))
+  record = examples.serialize(stored, SourceImage("thé/caf\udce9.jpg", 1), "thé")
+  read = tf.io.parse_single_example(
+    record,
+    {
+      "image/height": tf.io.FixedLenFeature([], tf.int64),
+      "image/width": tf.io.FixedLenFeature([], tf.int64),
+      "image/channels": tf.io.FixedLenFeature([], tf.int64),
+      "image/format": tf.io.FixedLenFeature([], tf.string),
+      "image/colorspace": tf.io.FixedLenFeature([], tf.string),
+      "image/class/text": tf.io.FixedLenFeature([], tf.string),
+      "image/filename": tf.io.FixedLenFeature([], tf.string),
+    },
+  )
+  assert {key: value.numpy() for key, value in read.items()} == {
+    "image/height": 24,
+    "image/width": 36,
+    "image/channels": 1,
+    "image/format": b"JPEG",
+    "image/colorspace": b"Grayscale",
+    "image/class/text": "thé".encode(),
+    "image/filename": "thé/caf".encode() + b"\xe9.jpg",
+  }
+
+
+def test_bytes_that_are_no_example_are_a_value_error():
+  with pytest.raises(ValueError, match=r"no tf.train.Example"):
+    examples.parse(b"\xff\xff\xff")
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 16_383, 16_384, 2_200_000])
+def test_bytes_are_those_of_protobuf(size):
+  values = {
+    "image/encoded": bytes(size),
+    "image/class/label": size,
+    "image/filename": "é.jpg".encode(),
+    "empty": b"",
+  }
+  example = tf.train.Example()
+  for key, value in values.items():
+    feature = example.features.feature[key]
+    if isinstance(value, bytes):
+      feature.bytes_list.value.append(value)
+    else:
+      feature.int64_list.value.append(value)
+  assert examples.encode_example(values) == example.SerializeToString(
+    deterministic=True
+  )
+
+
+def test_imagenet_layout_is_that_of_the_tpu_models():
+  stored = images.read(pictures.jpeg())
+  source = SourceImage("n01440764/n01440764_18.JPEG", 1)
+  parsed = examples.parse(examples.serialize_imagenet(stored, source, "n01440764"))
+  assert parsed == {
+    "image/encoded": stored.encoded,
+    "image/class/label": 1,
+    "image/class/synset": b"n01440764",
+    "image/filename": b"n01440764_18.JPEG",
+    "image/height": 24,
+    "image/width": 36,
+    "image/format": b"JPEG",
+    "image/colorspace": b"RGB",
+    "image/channels": 3,
+  }
