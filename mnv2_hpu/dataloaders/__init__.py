@@ -1,0 +1,1 @@
+"""Preprocessing (one definition for training, evaluation, serving) and input."""

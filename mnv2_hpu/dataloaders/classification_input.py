@@ -1,0 +1,326 @@
+"""The input pipeline of image classification: TFRecords to batches of static shape.
+
+Which records a pipeline reads is `record_reader`'s part, what is done to an image
+`inception_preprocessing`'s. In evaluation all pipelines run as many batches: the last
+ones are filled up with black images labelled `PADDING_LABEL`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+from absl import logging
+from official.vision.dataloaders import classification_input as garden_input
+
+from mnv2_hpu import errors
+from mnv2_hpu.dataloaders import (
+  inception_preprocessing,
+  record_files,
+  record_position,
+  record_reader,
+  unreadable_records,
+)
+
+PADDING_LABEL = -1
+PREPROCESSINGS = ("inception", "model_garden")
+
+# An example: image `[height, width, 3]` float32, label int32 or int64.
+Example = tuple[tf.Tensor, tf.Tensor]
+ParseFn = Callable[[tf.Tensor, tf.Tensor], Example]
+# Index in the pipeline, and the parsed record, to the image.
+PreprocessFn = Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class InputOptions:
+  """What is read, and how.
+
+  Attributes:
+    input_path: Paths or glob patterns of TFRecords (`record_files.match_files`).
+    global_batch_size: Examples a step, over all replicas of all pipelines.
+    is_training: Endless, shuffled and distorted; otherwise once, in order, padded.
+    image_size: Height and width of the images in pixels.
+    num_classes: Labels lie in [0, num_classes).
+    preprocessing: `inception` (values in [-1, 1]), or `model_garden` (mean and
+      standard deviation; of `preprocessing_options` it honours `crop` and `flip`, and
+      its random choices come from TensorFlow's global generator, so that neither two
+      runs nor a resumed one distort alike).
+    preprocessing_options: Parameters of the Inception preprocessing.
+    shuffle_buffer_size: Records among which training draws the next one.
+    seed: From it follow the order of files and records and all distortions. To be
+      the same in all processes.
+    start_step: Step at which training resumes: its batches, and all after it, are bit
+      for bit those that an uninterrupted run reads there.
+    num_examples: Records in all files; None counts them where the number is needed.
+    max_unreadable_records: Most training records of a pipeline that cannot be read and
+      are skipped; one more stops the run. Each is logged with its file, and the next
+      readable record stands in for it. Evaluation stops at the first.
+    cache: Whether to keep the encoded records of this pipeline in memory.
+    cycle_length: Files read at the same time; None takes up to 16.
+    deterministic: Whether training reads in exactly the order that follows from the
+      seed; False does not wait for a slow file or image, which gives up that two runs
+      of one seed, or a run that was interrupted and one that was not, read the same
+      records in the same order with the same distortions. Evaluation always does.
+    prefetch: Batches made ahead; None leaves it to tf.data.
+    autotune_ram_mib: Most memory in MiB for what tf.data makes ahead by its own choice
+      of threads and buffers. The shuffle buffer and the cache come on top.
+    image_field_key: Feature that holds the encoded image.
+    label_field_key: Feature that holds the label.
+  """
+
+  input_path: str | tuple[str, ...]
+  global_batch_size: int
+  is_training: bool
+  image_size: tuple[int, int]
+  num_classes: int
+  preprocessing: str = "inception"
+  preprocessing_options: inception_preprocessing.PreprocessingOptions = (
+    inception_preprocessing.DEFAULT_OPTIONS
+  )
+  shuffle_buffer_size: int = 10000
+  seed: int = 0
+  start_step: int = 0
+  num_examples: int | None = None
+  max_unreadable_records: int = 100
+  cache: bool = False
+  cycle_length: int | None = None
+  deterministic: bool = True
+  prefetch: int | None = None
+  autotune_ram_mib: int = 2048
+  image_field_key: str = record_files.IMAGE_KEY
+  label_field_key: str = record_files.LABEL_KEY
+
+  def __post_init__(self) -> None:
+    """Refuses values that no pipeline can be built from."""
+    if self.preprocessing not in PREPROCESSINGS:
+      raise errors.UserError(
+        f"Unknown preprocessing {self.preprocessing!r}. "
+        + errors.did_you_mean(self.preprocessing, PREPROCESSINGS)
+      )
+    counts = {
+      "global_batch_size": self.global_batch_size,
+      "image height": self.image_size[0],
+      "image width": self.image_size[1],
+      "num_classes": self.num_classes,
+      "shuffle_buffer_size": self.shuffle_buffer_size,
+      "autotune_ram_mib": self.autotune_ram_mib,
+    }
+    if self.max_unreadable_records < 0:
+      raise errors.UserError(
+        f"max_unreadable_records is {self.max_unreadable_records}; it must be at least "
+        "0, which stops at the first."
+      )
+    for name, value in counts.items():
+      if value < 1:
+        raise errors.UserError(f"{name} is {value}; it must be at least 1.")
+
+
+def build_dataset(
+  options: InputOptions, input_context: tf.distribute.InputContext | None = None
+) -> tf.data.Dataset:
+  """Builds the dataset of one input pipeline.
+
+  Args:
+    options: What is read, and how.
+    input_context: Which of how many pipelines this is, and how many replicas share a
+      batch. None is the only pipeline of one replica.
+
+  Returns:
+    Batches `(images, labels)`: `[batch, height, width, 3]` float32 and `[batch]`
+    int32, where batch is that of one replica. Endless in training; in evaluation as
+    many batches in every pipeline.
+
+  Raises:
+    UserError: If files are missing or empty, if the replicas do not divide the batch,
+      or if there are fewer examples than pipelines.
+  """
+  context = input_context or tf.distribute.InputContext()
+  batch_size = per_replica_batch_size(options.global_batch_size, context)
+  files = record_files.match_files(options.input_path)
+  logging.info("Images are decoded on the host, by TensorFlow's libjpeg-turbo.")
+  build = _training_examples if options.is_training else _evaluation_examples
+  dataset = build(options, files, context)
+  prefetch = tf.data.AUTOTUNE if options.prefetch is None else options.prefetch
+  batches = dataset.batch(
+    batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE
+  )
+  if options.is_training:  # evaluation did before it added padding
+    batches = batches.map(functools.partial(_check_labels, options.num_classes))
+  return batches.prefetch(prefetch).with_options(_tf_data_options(options))
+
+
+def _tf_data_options(options: InputOptions) -> tf.data.Options:
+  tf_data_options = tf.data.Options()
+  tf_data_options.autotune.enabled = True
+  tf_data_options.autotune.ram_budget = options.autotune_ram_mib * 2**20
+  # Images are worked on in parallel; dividing each among threads only costs.
+  tf_data_options.threading.max_intra_op_parallelism = 1
+  return tf_data_options
+
+
+def per_replica_batch_size(
+  global_batch_size: int, context: tf.distribute.InputContext
+) -> int:
+  """Returns the examples a step of one replica.
+
+  Raises:
+    UserError: If the replicas do not divide the batch.
+  """
+  replicas = context.num_replicas_in_sync
+  size, remainder = divmod(global_batch_size, replicas)
+  if remainder:
+    raise errors.UserError(
+      f"The global batch size {global_batch_size} cannot be divided among {replicas} "
+      f"replicas. Use a multiple of {replicas}, such as {(size + 1) * replicas}."
+    )
+  return size
+
+
+def records_per_step(
+  global_batch_size: int, context: tf.distribute.InputContext
+) -> int:
+  """Returns the records of a pipeline in a step: a batch for each of its replicas.
+
+  Raises:
+    UserError: If the replicas do not divide the batch.
+  """
+  replicas = context.num_replicas_in_sync // context.num_input_pipelines
+  return replicas * per_replica_batch_size(global_batch_size, context)
+
+
+def evaluation_steps(
+  num_examples: int, global_batch_size: int, context: tf.distribute.InputContext
+) -> int:
+  """Returns the steps of an evaluation, the same in every pipeline.
+
+  In a step each replica takes one batch, so that a pipeline which feeds several yields
+  as many batches a step.
+  """
+  largest_share = math.ceil(num_examples / context.num_input_pipelines)
+  return math.ceil(largest_share / records_per_step(global_batch_size, context))
+
+
+def _training_examples(
+  options: InputOptions, files: list[str], context: tf.distribute.InputContext
+) -> tf.data.Dataset:
+  """Distorted examples of this pipeline's share of every epoch, without end."""
+  records_before = options.start_step * records_per_step(
+    options.global_batch_size, context
+  )
+  records = record_reader.training_records(
+    files,
+    context,
+    seed=options.seed,
+    records_before=records_before,
+    shuffle_buffer_size=options.shuffle_buffer_size,
+    num_examples=options.num_examples,
+    cache=options.cache,
+    cycle_length=options.cycle_length,
+    deterministic=options.deterministic,
+  )
+  distort_seed = record_reader.derive_seed(
+    options.seed, "distort", context.input_pipeline_id
+  )
+  unreadable = unreadable_records.UnreadableRecords(
+    files,
+    options.max_unreadable_records,
+    options.image_field_key,
+    options.label_field_key,
+  )
+  return unreadable.skip(records, records_before, _parse_fn(options, distort_seed))
+
+
+def _evaluation_examples(
+  options: InputOptions, files: list[str], context: tf.distribute.InputContext
+) -> tf.data.Dataset:
+  """This pipeline's share of the examples in a fixed order, then padding."""
+  num_examples = options.num_examples
+  if num_examples is None:
+    num_examples = record_position.count_records(files)
+  records = record_reader.evaluation_records(
+    files, context, num_examples, options.cycle_length
+  )
+  if options.cache:
+    records = records.cache()
+  examples = records.enumerate().map(
+    _parse_fn(options, seed=0), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  examples = examples.map(functools.partial(_check_labels, options.num_classes))
+  steps = evaluation_steps(num_examples, options.global_batch_size, context)
+  per_step = options.global_batch_size // context.num_input_pipelines
+  missing = steps * per_step - record_reader.evaluation_share(num_examples, context)
+  padding = tf.data.Dataset.from_tensors(
+    (tf.zeros([*options.image_size, 3]), tf.constant(PADDING_LABEL, tf.int32))
+  )
+  return examples.concatenate(padding.repeat(missing))
+
+
+def _parse_fn(options: InputOptions, seed: int) -> ParseFn:
+  """Returns what turns the index and the bytes of a record into an example."""
+  features = {
+    # No defaults: a record without its image or label is an error.
+    options.image_field_key: tf.io.FixedLenFeature([], tf.string),
+    options.label_field_key: tf.io.FixedLenFeature([], tf.int64),
+  }
+  if options.preprocessing == "model_garden":
+    preprocess = _model_garden_preprocessing(options)
+  else:
+    preprocess = _inception_preprocessing(options, seed)
+
+  def parse(index: tf.Tensor, record: tf.Tensor) -> Example:
+    example = tf.io.parse_single_example(record, features)
+    image = tf.ensure_shape(preprocess(index, example), [*options.image_size, 3])
+    return image, example[options.label_field_key]
+
+  return parse
+
+
+def _check_labels(num_classes: int, images: tf.Tensor, labels: tf.Tensor) -> Example:
+  """Stops at a label outside the classes, of one example or of a batch."""
+  in_range = tf.reduce_all(tf.logical_and(labels >= 0, labels < num_classes))
+  explanation = ["A label is outside 0 to", num_classes - 1, "labels:", labels]
+  with tf.control_dependencies([tf.debugging.Assert(in_range, explanation, 1000)]):
+    return images, tf.cast(labels, tf.int32)
+
+
+def _inception_preprocessing(options: InputOptions, seed: int) -> PreprocessFn:
+  height, width = options.image_size
+  preprocessing = options.preprocessing_options
+
+  def preprocess(index: tf.Tensor, example: dict[str, tf.Tensor]) -> tf.Tensor:
+    image = example[options.image_field_key]
+    if options.is_training:
+      example_seed = tf.stack([tf.constant(seed, tf.int64), index])
+      return inception_preprocessing.preprocess_for_train(
+        image, height, width, preprocessing, example_seed
+      )
+    return inception_preprocessing.preprocess_for_eval(
+      image, height, width, preprocessing.central_fraction
+    )
+
+  return preprocess
+
+
+def _model_garden_preprocessing(
+  options: InputOptions,
+) -> PreprocessFn:
+  def parser(decode_jpeg_only: bool) -> Callable[[dict[str, tf.Tensor]], Example]:
+    return garden_input.Parser(
+      output_size=list(options.image_size),
+      num_classes=options.num_classes,
+      image_field_key=options.image_field_key,
+      label_field_key=options.label_field_key,
+      decode_jpeg_only=decode_jpeg_only,
+      aug_rand_hflip=options.preprocessing_options.flip,
+      aug_crop=options.preprocessing_options.crop,
+    ).parse_fn(options.is_training)
+
+  # Model Garden decodes only the crop of a JPEG, and knows no other format then.
+  parse_jpeg, parse_any = parser(True), parser(False)
+  return lambda _, example: tf.cond(
+    tf.io.is_jpeg(example[options.image_field_key]),
+    lambda: parse_jpeg(example)[0],
+    lambda: parse_any(example)[0],
+  )

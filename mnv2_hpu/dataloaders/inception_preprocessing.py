@@ -1,0 +1,285 @@
+"""Inception preprocessing: one definition for training, evaluation and serving.
+
+What slim's `preprocessing/inception_preprocessing.py` computes under the name
+`inception_v2`, the preprocessing that trained MobileNetV2 (paper, section 6.1).
+All random choices are functions of a stateless seed, so an input pipeline is
+reproducible however many threads run it. The crop is chosen before the image is
+decoded, and only that part of a JPEG is decoded (`image_decoding`).
+
+Images are resized as TensorFlow 1 did: corners not aligned, no half-pixel centres.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from mnv2_hpu.dataloaders import image_decoding
+
+BRIGHTNESS_DELTA = 32.0 / 255.0
+SATURATION_RANGE = (0.5, 1.5)
+HUE_DELTA = 0.2
+CONTRAST_RANGE = (0.5, 1.5)
+MAX_CROP_ATTEMPTS = 100
+
+# The orders in which slim applies the colour distortions; one is drawn an image.
+_FAST_COLOR_ORDERS = (("brightness", "saturation"),)
+_FULL_COLOR_ORDERS = (
+  ("brightness", "saturation", "hue", "contrast"),
+  ("saturation", "brightness", "contrast", "hue"),
+  ("contrast", "hue", "brightness", "saturation"),
+  ("hue", "saturation", "contrast", "brightness"),
+)
+# From an image in [0, 1] and a number drawn from [0, 1).
+_COLOR_DISTORTIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+  "brightness": lambda image, drawn: (
+    image + _between(-BRIGHTNESS_DELTA, BRIGHTNESS_DELTA, drawn)
+  ),
+  "saturation": lambda image, drawn: tf.image.adjust_saturation(
+    image, _between(*SATURATION_RANGE, drawn)
+  ),
+  "hue": lambda image, drawn: tf.image.adjust_hue(
+    image, _between(-HUE_DELTA, HUE_DELTA, drawn)
+  ),
+  "contrast": lambda image, drawn: tf.image.adjust_contrast(
+    image, _between(*CONTRAST_RANGE, drawn)
+  ),
+}
+
+_FAST_RESIZE_METHODS = (tf.compat.v1.image.ResizeMethod.BILINEAR,)
+_FULL_RESIZE_METHODS = (
+  tf.compat.v1.image.ResizeMethod.BILINEAR,
+  tf.compat.v1.image.ResizeMethod.NEAREST_NEIGHBOR,
+  tf.compat.v1.image.ResizeMethod.BICUBIC,
+  tf.compat.v1.image.ResizeMethod.AREA,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessingOptions:
+  """What is done to an image; the defaults are slim's `inception_v2`.
+
+  Attributes:
+    fast_mode: Brightness and saturation only, in this order, and bilinear resizing.
+      False adds hue and contrast in one of four orders, and draws one of four resize
+      methods, an image each.
+    crop: Whether to train on random crops; False resizes the whole image.
+    area_range: Smallest and largest area of a crop, as fractions of the image's.
+    aspect_ratio_range: Smallest and largest width divided by height of a crop.
+    min_object_covered: The least fraction of the object that a crop keeps. The object
+      is the whole image, so this is a second lower limit of the area.
+    flip: Whether to mirror images left to right, each with probability one half.
+    color_distortion: Whether to distort the colours.
+    central_fraction: Fraction of each side that evaluation keeps, in (0, 1].
+    reduced_decoding: Whether training decodes a JPEG at a half, a quarter or an eighth
+      of its size where the crop is at least that many times as large as the network's
+      input. Faster, and other pixels than slim's: see docs/input_pipeline.md.
+  """
+
+  fast_mode: bool = True
+  crop: bool = True
+  area_range: tuple[float, float] = (0.05, 1.0)
+  aspect_ratio_range: tuple[float, float] = (0.75, 1.33)
+  min_object_covered: float = 0.1
+  flip: bool = True
+  color_distortion: bool = True
+  central_fraction: float = 0.875
+  reduced_decoding: bool = False
+
+
+DEFAULT_OPTIONS = PreprocessingOptions()
+
+
+def preprocess_for_train(
+  image: tf.Tensor,
+  height: int,
+  width: int,
+  options: PreprocessingOptions = DEFAULT_OPTIONS,
+  seed: tf.Tensor | None = None,
+) -> tf.Tensor:
+  """Returns a randomly cropped, flipped and recoloured image.
+
+  Args:
+    image: `[h, w, 3]`, uint8, or float in [0, 1]; or a scalar string, the content of a
+      JPEG, PNG, GIF or BMP file.
+    height: Height of the result in pixels.
+    width: Width of the result in pixels.
+    options: What is done.
+    seed: `[2]`, int32 or int64, from which every random choice follows. None draws
+      one from TensorFlow's global generator.
+
+  Returns:
+    `[height, width, 3]`, float32 in [-1, 1].
+  """
+  if seed is None:
+    seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+  crop_seed, distortion_seed = tf.unstack(
+    tf.random.experimental.stateless_split(seed, num=2)
+  )
+  window = image_decoding.whole_image
+  if options.crop:
+    window = functools.partial(distorted_crop_window, options=options, seed=crop_seed)
+  least_size = (height, width) if options.reduced_decoding else None
+  crop = _cut(image, window, least_size)
+  return distort_crop(crop, height, width, options, distortion_seed)
+
+
+def preprocess_for_eval(
+  image: tf.Tensor, height: int, width: int, central_fraction: float = 0.875
+) -> tf.Tensor:
+  """Returns the central part of an image, resized; nothing random.
+
+  Args:
+    image: `[h, w, 3]`, uint8, or float in [0, 1]; or a scalar string, the content of a
+      JPEG, PNG, GIF or BMP file.
+    height: Height of the result in pixels.
+    width: Width of the result in pixels.
+    central_fraction: Fraction of each side that is kept, in (0, 1].
+
+  Returns:
+    `[height, width, 3]`, float32 in [-1, 1]. The aspect ratio is not kept.
+  """
+  window = functools.partial(central_crop_window, central_fraction=central_fraction)
+  return _to_model_range(_resize(_cut(image, window), height, width))
+
+
+def distorted_crop_window(
+  image_shape: tf.Tensor, options: PreprocessingOptions, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Draws the part of the image that a training step sees.
+
+  Args:
+    image_shape: `[3]`, int32: height, width, channels.
+    options: Limits of area, aspect ratio and coverage.
+    seed: `[2]`, int32 or int64.
+
+  Returns:
+    Begin and size of the window, each `[3]`, int32, for `tf.slice`. The whole image
+    where 100 attempts found no window within the limits.
+  """
+  begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+    image_shape,
+    bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+    seed=seed,
+    min_object_covered=options.min_object_covered,
+    aspect_ratio_range=options.aspect_ratio_range,
+    area_range=options.area_range,
+    max_attempts=MAX_CROP_ATTEMPTS,
+    use_image_if_no_bounding_boxes=True,
+  )
+  return begin, size
+
+
+def central_crop_window(
+  image_shape: tf.Tensor, central_fraction: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns begin and size, each `[3]`, int32, of the central part of an image.
+
+  Args:
+    image_shape: `[3]`, int32: height, width, channels.
+    central_fraction: Fraction of each side that is kept, in (0, 1]. A side of n
+      pixels starts at `int((n - fraction * n) / 2)` and loses as much at its end.
+  """
+  sides = tf.cast(image_shape[:2], tf.float64)
+  start = tf.cast((sides - sides * central_fraction) / 2.0, tf.int32)
+  begin = tf.concat([start, [0]], axis=0)
+  return begin, image_shape - 2 * begin
+
+
+def distort_crop(
+  crop: tf.Tensor,
+  height: int,
+  width: int,
+  options: PreprocessingOptions,
+  seed: tf.Tensor,
+) -> tf.Tensor:
+  """Does what training does to the pixels of a crop: resize, flip, colours, range.
+
+  Args:
+    crop: `[h, w, 3]`, uint8, or float in [0, 1].
+    height: Height of the result in pixels.
+    width: Width of the result in pixels.
+    options: What is done.
+    seed: `[2]`, int32 or int64.
+
+  Returns:
+    `[height, width, 3]`, float32 in [-1, 1].
+  """
+  # In one operation, of which a step runs thousands.
+  resize_draw, flip_draw, order_draw, *color_draws = tf.unstack(
+    tf.random.stateless_uniform([3 + len(_COLOR_DISTORTIONS)], seed, alg="philox")
+  )
+  methods = _FAST_RESIZE_METHODS if options.fast_mode else _FULL_RESIZE_METHODS
+  resize = functools.partial(_resize, crop, height, width)
+  image = _choose(resize_draw, [functools.partial(resize, m) for m in methods])
+  if options.flip:
+    # Along the axes listed: width, or none.
+    image = tf.reverse(image, tf.fill([tf.cast(flip_draw < 0.5, tf.int32)], 1))
+  if options.color_distortion:
+    image = _distort_color(image, options.fast_mode, order_draw, color_draws)
+  return _to_model_range(image)
+
+
+def _cut(
+  image: tf.Tensor,
+  window: image_decoding.ChooseWindow,
+  least_size: tuple[int, int] | None = None,
+) -> tf.Tensor:
+  """Returns a part of an image, which is decoded first where it is a file's content."""
+  if image.dtype == tf.string:
+    return image_decoding.decode_window(image, window, least_size)
+  return tf.slice(image, *window(tf.shape(image)))
+
+
+def _between(low: float, high: float, drawn: tf.Tensor) -> tf.Tensor:
+  """Maps a number drawn from [0, 1) to [low, high)."""
+  return low + drawn * (high - low)
+
+
+def _distort_color(
+  image: tf.Tensor, fast_mode: bool, order_draw: tf.Tensor, draws: list[tf.Tensor]
+) -> tf.Tensor:
+  """Distorts the colours of a float image in [0, 1], and clips to that range."""
+  draw_of = dict(zip(_COLOR_DISTORTIONS, draws, strict=True))
+
+  def apply(order: tuple[str, ...]) -> tf.Tensor:
+    distorted = image
+    for name in order:
+      distorted = _COLOR_DISTORTIONS[name](distorted, draw_of[name])
+    return distorted
+
+  orders = _FAST_COLOR_ORDERS if fast_mode else _FULL_COLOR_ORDERS
+  image = _choose(order_draw, [functools.partial(apply, order) for order in orders])
+  # `tf.clip_by_value` takes two passes over the image.
+  return tf.raw_ops.ClipByValue(t=image, clip_value_min=0.0, clip_value_max=1.0)
+
+
+def _choose(drawn: tf.Tensor, branches: list[Callable[[], tf.Tensor]]) -> tf.Tensor:
+  """Returns what one of the branches computes, by a number drawn from [0, 1)."""
+  if len(branches) == 1:
+    return branches[0]()
+  return tf.switch_case(tf.cast(drawn * len(branches), tf.int32), branches)
+
+
+def _resize(
+  image: tf.Tensor,
+  height: int,
+  width: int,
+  method: int = tf.compat.v1.image.ResizeMethod.BILINEAR,
+) -> tf.Tensor:
+  """Resizes as TensorFlow 1 did; returns `[height, width, 3]`, float32 in [0, 1]."""
+  is_float = image.dtype.is_floating
+  if not is_float and image.dtype != tf.uint8:
+    image = tf.image.convert_image_dtype(image, tf.float32)
+    is_float = True
+  # Resized before it is scaled: far fewer pixels to convert.
+  resized = tf.compat.v1.image.resize(image, [height, width], method=method)
+  resized = tf.cast(resized, tf.float32)
+  resized = tf.ensure_shape(resized, [height, width, 3])
+  return resized if is_float else resized * (1.0 / 255.0)
+
+
+def _to_model_range(image: tf.Tensor) -> tf.Tensor:
+  """Maps [0, 1] to [-1, 1]."""
+  return (image - 0.5) * 2.0

@@ -1,0 +1,87 @@
+import dataclasses
+import json
+
+import pytest
+
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
+from mnv2_hpu.errors import UserError
+
+INFO = DatasetInfo(
+  source="image_folder",
+  label_names=["café", "thé"],
+  num_classes=2,
+  splits={
+    "train": SplitInfo(5, 2, "train-*-of-00002", [3, 2]),
+    "validation": SplitInfo(1, 1, "validation-*-of-00001", [0, 1]),
+  },
+  skipped=[{"file": "thé/1.jpg", "reason": "the file is empty"}],
+  converted=[],
+  seed=3,
+  validation_fraction=0.25,
+  source_checksum="0" * 64,
+  tool_version="0.1.0",
+)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+  path = INFO.save(tmp_path)
+  assert DatasetInfo.load(tmp_path) == INFO
+  assert json.loads(path.read_text("utf-8"))["label_names"] == ["café", "thé"]
+  assert [p.name for p in tmp_path.iterdir()] == ["dataset.json"]
+
+
+def test_absent_file_is_none_to_find_and_an_error_to_load(tmp_path):
+  assert DatasetInfo.find(tmp_path) is None
+  with pytest.raises(UserError, match=r"dataset.json does not exist.*prepare_data"):
+    DatasetInfo.load(tmp_path)
+
+
+def test_text_that_is_no_json_names_the_file(tmp_path):
+  (tmp_path / "dataset.json").write_text('{"source": "image_fol')
+  with pytest.raises(UserError, match=r"dataset.json cannot be read: Unterminated"):
+    DatasetInfo.find(tmp_path)
+
+
+def test_unreadable_file_is_an_error_not_an_absent_one(tmp_path):
+  (tmp_path / "dataset.json").mkdir()
+  with pytest.raises(UserError, match=r"dataset.json cannot be read: .*directory"):
+    DatasetInfo.find(tmp_path)
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(DatasetInfo)])
+def test_each_missing_field_is_named(tmp_path, name):
+  content = dataclasses.asdict(INFO)
+  del content[name]
+  (tmp_path / "dataset.json").write_text(json.dumps(content))
+  with pytest.raises(UserError, match=rf"dataset.json: field '{name}' is missing"):
+    DatasetInfo.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"num_classes": "2"}, "'num_classes' is '2', not int"),
+    ({"num_classes": 3}, "'num_classes' is 3, but 'label_names' has 2"),
+    ({"splits": {"train": 5}}, "splits.train is not an object"),
+    ({"splits": {"train": {}}}, "'splits.train.num_examples' is missing"),
+    (
+      {"splits": {"train": dataclasses.asdict(SplitInfo(5, 1, "train-*", [5]))}},
+      "'splits.train.examples_per_class' has 1 entries for 2 classes",
+    ),
+    (
+      {"splits": {"train": dataclasses.asdict(SplitInfo(5, 1, "train-*", [1, 1]))}},
+      "'splits.train.num_examples' is 5, but 'examples_per_class' adds up to 2",
+    ),
+  ],
+)
+def test_wrong_values_are_named(tmp_path, change, message):
+  content = {**dataclasses.asdict(INFO), **change}
+  (tmp_path / "dataset.json").write_text(json.dumps(content))
+  with pytest.raises(UserError, match=message):
+    DatasetInfo.load(tmp_path)
+
+
+def test_fields_of_a_later_version_are_passed_over(tmp_path):
+  content = {**dataclasses.asdict(INFO), "licence": "CC-BY"}
+  (tmp_path / "dataset.json").write_text(json.dumps(content))
+  assert DatasetInfo.load(tmp_path) == INFO

@@ -1,0 +1,160 @@
+"""Training skips what cannot be read, names it, counts it, and keeps its place."""
+
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnv2_hpu import errors
+from mnv2_hpu.dataloaders import classification_input
+from mnv2_hpu.dataloaders.classification_input import InputOptions
+
+PER_FILE = 6
+
+
+def _jpeg(number):
+  random = np.random.RandomState(number)
+  return tf.io.encode_jpeg(random.randint(0, 256, (16, 16, 3)).astype(np.uint8)).numpy()
+
+
+def _example(number, image=None):
+  feature = {
+    "image/encoded": tf.train.Feature(
+      bytes_list=tf.train.BytesList(value=[_jpeg(number) if image is None else image])
+    ),
+    "image/class/label": tf.train.Feature(
+      int64_list=tf.train.Int64List(value=[number])
+    ),
+  }
+  return tf.train.Example(
+    features=tf.train.Features(feature=feature)
+  ).SerializeToString()
+
+
+@pytest.fixture(name="write")
+def fixture_write(tmp_path):
+  """Writes two files of six examples, labelled 0 to 11, some records replaced."""
+
+  def write(replaced=()):
+    replaced = dict(replaced)
+    for file in range(2):
+      with tf.io.TFRecordWriter(str(tmp_path / f"train-{file}")) as writer:
+        for number in range(PER_FILE * file, PER_FILE * (file + 1)):
+          writer.write(replaced.get(number, _example(number)))
+    return tmp_path
+
+  return write
+
+
+def _dataset(folder, **overrides):
+  options = {
+    "input_path": str(folder / "train-*"),
+    "global_batch_size": 3,
+    "is_training": True,
+    "image_size": (8, 8),
+    "num_classes": 2 * PER_FILE,
+    "shuffle_buffer_size": 4,
+  }
+  return classification_input.build_dataset(InputOptions(**(options | overrides)))
+
+
+def _read(folder, batches, **overrides):
+  read = list(_dataset(folder, **overrides).take(batches).as_numpy_iterator())
+  images, labels = (np.concatenate(part) for part in zip(*read, strict=True))
+  return images, labels.tolist()
+
+
+BAD_RECORDS = {
+  "cut off": (_example(7, _jpeg(7)[:200]), "cannot be decoded (200 bytes"),
+  "text": (_example(7, b"404 not found"), "cannot be decoded (13 bytes"),
+  "empty image": (_example(7, b""), "holds no image"),
+  "no example": (b"\xff" * 50, "is not a tf.train.example (50 bytes)"),
+  "empty record": (b"", "there is no feature 'image/class/label'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECORDS)
+def test_the_next_record_stands_in_for_one_that_cannot_be_read(write, caplog, name):
+  """All others keep their place, their pixels included; the log names the file."""
+  caplog.set_level(logging.WARNING, logger="absl")
+  images, labels = _read(write(), 16)  # four epochs
+  assert not caplog.records
+  record, problem = BAD_RECORDS[name]
+  folder = write({7: record})
+  bad_images, bad_labels = _read(folder, 16)
+  for place in range(len(labels)):
+    after = next(p for p in range(place, len(labels)) if labels[p] != 7)
+    assert bad_labels[place] == labels[after]
+    assert bad_images[place].tobytes() == images[after].tobytes()
+  (logged,) = caplog.records  # once, though each epoch meets it
+  assert problem in logged.getMessage().lower()
+  assert str(folder / "train-1") in logged.getMessage()
+  assert "unreadable record 1 of at most 100" in logged.getMessage()
+
+
+def test_a_resumed_run_replaces_the_same_records(write):
+  folder = write({3: b"\xff", 7: _example(7, b"text"), 8: _example(8, b"text")})
+  images, labels = _read(folder, 16)
+  for step in (1, 3, 8):
+    resumed_images, resumed_labels = _read(folder, 16 - step, start_step=step)
+    assert resumed_labels == labels[3 * step :]
+    assert resumed_images.tobytes() == images[3 * step :].tobytes()
+
+
+def _damage(path, cut):
+  """Wrong bytes within the fourth of six records, or an end within it."""
+  content = bytearray(path.read_bytes())
+  place = len(content) * 7 // 12
+  if cut:
+    del content[place:]
+  else:
+    content[place : place + 4] = bytes(b ^ 255 for b in content[place : place + 4])
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut off", "wrong checksum"])
+def test_the_readable_part_of_a_damaged_file_is_read(write, caplog, cut):
+  caplog.set_level(logging.WARNING, logger="absl")
+  folder = write()
+  _damage(folder / "train-1", cut)
+  _, labels = _read(folder, 10)  # 10 of 12 places an epoch: 9 readable, 1 stood in for
+  assert set(labels) == {0, 1, 2, 3, 4, 5, 6, 7, 8}
+  (logged,) = caplog.records
+  assert "and all after it, cannot be read" in logged.getMessage()
+  assert str(folder / "train-1") in logged.getMessage()
+
+
+def test_more_than_the_limit_stops_the_run(write):
+  folder = write({3: b"\xff", 7: b"\xff", 8: b"\xff"})
+  _read(folder, 12, max_unreadable_records=3)
+  with pytest.raises(
+    tf.errors.OpError, match="max_unreadable_records allows 2"
+  ) as info:
+    _read(folder, 12, max_unreadable_records=2)
+  assert str(folder / "train-") in str(info.value)
+
+
+def test_many_in_a_row_all_count(tmp_path, caplog):
+  """As where a part of a file was overwritten, and little is shuffled."""
+  caplog.set_level(logging.WARNING, logger="absl")
+  with tf.io.TFRecordWriter(str(tmp_path / "train-0")) as writer:
+    for number in range(170):
+      writer.write(b"\xff" if 10 <= number < 160 else _example(number % 10))
+  options = {"shuffle_buffer_size": 1, "num_examples": 170}
+  _read(tmp_path, 60, max_unreadable_records=150, **options)
+  assert len({record.getMessage() for record in caplog.records}) == 150
+  assert "unreadable record 150 of at most 150" in caplog.records[-1].getMessage()
+  with pytest.raises(tf.errors.OpError, match="max_unreadable_records allows 149"):
+    _read(tmp_path, 60, max_unreadable_records=149, **options)
+
+
+def test_evaluation_stops_at_an_unreadable_record(write):
+  folder = write({7: _example(7, b"text")})
+  with pytest.raises(tf.errors.InvalidArgumentError, match="Unknown image file format"):
+    _read(folder, 4, is_training=False, num_examples=12)
+
+
+def test_a_negative_limit_is_refused(tmp_path):
+  with pytest.raises(errors.UserError, match="max_unreadable_records is -1"):
+    _dataset(tmp_path, max_unreadable_records=-1)
