@@ -1,0 +1,182 @@
+"""Starts Horovod in this process: under horovodrun, under mpirun, or alone."""
+
+import importlib
+import json
+import os
+import pathlib
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from mnv2_hpu.distribute import cluster
+from mnv2_hpu.errors import UserError
+
+MEGABYTE = 1024 * 1024
+DEFAULT_FUSION_THRESHOLD_MB = 64
+# mpirun makes this folder for one job, and removes it with the job.
+_JOB_FOLDER = "PMIX_SERVER_TMPDIR"
+_RENDEZVOUS_FILE = "mnv2_hpu.rendezvous.{job}.json"
+_RENDEZVOUS_TIMEOUT = 300.0  # seconds; ranks import TensorFlow at different speeds
+
+_INSTALL = (
+  "Build it with `make setup-horovod` (some minutes, once). On Gaudi, "
+  "habana-horovod 1.14.0.493 takes its place."
+)
+
+
+def library() -> Any:
+  """Returns the module `horovod.tensorflow`.
+
+  Raises:
+    UserError: if it is not installed, or was built for another TensorFlow.
+  """
+  try:
+    return importlib.import_module("horovod.tensorflow")
+  except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] != "horovod":
+      raise
+    raise UserError(
+      "runtime.distribution_strategy 'horovod' needs Horovod, which is not installed "
+      f"in this interpreter. {_INSTALL}"
+    ) from error
+  # What a library says that was built against another TensorFlow, or without it.
+  except (ImportError, OSError, tf.errors.OpError) as error:
+    raise UserError(
+      f"Horovod does not load with TensorFlow {tf.__version__} "
+      f"({type(error).__name__}: {error}). {_INSTALL}"
+    ) from error
+
+
+def settings(
+  environ: Mapping[str, str],
+  fusion_threshold_mb: float | None,
+  cycle_time_ms: float | None,
+) -> tuple[int, dict[str, str]]:
+  """Returns (bytes in one pack of tensors, variables that Horovod reads at its start).
+
+  Args:
+    environ: what the launcher set: options of horovodrun become variables.
+    fusion_threshold_mb: in MiB; None is the launcher's, or 64.
+    cycle_time_ms: milliseconds between two looks at what ranks are ready to reduce;
+      None is the launcher's, or Horovod's own.
+
+  Raises:
+    UserError: if a number has no meaning.
+
+  >>> settings({"HOROVOD_FUSION_THRESHOLD": "1024"}, None, 0.5)
+  (1024, {'HOROVOD_FUSION_THRESHOLD': '0', 'HOROVOD_CYCLE_TIME': '0.5'})
+  """
+  if cycle_time_ms is not None and cycle_time_ms <= 0:
+    raise UserError(
+      f"mnv2_hpu.horovod.cycle_time_ms is {cycle_time_ms!r}; it must be positive, for "
+      "instance 1.0."
+    )
+  if fusion_threshold_mb is None:
+    default = DEFAULT_FUSION_THRESHOLD_MB * MEGABYTE
+    # Without fusion, a tensor travels by itself.
+    bytes_per_pack = max(1, int(environ.get("HOROVOD_FUSION_THRESHOLD") or default))
+  else:
+    bytes_per_pack = int(fusion_threshold_mb * MEGABYTE)
+  # Tensors are packed before Horovod sees them: `horovod_ops.Collectives.all_reduce`.
+  variables = {"HOROVOD_FUSION_THRESHOLD": "0"}
+  if cycle_time_ms is not None:
+    variables["HOROVOD_CYCLE_TIME"] = str(cycle_time_ms)
+  return bytes_per_pack, variables
+
+
+def start(hvd: Any, variables: Mapping[str, str]) -> None:
+  """Connects the ranks.
+
+  Args:
+    hvd: the module that `library` returned.
+    variables: the environment of Horovod, from `settings`.
+
+  Raises:
+    UserError: if Horovod connects other ranks than were started.
+  """
+  if hvd.is_initialized():
+    return
+  os.environ.update(variables)
+  started = cluster.world_size(os.environ)
+  if started > 1 and not os.environ.get("HOROVOD_RANK") and not hvd.mpi_built():
+    os.environ.update(_meet_without_mpi(os.environ))
+  hvd.init()
+  if hvd.size() != started:
+    raise UserError(
+      f"{cluster.launcher(os.environ) or 'the environment'} started {started} "
+      f"process(es), but Horovod connects {hvd.size()}: they would be "
+      "several trainings in one folder. Start the job with horovodrun or mpirun, and "
+      "unset TF_CONFIG, which Horovod does not read."
+    )
+
+
+def _meet_without_mpi(environ: Mapping[str, str]) -> dict[str, str]:
+  """Lets ranks that mpirun started on one machine find each other without MPI.
+
+  Rank 0 serves the rendezvous that horovodrun would serve, and leaves its port in the
+  folder of the job.
+
+  Returns:
+    The variables that horovodrun would set.
+
+  Raises:
+    UserError: if the ranks are on several machines, or that folder is unknown.
+  """
+  size, local_size = cluster.world_size(environ), cluster.local_size(environ)
+  folder = environ.get(_JOB_FOLDER)
+  if local_size != size or not folder:
+    raise UserError(
+      f"{cluster.launcher(environ)} started {size} processes, but this Horovod was "
+      "built without MPI, and without it processes of mpirun meet on one machine, "
+      "under Open MPI, only. Either start them with `horovodrun -np "
+      f"{size} -H host1:8,host2:8 ...`, or install the headers of MPI (on Debian and "
+      "Ubuntu: libopenmpi-dev) and build anew: `rm .venv/.horovod; make setup-horovod`."
+    )
+  rank = cluster.rank(environ)
+  job = environ.get("PMIX_NAMESPACE", "0").replace("/", "_")
+  file = pathlib.Path(folder) / _RENDEZVOUS_FILE.format(job=job)
+  port = _serve_rendezvous(file, size) if rank == 0 else _rendezvous_port(file)
+  return {
+    "HOROVOD_RANK": str(rank),
+    "HOROVOD_SIZE": str(size),
+    "HOROVOD_LOCAL_RANK": str(rank),
+    "HOROVOD_LOCAL_SIZE": str(size),
+    "HOROVOD_CROSS_RANK": "0",
+    "HOROVOD_CROSS_SIZE": "1",
+    "HOROVOD_HOSTNAME": socket.gethostname(),
+    "HOROVOD_CONTROLLER": "gloo",
+    "HOROVOD_CPU_OPERATIONS": "gloo",
+    "HOROVOD_GLOO_IFACE": "lo",
+    "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
+    "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+  }
+
+
+def _serve_rendezvous(file: pathlib.Path, size: int) -> int:
+  """Serves in a thread until this process ends; returns the port."""
+  hosts = importlib.import_module("horovod.runner.common.util.hosts")
+  http_server = importlib.import_module("horovod.runner.http.http_server")
+  server = http_server.RendezvousServer()
+  port = server.start()
+  host = f"{socket.gethostname()}:{size}"
+  server.init(hosts.get_host_assignments(hosts.parse_hosts(host), size))
+  with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as written:
+    json.dump({"port": port}, written)
+  os.replace(written.name, file)
+  return port
+
+
+def _rendezvous_port(file: pathlib.Path) -> int:
+  end = time.monotonic() + _RENDEZVOUS_TIMEOUT
+  while not file.exists():
+    if time.monotonic() > end:
+      raise UserError(
+        f"rank 0 has not served its rendezvous within {_RENDEZVOUS_TIMEOUT:.0f} s (the "
+        f"file {str(file)!r} is not there): see its output for why it did not start."
+      )
+    time.sleep(0.1)
+  return int(json.loads(file.read_text())["port"])

@@ -1,0 +1,98 @@
+"""The one hook into Model Garden: names of distribution strategies it lacks."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import tensorflow as tf
+from official.common import distribute_utils
+
+from mnv2_hpu.core import driver_flags
+from mnv2_hpu.distribute import addresses, cluster, habana, horovod
+from mnv2_hpu.errors import UserError, did_you_mean
+
+UPSTREAM_NAMES = (
+  "off",
+  "one_device",
+  "mirrored",
+  "multi_worker_mirrored",
+  "parameter_server",
+  "tpu",
+)
+
+# name -> builder of the strategy
+STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy]] = {
+  "hpu": habana.strategy,
+  "horovod": horovod.strategy,
+}
+# These find the other ranks in TF_CONFIG.
+NEED_TF_CONFIG = ("hpu", "multi_worker_mirrored")
+# These do not look for other ranks: each would train for itself.
+ONE_PROCESS = ("off", "one_device", "mirrored", "tpu")
+
+_upstream = distribute_utils.get_distribution_strategy
+
+
+@gin.configurable("cluster", module="mnv2_hpu")
+def _set_tf_config(hosts: str = "", port: int = addresses.DEFAULT_PORT) -> None:
+  """Sets TF_CONFIG where several ranks run; see `addresses.tf_config`.
+
+  Args:
+    hosts: bound as `mnv2_hpu.cluster.hosts`.
+    port: bound as `mnv2_hpu.cluster.port`; ranks listen on it plus their number.
+  """
+  if cluster.world_size(os.environ) > 1:
+    os.environ[cluster.TF_CONFIG] = addresses.tf_config(os.environ, hosts, port)
+
+
+def _check_ranks(name: str) -> None:
+  """Refuses several independent trainings in one folder.
+
+  Raises:
+    UserError: if several ranks run, and the strategy does not join them.
+  """
+  size = cluster.world_size(os.environ)
+  driver_flags.check_mode(size)
+  if name in ONE_PROCESS and size > 1:
+    joining = [*STRATEGIES, "multi_worker_mirrored"]
+    raise UserError(
+      f"{cluster.launcher(os.environ)} started {size} processes, but "
+      f"runtime.distribution_strategy {name!r} does not join them: they would be "
+      f"{size} trainings that overwrite each other. Use {' or '.join(joining)}, or "
+      "start one process."
+    )
+
+
+def get_distribution_strategy(
+  distribution_strategy: str = "mirrored", **kwargs: Any
+) -> tf.distribute.Strategy:
+  """Returns the strategy of a name; Model Garden's own names go to Model Garden.
+
+  Args:
+    distribution_strategy: the value of `runtime.distribution_strategy`, in any case of
+      letters: a key of `STRATEGIES` or one of `UPSTREAM_NAMES`.
+    **kwargs: passed on to Model Garden (`num_gpus`, `all_reduce_alg`, …).
+
+  Raises:
+    UserError: if the name is unknown, or the strategy cannot run here.
+  """
+  driver_flags.alias_modes()
+  if isinstance(distribution_strategy, str):
+    name = distribution_strategy.lower()
+    if name not in (*STRATEGIES, *UPSTREAM_NAMES):
+      raise UserError(
+        f"runtime.distribution_strategy: {distribution_strategy!r} is unknown. "
+        f"{did_you_mean(name, (*STRATEGIES, *UPSTREAM_NAMES))}"
+      )
+    _check_ranks(name)
+    if name in NEED_TF_CONFIG:
+      _set_tf_config()
+    if name in STRATEGIES:
+      return STRATEGIES[name]()
+  return _upstream(distribution_strategy=distribution_strategy, **kwargs)
+
+
+def install_hook() -> None:
+  """Makes every Model Garden driver look strategies up here. Idempotent."""
+  distribute_utils.get_distribution_strategy = get_distribution_strategy

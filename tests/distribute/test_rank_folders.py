@@ -1,0 +1,87 @@
+"""The scratch folder of ranks other than 0, in processes of their own."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import helpers_mpirun
+import pytest
+
+PROGRAM = """
+import os, sys, tempfile, time
+import gin
+from absl import flags, logging
+from mnv2_hpu.distribute import rank_folders
+flags.DEFINE_string("model_dir", None, "")
+flags.FLAGS(["program", "--model_dir=/the/users"])
+logging.set_verbosity(logging.INFO)
+rank_folders.install()
+gin.parse_config_files_and_bindings([], [])
+print("said to standard output", flush=True)
+print("verbosity", logging.get_verbosity(), file=sys.stderr)
+print("model_dir", flags.FLAGS.model_dir, file=sys.stderr)
+print("temporary", tempfile.mkdtemp(), file=sys.stderr, flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+def _start(rank, folder, seconds=0):
+  return subprocess.Popen(
+    [sys.executable, "-c", PROGRAM, str(seconds)],
+    env={
+      **os.environ,
+      **helpers_mpirun.environment(rank, 2, folder),
+      "TMPDIR": str(folder),
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _said(stderr):
+  return dict(line.split(" ", 1) for line in stderr.splitlines() if " " in line)
+
+
+def test_rank_0_keeps_its_folder_and_its_voice(tmp_path):
+  stdout, stderr = _start(0, tmp_path).communicate()
+  assert _said(stderr)["model_dir"] == "/the/users"
+  assert _said(stderr)["verbosity"] == "0"
+  assert stdout == "said to standard output\n"
+
+
+def test_rank_1_has_a_folder_that_ends_with_it(tmp_path):
+  stdout, stderr = _start(1, tmp_path).communicate()
+  said = _said(stderr)
+  scratch = pathlib.Path(said["model_dir"]).parent
+  assert scratch.parent == tmp_path
+  assert pathlib.Path(said["temporary"]).parent == scratch
+  assert said["verbosity"] == "-1"
+  assert stdout == ""
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_rank_leaves_the_next_one_removes(tmp_path):
+  living, killed = _start(1, tmp_path, 60), _start(1, tmp_path, 60)
+  try:
+    for process in (living, killed):
+      while not process.stderr.readline().startswith("temporary"):
+        assert process.poll() is None
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert _start(1, tmp_path).wait() == 0
+    (left,) = tmp_path.iterdir()
+    assert living.poll() is None
+    assert len(list(left.iterdir())) == 2  # its lock, and its temporary folder
+  finally:
+    living.kill()
+    living.communicate()
+
+
+@pytest.fixture(autouse=True)
+def _no_other_launcher(monkeypatch):
+  for name in ("TF_CONFIG", "HOROVOD_SIZE", "PMI_SIZE", "SLURM_STEP_ID"):
+    monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,219 @@
+"""Several processes that are one training, shown with real processes."""
+
+import helpers_rank_cases
+import helpers_rank_runs
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+JOBS = {
+  # Two replicas in one process, by TensorFlow's own strategy: what ranks are held to.
+  "mirrored-1": ("sync_bn", "plain_bn", "bfloat16", "no_average"),
+  "one_device-1": ("float64",),
+  "multi_worker_mirrored-2": (
+    "sync_bn",
+    "plain_bn",
+    "bfloat16",
+    "no_average",
+    "float64",
+    "seeds_differ",
+    "seeds_healed",
+    "spoiled",
+    "resynced",
+    "half",
+    "rest",
+    "evaluated",
+    "exchange",
+  ),
+  "multi_worker_mirrored-3": ("sync_bn",),
+  "horovod-2": (
+    "sync_bn",
+    "plain_bn",
+    "bfloat16",
+    "float64",
+    "seeds_differ",
+    "exchange",
+  ),
+  "hpu-2": (
+    "sync_bn",
+    "plain_bn",
+    "bfloat16",
+    "float64",
+    "seeds_differ",
+    "exchange",
+  ),
+}
+AVAILABLE = {
+  "horovod": helpers_rank_runs.HAS_HOROVOD,
+  "hpu": helpers_rank_runs.HAS_BRIDGE,
+}
+SEVERAL = [job for job in JOBS if job.endswith("-2")]
+
+
+def _is_available(job):
+  return AVAILABLE.get(job.split("-")[0], True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Runs all jobs, once for all tests."""
+  folder = tmp_path_factory.mktemp("ranks")
+  jobs = {job: cases for job, cases in JOBS.items() if _is_available(job)}
+  helpers_rank_runs.start(
+    folder,
+    *(f"{job.replace('-', ':')}:{','.join(cases)}" for job, cases in jobs.items()),
+  )
+  return folder
+
+
+@pytest.fixture(params=SEVERAL)
+def job(request):
+  if not _is_available(request.param):
+    pytest.skip(f"{request.param.split('-')[0]} is not installed here")
+  return request.param
+
+
+class Held:
+  """What one process held at the end of a case.
+
+  Attributes:
+    losses: by step.
+    error: what ended it, empty where nothing did.
+    variables: by replica of the process: (name, value) in order.
+  """
+
+  def __init__(self, folder, job, case, rank=0):
+    with np.load(folder / job / f"{case}.{rank}.npz") as stored:
+      content = dict(stored)
+    self.losses = content.pop("losses")
+    self.error = str(content.pop("error"))
+    self.variables = {}
+    for key, value in content.items():
+      _, name, replica = key.split("|")
+      if "checkpointed_runs" not in name:  # of TensorFlow's preemption handler
+        self.variables.setdefault(int(replica), []).append((name, value))
+
+  def assert_bitwise(self, other, replica=0, of_other=0):
+    assert self.losses.tobytes() == other.losses.tobytes()
+    own, others = self.variables[replica], other.variables[of_other]
+    assert [name for name, _ in own] == [name for name, _ in others]
+    assert not [
+      name
+      for (name, a), (_, b) in zip(own, others, strict=True)
+      if a.tobytes() != b.tobytes()
+    ]
+
+
+@pytest.mark.parametrize("case", ["sync_bn", "plain_bn", "bfloat16"])
+def test_two_ranks_are_two_replicas_of_one_process_bit_by_bit(folder, job, case):
+  expected = Held(folder, "mirrored-1", case)
+  assert len(expected.losses) == 20
+  assert np.ptp(expected.losses) > 0.01  # it does learn something
+  names = " ".join(name for name, _ in expected.variables[0])
+  assert "average" in names
+  assert "momentum" in names
+  for rank in range(2):
+    Held(folder, job, case, rank).assert_bitwise(expected, of_other=rank)
+
+
+def test_two_ranks_without_averages_are_two_replicas_bit_by_bit(folder):
+  expected = Held(folder, "mirrored-1", "no_average")
+  assert not any("average" in name for name, _ in expected.variables[0])
+  for rank in range(2):
+    held = Held(folder, "multi_worker_mirrored-2", "no_average", rank)
+    held.assert_bitwise(expected, of_other=rank)
+
+
+def test_three_ranks_hold_the_same(folder):
+  first, *others = (
+    Held(folder, "multi_worker_mirrored-3", "sync_bn", rank) for rank in range(3)
+  )
+  assert len(first.losses) == 20
+  for other in others:
+    first.assert_bitwise(other)
+
+
+def test_two_ranks_compute_what_one_replica_does(folder, job):
+  expected = Held(folder, "one_device-1", "float64")
+  actual = Held(folder, job, "float64")
+  np.testing.assert_allclose(actual.losses, expected.losses, rtol=0, atol=1e-9)
+  for (name, a), (_, b) in zip(actual.variables[0], expected.variables[0], strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-7, err_msg=name)
+  actual.assert_bitwise(Held(folder, job, "float64", rank=1))
+
+
+def test_ranks_that_start_from_other_weights_are_stopped_before_step_1(folder, job):
+  """The seed's bug: the broadcast is built and never run."""
+  for rank in range(2):
+    held = Held(folder, job, "seeds_differ", rank)
+    assert len(held.losses) == 0
+    assert "at step 0, rank 1 and rank 0 differ" in held.error
+    assert "conv2d" in held.error
+    assert "shape [3, 3, 3, 6], 162 values" in held.error
+
+
+def test_ranks_that_draw_other_weights_start_from_rank_0s(folder):
+  healed = [
+    Held(folder, "multi_worker_mirrored-2", "seeds_healed", rank) for rank in range(2)
+  ]
+  assert not healed[0].error
+  healed[0].assert_bitwise(healed[1])
+
+
+def test_a_weight_that_changes_on_one_rank_ends_the_run_before_the_checkpoint(folder):
+  """Rank 1 changes a kernel after step 3; a checkpoint is due at step 5."""
+  for rank in range(2):
+    held = Held(folder, "multi_worker_mirrored-2", "spoiled", rank)
+    assert len(held.losses) == 4  # the fifth loop ends with the check
+    assert "at step 5, rank 1 and rank 0 differ" in held.error
+  model_dir = folder / "multi_worker_mirrored-2" / "spoiled.0"
+  steps = {path.stem for path in model_dir.glob("ckpt-*.index")}
+  assert "ckpt-5" not in steps
+
+
+def test_resync_interval_repairs_and_reports(folder):
+  job = "multi_worker_mirrored-2"
+  first, second = (Held(folder, job, "resynced", rank) for rank in range(2))
+  assert not first.error
+  assert len(first.losses) == 6
+  first.assert_bitwise(second)
+  assert "drifted apart at step 5" in (folder / job / "0.log").read_text()
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(folder):
+  """10 steps, then 10 more from rank 0's checkpoint: with batch statistics by rank."""
+  job = "multi_worker_mirrored-2"
+  for rank in range(2):
+    resumed = Held(folder, job, "rest", rank)
+    whole = Held(folder, job, "plain_bn", rank)
+    assert resumed.losses.tobytes() == whole.losses[10:].tobytes()
+    resumed.losses = whole.losses
+    resumed.assert_bitwise(whole)
+
+
+def test_evaluation_starts_from_rank_0s_checkpoint(folder):
+  """Rank 1's folder holds none, which ends TensorFlow's own strategy in a deadlock."""
+  job = "multi_worker_mirrored-2"
+  first, second = (Held(folder, job, "evaluated", rank) for rank in range(2))
+  assert dict(first.variables[0])["global_step:0"] == 20
+  first.assert_bitwise(second)
+
+
+def test_ranks_exchange_values_bit_by_bit(folder, job):
+  for rank in range(2):
+    with np.load(folder / job / f"exchange.{rank}.npz") as stored:
+      got = dict(stored)
+    assert (got["rank"], got["size"], got["of_rank_0"]) == (rank, 2, 5)
+    assert got["gathered"].tolist() == [[[0, 2**40]], [[1, 2**40 + 1]]]
+    assert got["total"].tolist() == [-2, 2**41 + 1]
+    for name, value in helpers_rank_cases.EXCHANGED.items():
+      assert got[name].tobytes() == value.tobytes(), name
+    assert got["statistics"].tolist() == [1.0]  # rank 0's, not the mean
+    expected = "rank 1 cannot start; this rank (0) ends with it. Its message says why."
+    assert str(got["failure"]) == ("only rank 1 sees this" if rank else expected)
+
+
+def test_every_case_is_run():
+  run = {case for cases in JOBS.values() for case in cases}
+  assert run == {*helpers_rank_cases.CASES, "exchange"}
