@@ -1,0 +1,1 @@
+"""The trainer and what is checked and said before its first step."""

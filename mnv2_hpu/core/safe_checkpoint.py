@@ -1,0 +1,133 @@
+"""A checkpoint that outlives a full disk, and never holds NaN."""
+
+import copy
+import glob
+import os
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from mnv2_hpu import disk
+from mnv2_hpu.core import checkpoints_on_disk, finite
+from mnv2_hpu.distribute import batch_statistics, one_model, ranks
+from mnv2_hpu.errors import UserError
+
+
+class SafeCheckpoint(tf.train.Checkpoint):
+  """What the trainer saves; a `tf.train.Checkpoint` in every file that it writes.
+
+  * Where writing fails, the error is logged and kept in `failure` until a later save
+    succeeds. `CheckpointManager.save` then returns None and forgets no older one.
+  * The files are on the disk, not in a cache, before the list of checkpoints names
+    them.
+  * Weights with NaN or infinity are not written.
+  * Saving is synchronous, whatever is asked for: a checkpoint of this network takes
+    less than a second, and a thread that writes it reports its errors one save later.
+
+  Args:
+    at_sync: called when orbit waits for the last save: at the end of `train` and of
+      `train_and_evaluate`.
+    **items: what is saved, `global_step` among it.
+  """
+
+  def __init__(self, at_sync: Callable[[], None], **items: Any) -> None:
+    super().__init__(**items)
+    self._at_sync = at_sync
+    self._strategy = tf.distribute.get_strategy()
+    self._failure: str | None = None
+
+  @property
+  def failure(self) -> str | None:
+    """Why the last checkpoint was not written; None where it was."""
+    return self._failure
+
+  def _write(self, file_prefix: str, options: Any = None) -> str | None:
+    """Writes a checkpoint; all of `tf.train`'s ways to save end here.
+
+    Rank 0 writes, the others need not take part: batch statistics, which are reduced
+    over the ranks when they are read, are equal on all of them between inner loops.
+
+    Returns:
+      Its path, or None where the disk did not take it, and on ranks other than 0.
+
+    Raises:
+      NotFiniteError: if a weight is NaN or infinite.
+    """
+    step = int(self.global_step.numpy())
+    variables = one_model.trained_variables(self)
+    finite.require_finite(self._strategy, variables, step)
+    if ranks.rank(self._strategy):
+      return None
+    several = ranks.size(self._strategy) > 1
+    options = copy.copy(options) if options else tf.train.CheckpointOptions()
+    options.experimental_enable_async_checkpoint = False
+    options.experimental_write_callbacks = [
+      _flush_to_disk,
+      *(options.experimental_write_callbacks or ()),
+    ]
+    try:
+      with batch_statistics.read_locally(variables if several else ()):
+        path = super()._write(file_prefix, options)
+    except (tf.errors.OpError, OSError) as error:
+      # A collective that fails while variables are read is no matter of the disk.
+      if isinstance(error, tf.errors.OpError) and _folder(file_prefix) not in str(
+        error
+      ):
+        raise
+      problem = str(error).split("\n", maxsplit=1)[0]
+      self._failure = f"{file_prefix} could not be written ({problem})"
+      _remove_unfinished(file_prefix)
+      self.repeat_failure()
+      return None
+    self._failure = None
+    return path
+
+  def repeat_failure(self) -> None:
+    """Logs the failure again, as long as there is one."""
+    if self._failure:
+      logging.error(
+        "CHECKPOINT NOT SAVED: %s. The training goes on; earlier checkpoints are kept, "
+        "and the next one is tried at its time.",
+        self._failure,
+      )
+
+  def require_saved(self) -> None:
+    """Ends a training whose last checkpoint was not written with an error.
+
+    Raises:
+      UserError: if there is a failure.
+    """
+    if self._failure:
+      raise UserError(
+        f"the last checkpoint is missing: {self._failure}. Make room, and start the "
+        "training again: it goes on from the checkpoint before."
+      )
+
+  def sync(self) -> None:
+    """Called by orbit at the end of a training, and before an evaluation."""
+    super().sync()
+    self._at_sync()
+
+
+def _folder(prefix: str) -> str:
+  return os.path.dirname(prefix)
+
+
+def _flush_to_disk(prefix: str) -> None:
+  """Waits until the files of a checkpoint, and their names, are on the disk."""
+  if "://" in prefix:
+    return
+  for path in (*glob.glob(f"{glob.escape(prefix)}.*"), _folder(prefix) or "."):
+    disk.flush(path)
+
+
+def _remove_unfinished(prefix: str) -> None:
+  """Removes what was written of a checkpoint that is incomplete."""
+  leftover = f"{prefix}_temp"
+  if tf.io.gfile.exists(leftover):
+    tf.io.gfile.rmtree(leftover)
+  if checkpoints_on_disk.damage(prefix) is not None:
+    for path in tf.io.gfile.glob(f"{glob.escape(prefix)}.*"):
+      tf.io.gfile.remove(path)

@@ -1,0 +1,166 @@
+"""What is said before the first step: devices, precision, batch, schedule, size."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from official.core import base_task, input_reader
+from official.core import config_definitions as cfg
+
+from mnv2_hpu.compat import keras
+from mnv2_hpu.core import run_record
+from mnv2_hpu.distribute import ranks
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.modeling import complexity
+from mnv2_hpu.optimization import learning_rate
+
+_SAME_ON_ALL_RANKS = (*run_record.RECIPE, "trainer.")
+
+
+def check_batches(
+  task: cfg.TaskConfig, num_replicas: int, train: bool, evaluate: bool
+) -> None:
+  """Checks that the replicas divide every global batch.
+
+  Raises:
+    UserError: naming the field, the batch, the replicas and the nearest batches.
+  """
+  used = (("train_data", train), ("validation_data", evaluate))
+  for field in [name for name, is_used in used if is_used]:
+    batch = getattr(task, field).global_batch_size
+    if batch < 1 or batch % num_replicas:
+      below = max(1, batch // num_replicas) * num_replicas
+      raise UserError(
+        f"task.{field}.global_batch_size is {batch}, which {num_replicas} replicas "
+        f"do not divide. Use a multiple of {num_replicas}, for instance {below} or "
+        f"{below + num_replicas}."
+      )
+
+
+def check_same_settings(
+  config: cfg.ExperimentConfig, strategy: tf.distribute.Strategy
+) -> None:
+  """Checks that all ranks were started with the same recipe, seeds and step counts.
+
+  What may differ from host to host (paths, devices) is left out.
+
+  Raises:
+    UserError: on all ranks, naming the first setting that differs and the ranks.
+  """
+  settings = [
+    (path, repr(value))
+    for path, value in run_record.flatten(config.as_dict())
+    if path.startswith(_SAME_ON_ALL_RANKS) or path.endswith((".seed", "batch_size"))
+  ]
+  values = np.array([zlib.crc32(f"{s}".encode()) for s in settings], np.uint32)
+  whole = ranks.gather(
+    strategy, np.array([len(values), zlib.crc32(values.tobytes())], np.int64)
+  )
+  if (whole == whole[0]).all():
+    return
+  what = "their number of settings"
+  if (whole[:, 0] == whole[0, 0]).all():
+    differs = (each := ranks.gather(strategy, values)) != each[0]
+    path, value = settings[int(np.flatnonzero(differs.any(axis=0))[0])]
+    what = f"{path} (here {value})"
+  others = np.flatnonzero((whole != whole[0]).any(axis=1)).tolist()
+  raise UserError(
+    f"the ranks were started with different settings: rank {others} and rank 0 differ "
+    f"in {what}. Start all ranks with the same gin files, --params_override and code."
+  )
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+  width = max(len(name) for name, _ in rows)
+  return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
+
+
+def _devices(strategy: tf.distribute.Strategy) -> str:
+  names = strategy.extended.worker_devices
+  short = ", ".join(name.split("device:")[-1] for name in names)
+  count = ranks.size(strategy)
+  return f"{short}; {type(strategy).__name__}, {count} process{'es' * (count > 1)}"
+
+
+def _durations(config: cfg.ExperimentConfig) -> list[tuple[str, str]]:
+  trainer, data = config.trainer, config.task.train_data
+  examples = getattr(data, "num_examples", 0)
+  rows = [("train steps", f"{trainer.train_steps:,}")]
+  if examples:
+    per_epoch = examples / data.global_batch_size
+    epochs = trainer.train_steps / per_epoch
+    rows[0] = (
+      "train steps",
+      f"{trainer.train_steps:,} = {epochs:,.1f} epochs of {examples:,} examples",
+    )
+  every = f"every {trainer.validation_interval:,} steps"
+  rows.append(("evaluation", every))
+  rows.append(("checkpoint", f"every {trainer.checkpoint_interval:,} steps"))
+  return rows
+
+
+def _learning_rates(config: cfg.ExperimentConfig, optimizer: Any) -> str:
+  """The rate at steps spread over the training."""
+  data = config.task.train_data
+  examples = getattr(data, "num_examples", 0)
+  rows = learning_rate.learning_rate_table(
+    optimizer.learning_rate,
+    config.trainer.train_steps,
+    steps_per_epoch=(examples or data.global_batch_size) / data.global_batch_size,
+  )
+  epochs = " (epoch {:.1f})" if examples else ""
+  return ", ".join(
+    f"{row.rate:.4g} at step {row.step:,}{epochs.format(row.epoch)}" for row in rows
+  )
+
+
+def _learning_rate_rule(config: cfg.ExperimentConfig) -> str:
+  """Names the schedule, its warm-up, and what several replicas did to it."""
+  optimizer = config.trainer.optimizer_config
+  schedule, warmup = optimizer.learning_rate, optimizer.warmup
+  steps = getattr(warmup.get() or schedule.get(), "warmup_steps", 0)
+  text = f"{schedule.type}, warm-up of {steps:,.0f} steps"
+  scaling = getattr(config.task, "learning_rate_scaling", None)
+  return f"{text}, scaled by the rule {scaling!r}" if scaling else text
+
+
+def _files(data: cfg.DataConfig) -> str:
+  if not data.input_path:
+    return f"TensorFlow Datasets {data.tfds_name} {data.tfds_split}"
+  files = input_reader.match_files(data.input_path)
+  size = sum(tf.io.gfile.stat(file).length for file in files)
+  return f"{len(files)} files, {size / 1e6:,.1f} MB: {data.input_path}"
+
+
+def summary(
+  config: cfg.ExperimentConfig,
+  task: base_task.Task,
+  model: keras.Model,
+  optimizer: keras.optimizers.Optimizer,
+  strategy: tf.distribute.Strategy,
+) -> str:
+  """Returns the table that training prints before its first step."""
+  train = config.task.train_data
+  parameters = sum(v.shape.num_elements() for v in model.trainable_variables)
+  batch = f"{train.global_batch_size} on {strategy.num_replicas_in_sync} replicas"
+  size = f"{parameters:,} trainable parameters"
+  input_size = getattr(config.task.model, "input_size", None)
+  if model.inputs and input_size and all(input_size):
+    macs = complexity.multiply_adds(model)
+    size += f", {macs / 1e6:,.1f} M multiply-adds at {input_size[0]} x {input_size[1]}"
+  rows = [
+    ("task", type(task).__name__),
+    ("model folder", task.logging_dir),
+    ("devices", _devices(strategy)),
+    ("compute dtype", keras.mixed_precision.global_policy().compute_dtype),
+    ("network", size),
+    ("global batch", batch),
+    *_durations(config),
+    ("learning-rate rule", _learning_rate_rule(config)),
+    ("learning rate", _learning_rates(config, optimizer)),
+    ("training input", _files(train)),
+    ("validation input", _files(config.task.validation_data)),
+  ]
+  return _table(rows)

@@ -1,0 +1,133 @@
+"""SIGTERM: noticed between steps, by all ranks at the same one.
+
+Training runs in parts of about a second, so that a launcher which allows few seconds
+before it kills (horovodrun 5, Open MPI 1 unless told otherwise) finds the checkpoint
+written. After each part the ranks exchange two numbers: whether anybody was asked to
+stop, and how many steps the next part has. The parts change no result.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+import numpy as np
+import tensorflow as tf
+
+from mnv2_hpu.core import exit_codes
+from mnv2_hpu.distribute import ranks
+
+_GROWTH = 4  # of a part over the one before it, at most
+_EXIT_SECONDS = 10  # for the interpreter to end once the checkpoint is written
+
+
+class Terminated(Exception):  # noqa: N818 (an event, not an error)
+  """All ranks have agreed to stop where they are."""
+
+
+class Termination:
+  """Whether this process was asked to stop, by SIGTERM.
+
+  Before `begin` there is nothing to save and the process ends at once. A second SIGTERM
+  ends it at once at any time.
+  """
+
+  def __init__(self) -> None:
+    self.is_requested = False
+    self._has_begun = False
+
+  def listen(self) -> None:
+    """Takes over SIGTERM; outside of the main thread it stays as it is."""
+    if threading.current_thread() is threading.main_thread():
+      signal.signal(signal.SIGTERM, self._on_signal)
+
+  def begin(self) -> None:
+    """Says that there is something to save now."""
+    self._has_begun = True
+
+  def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)
+    self.is_requested = True
+    if not self._has_begun:
+      sys.exit(exit_codes.TERMINATED)
+    # Not print: the signal may have come in the middle of one.
+    os.write(2, b"SIGTERM: a checkpoint will be saved, then this process ends.\n")
+
+
+def end_process() -> NoReturn:
+  """Ends the process with the code of a termination, even if a thread is stuck.
+
+  Raises:
+    SystemExit: always.
+  """
+  timer = threading.Timer(_EXIT_SECONDS, os._exit, (exit_codes.TERMINATED,))
+  timer.daemon = True
+  timer.start()
+  raise SystemExit(exit_codes.TERMINATED)
+
+
+class Parts:
+  """Divides steps into parts that last about as long on every rank.
+
+  Args:
+    strategy: of all ranks.
+    termination: asked after each part.
+    seconds: how long a part is to last.
+    after_part: called at the end of each part.
+  """
+
+  def __init__(
+    self,
+    strategy: tf.distribute.Strategy,
+    termination: Termination,
+    seconds: float,
+    after_part: Callable[[], None],
+  ) -> None:
+    self._strategy = strategy
+    self._termination = termination
+    self._seconds = seconds
+    self._after_part = after_part
+    self.steps = 1  # of the part that begins now
+    self._start = time.monotonic()
+
+  def begin(self) -> None:
+    """Starts the clock of a part."""
+    self._start = time.monotonic()
+
+  def end(self, steps: int) -> None:
+    """Ends a part of so many steps and begins the next one.
+
+    Raises:
+      Terminated: on all ranks, if one of them was asked to stop.
+    """
+    a_step = (time.monotonic() - self._start) / steps
+    wanted = max(1, min(int(self._seconds / max(a_step, 1e-6)), _GROWTH * steps))
+    own = np.array([self._termination.is_requested, wanted], np.int64)
+    by_rank = ranks.gather(self._strategy, own)
+    self.steps = int(by_rank[0, 1])
+    self._after_part()
+    if by_rank[:, 0].any():
+      raise Terminated
+    self.begin()
+
+
+def in_parts(
+  loop: Callable[[Any, tf.Tensor], Any], parts: Parts
+) -> Callable[[Any, tf.Tensor], None]:
+  """Returns orbit's inner loop `loop(iterator, num_steps)`, run in parts."""
+
+  def run(iterator: Any, num_steps: tf.Tensor) -> None:
+    left = int(num_steps)
+    parts.begin()
+    while left > 0:
+      steps = min(left, parts.steps)
+      loop(iterator, tf.constant(steps, tf.int32))
+      left -= steps
+      parts.end(steps)
+
+  return run

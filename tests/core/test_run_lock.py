@@ -1,0 +1,67 @@
+"""Two trainings in one folder, with real processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mnv2_hpu.core import run_lock
+from mnv2_hpu.errors import UserError
+
+_HOLD = """
+import sys
+from mnv2_hpu.core import run_lock
+run_lock.acquire(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+  process = subprocess.Popen(
+    [sys.executable, "-c", _HOLD, str(tmp_path)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == "held\n"
+  yield process
+  process.kill()
+  process.communicate()
+
+
+def test_second_training_is_refused_and_the_first_named(tmp_path, holder):
+  with pytest.raises(UserError, match=rf"process {holder.pid} on .*, started 20"):
+    run_lock.acquire(str(tmp_path))
+
+
+def test_a_link_to_the_folder_is_the_same_folder(tmp_path, holder, tmp_path_factory):
+  link = tmp_path_factory.mktemp("links") / "run"
+  link.symlink_to(tmp_path)
+  with pytest.raises(UserError, match="is in use"):
+    run_lock.acquire(str(link))
+
+
+def test_a_killed_training_leaves_no_lock(tmp_path, holder):
+  holder.kill()
+  holder.wait()
+  run_lock.acquire(str(tmp_path))
+  run_lock.acquire(str(tmp_path))  # by the same process: nothing new
+  held_by = json.loads((tmp_path / run_lock.FILE).read_text())["pid"]
+  run_lock.release(str(tmp_path))
+  assert held_by == os.getpid()
+
+
+def test_released_folder_is_free_for_another_process(tmp_path):
+  run_lock.acquire(str(tmp_path / "new" / "run"))
+  run_lock.release(str(tmp_path / "new" / "run"))
+  other = subprocess.run(
+    [sys.executable, "-c", _HOLD, str(tmp_path / "new" / "run")],
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+  )
+  assert (other.returncode, other.stdout) == (0, "held\n")
