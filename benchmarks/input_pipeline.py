@@ -1,0 +1,262 @@
+"""Images per second of the input pipelines: this project's, Model Garden's, slim's.
+
+Writes TFRecords of JPEGs of ImageNet's sizes into a temporary folder, and reads them
+with each pipeline in turn, round by round (A B C A B C …), so that a machine that slows
+down slows all. Prints medians over the rounds, and the medians of the ratios within
+each round; likewise of the processor's time for an image, which other work on the
+machine disturbs less.
+
+  python benchmarks/input_pipeline.py --rounds=5 --seconds=5
+"""
+
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from official.vision.configs import image_classification as garden_configs
+from official.vision.tasks import image_classification as garden_task
+
+from mnv2_hpu import compat
+from mnv2_hpu.dataloaders import classification_input, inception_preprocessing
+
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a batch.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
+_IMAGES = flags.DEFINE_integer("images", 512, "JPEGs that are made.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each pipeline is measured.")
+_SECONDS = flags.DEFINE_float("seconds", 5.0, "Length of one measurement.")
+_ONLY = flags.DEFINE_list("only", [], "Pipelines to measure; all by default.")
+
+SHARDS = 8
+CLASSES = 1001
+# Height, width, and share of the images: the most frequent of ILSVRC 2012, then some of
+# its small and large ones; 0.21 megapixels on average (the set's mean: 0.18).
+SIZES = (
+  (375, 500, 0.45), (500, 375, 0.15), (333, 500, 0.12), (500, 333, 0.05),
+  (500, 500, 0.05), (281, 500, 0.05), (240, 320, 0.05), (150, 200, 0.04),
+  (480, 640, 0.02), (1200, 1600, 0.02),
+)  # fmt: skip
+QUALITY = 92  # with the noise below: 122 kB on average; ILSVRC 2012 has about 110
+NOISE = 12.0  # standard deviation of a pixel, of 255
+
+# Model Garden's crop, which knows no other aspect ratios.
+CROP = {
+  "area_range": (0.1, 1.0),
+  "aspect_ratio_range": (3 / 4, 4 / 3),
+  "min_object_covered": 0.1,
+}
+
+
+def _jpeg(random, height, width):
+  """A picture of smooth colours under noise."""
+  coarse = random.random((height // 16 + 2, width // 16 + 2, 3)).astype(np.float32)
+  smooth = tf.image.resize(coarse * 255, [height, width], method="bicubic").numpy()
+  noisy = smooth + random.normal(0, NOISE, (height, width, 1))
+  pixels = np.clip(noisy, 0, 255).astype(np.uint8)
+  return tf.io.encode_jpeg(pixels, quality=QUALITY).numpy()
+
+
+def _write(folder):
+  """Writes the shards; returns the mean size of a JPEG in bytes."""
+  random = np.random.default_rng(0)
+  shares = np.array([share for *_, share in SIZES])
+  sizes = random.choice(len(SIZES), _IMAGES.value, p=shares / shares.sum())
+  total = 0
+  for shard in range(SHARDS):
+    name = f"train-{shard:05d}-of-{SHARDS:05d}"
+    with tf.io.TFRecordWriter(str(folder / name)) as writer:
+      for size in sizes[shard::SHARDS]:
+        encoded = _jpeg(random, *SIZES[size][:2])
+        total += len(encoded)
+        feature = {
+          "image/encoded": tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[encoded])
+          ),
+          "image/class/label": tf.train.Feature(
+            int64_list=tf.train.Int64List(value=[int(random.integers(1, CLASSES))])
+          ),
+        }
+        example = tf.train.Example(features=tf.train.Features(feature=feature))
+        writer.write(example.SerializeToString())
+  return total / _IMAGES.value
+
+
+def _ours(pattern, is_training, **preprocessing):
+  options = inception_preprocessing.PreprocessingOptions(**CROP, **preprocessing)
+  return classification_input.build_dataset(
+    classification_input.InputOptions(
+      input_path=pattern,
+      global_batch_size=_BATCH_SIZE.value,
+      is_training=is_training,
+      image_size=(_IMAGE_SIZE.value, _IMAGE_SIZE.value),
+      num_classes=CLASSES,
+      num_examples=_IMAGES.value,
+      shuffle_buffer_size=_IMAGES.value,
+      preprocessing_options=options,
+    )
+  )
+
+
+def _garden(pattern, is_training):
+  """Model Garden's own task, with its defaults."""
+  config = garden_configs.ImageClassificationTask(
+    model=garden_configs.ImageClassificationModel(
+      num_classes=CLASSES, input_size=[_IMAGE_SIZE.value, _IMAGE_SIZE.value, 3]
+    )
+  )
+  data = garden_configs.DataConfig(
+    input_path=pattern,
+    is_training=is_training,
+    global_batch_size=_BATCH_SIZE.value,
+    shuffle_buffer_size=_IMAGES.value,
+    crop_area_range=CROP["area_range"],
+    dtype="float32",
+  )
+  return garden_task.ImageClassificationTask(config).build_inputs(data)
+
+
+def _records(pattern, is_training):
+  """Encoded images and labels, read as Model Garden reads them."""
+  features = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+  }
+  files = tf.data.Dataset.list_files(pattern)
+  records = files.interleave(
+    tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=tf.data.AUTOTUNE
+  )
+  if is_training:
+    records = records.shuffle(_IMAGES.value).repeat()
+
+  def parse(record):
+    example = tf.io.parse_single_example(record, features)
+    return example["image/encoded"], example["image/class/label"]
+
+  return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _slim(pattern, is_training):
+  """The operations of slim's `inception_v2` in its order, in tf.data."""
+  size = [_IMAGE_SIZE.value, _IMAGE_SIZE.value]
+
+  def preprocess(encoded, label):
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    image = tf.image.convert_image_dtype(image, tf.float32)
+    if is_training:
+      begin, crop, _ = tf.image.sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        max_attempts=100,
+        use_image_if_no_bounding_boxes=True,
+        **CROP,
+      )
+      image = tf.compat.v1.image.resize(tf.slice(image, begin, crop), size)
+      image = tf.image.random_flip_left_right(image)
+      image = tf.image.random_brightness(image, 32 / 255)
+      image = tf.image.random_saturation(image, 0.5, 1.5)
+      image = tf.clip_by_value(image, 0.0, 1.0)
+    else:
+      image = tf.compat.v1.image.resize(tf.image.central_crop(image, 0.875), size)
+    return (tf.ensure_shape(image, [*size, 3]) - 0.5) * 2.0, label
+
+  parsed = _records(pattern, is_training)
+  images = parsed.map(preprocess, num_parallel_calls=tf.data.AUTOTUNE)
+  return images.batch(_BATCH_SIZE.value).prefetch(tf.data.AUTOTUNE)
+
+
+def _bare(pattern, is_training):
+  """Nothing but libjpeg-turbo: whole images, of which only the size is kept."""
+
+  def decode(encoded, label):
+    return tf.shape(tf.io.decode_jpeg(encoded, channels=3)), label
+
+  decoded = _records(pattern, is_training).map(
+    decode, num_parallel_calls=tf.data.AUTOTUNE
+  )
+  return decoded.batch(_BATCH_SIZE.value).prefetch(tf.data.AUTOTUNE)
+
+
+PIPELINES = {
+  "mnv2_hpu training": lambda pattern: _ours(pattern, True),
+  "mnv2_hpu reduced decoding": lambda pattern: _ours(
+    pattern, True, reduced_decoding=True
+  ),
+  "mnv2_hpu without colours": lambda pattern: _ours(
+    pattern, True, color_distortion=False
+  ),
+  "Model Garden training": lambda pattern: _garden(pattern, True),
+  "slim's operations training": lambda pattern: _slim(pattern, True),
+  "mnv2_hpu evaluation": lambda pattern: _ours(pattern, False),
+  "Model Garden evaluation": lambda pattern: _garden(pattern, False),
+  "slim's operations evaluation": lambda pattern: _slim(pattern, False),
+  "decoding alone": lambda pattern: _bare(pattern, True),
+}
+
+
+def _processor_seconds():
+  usage = resource.getrusage(resource.RUSAGE_SELF)
+  return usage.ru_utime + usage.ru_stime
+
+
+def _measure(dataset):
+  """Images per second, and processor milliseconds an image, after a warm-up."""
+  iterator = iter(dataset.repeat())  # evaluations end
+  for _ in range(8):
+    next(iterator)
+  batches = 0
+  start, processor = time.perf_counter(), _processor_seconds()
+  while time.perf_counter() - start < _SECONDS.value:
+    next(iterator)
+    batches += 1
+  seconds = time.perf_counter() - start
+  images = batches * _BATCH_SIZE.value
+  return images / seconds, 1000 * (_processor_seconds() - processor) / images
+
+
+def _print_table(rates):
+  for name, values in rates.items():
+    own = "evaluation" if "evaluation" in name else "training"
+    base = rates.get(f"mnv2_hpu {own}", values)
+    speedups = [a[0] / b[0] for a, b in zip(base, values, strict=True)]
+    savings = [b[1] / a[1] for a, b in zip(base, values, strict=True)]
+    print(
+      f"  {name:<31} {statistics.median(v[0] for v in values):7.0f} images/s, "
+      f"{statistics.median(v[1] for v in values):5.2f} ms of processor an image; "
+      f"mnv2_hpu / it: {statistics.median(speedups):.2f} "
+      f"({min(speedups):.2f} to {max(speedups):.2f}), by processor time "
+      f"{statistics.median(savings):.2f} ({min(savings):.2f} to {max(savings):.2f})"
+    )
+
+
+def main(argv):
+  """Makes the data, measures and prints a table."""
+  del argv
+  names = _ONLY.value or list(PIPELINES)
+  with tempfile.TemporaryDirectory() as folder:
+    mean_bytes = _write(Path(folder))
+    datasets = {name: PIPELINES[name](f"{folder}/train-*") for name in names}
+    rates = {name: [] for name in names}
+    for _ in range(_ROUNDS.value):
+      for name, values in rates.items():
+        values.append(_measure(datasets[name]))
+  print(
+    f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, "
+    f"{compat.MODEL_GARDEN} {compat.version(compat.MODEL_GARDEN)}; {_IMAGES.value} "
+    f"JPEGs of {mean_bytes / 1e3:.0f} kB on average, batch {_BATCH_SIZE.value}, "
+    f"{_IMAGE_SIZE.value} px, median of {_ROUNDS.value} rounds of {_SECONDS.value:g} s"
+  )
+  _print_table(rates)
+
+
+if __name__ == "__main__":
+  app.run(main)

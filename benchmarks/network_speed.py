@@ -1,0 +1,120 @@
+"""Images per second of this network against Model Garden's and Keras Applications'.
+
+One process; the networks take turns round by round (A B C A B C …), so a machine that
+slows down slows all. Prints medians and the ratio to each peer, round by round.
+
+  python benchmarks/network_speed.py --batch_size=32 --image_size=224 --rounds=5
+
+`TF_ENABLE_ONEDNN_OPTS=0` or `1` before the command compares with and without oneDNN.
+"""
+
+import os
+import platform
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+from absl import app, flags
+from official.vision.modeling import backbones, classification_model
+
+from mnv2_hpu import compat
+from mnv2_hpu.compat import keras
+from mnv2_hpu.modeling import mobilenet_v2
+
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that every network is measured.")
+_STEPS = flags.DEFINE_integer("steps", 4, "Steps of one measurement.")
+
+CLASSES = 1001
+
+
+def _classifier(backbone):
+  """Puts Model Garden's classification head on a backbone."""
+  size = _IMAGE_SIZE.value
+  specs = keras.layers.InputSpec(shape=[None, size, size, 3])
+  return classification_model.ClassificationModel(backbone, CLASSES, specs)
+
+
+def _specs():
+  size = _IMAGE_SIZE.value
+  return keras.layers.InputSpec(shape=[None, size, size, 3])
+
+
+NETWORKS = {
+  "mnv2_hpu": lambda: _classifier(mobilenet_v2.MobileNetV2(input_specs=_specs())),
+  "Model Garden": lambda: _classifier(
+    backbones.MobileNet("MobileNetV2", input_specs=_specs())
+  ),
+  "Keras Applications": lambda: keras.applications.MobileNetV2(
+    (_IMAGE_SIZE.value, _IMAGE_SIZE.value, 3), weights=None, classes=CLASSES,
+    classifier_activation=None,
+  ),
+}  # fmt: skip
+
+
+def _functions(model):
+  """Returns a training step and an inference step of a network."""
+  optimizer = keras.optimizers.legacy.SGD(0.01, momentum=0.9)
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+  @tf.function
+  def train(images, labels):
+    with tf.GradientTape() as tape:
+      value = loss(labels, model(images, training=True))
+    variables = model.trainable_variables
+    gradients = tape.gradient(value, variables)
+    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    return value
+
+  @tf.function
+  def infer(images, labels):
+    del labels
+    return model(images, training=False)
+
+  return {"train step": train, "inference": infer}
+
+
+def _rate(function, batch):
+  """Images per second over a few steps."""
+  start = time.perf_counter()
+  for _ in range(_STEPS.value):
+    result = function(*batch)
+  result.numpy()
+  return _STEPS.value * _BATCH_SIZE.value / (time.perf_counter() - start)
+
+
+def main(argv):
+  """Measures and prints a table."""
+  del argv
+  size, count = _IMAGE_SIZE.value, _BATCH_SIZE.value
+  batch = (tf.random.normal([count, size, size, 3]), tf.zeros([count], tf.int32))
+  functions = {name: _functions(build()) for name, build in NETWORKS.items()}
+  rates = {(name, kind): [] for name in functions for kind in functions[name]}
+  for round_number in range(_ROUNDS.value + 1):
+    for (name, kind), values in rates.items():
+      value = _rate(functions[name][kind], batch)
+      if round_number:  # the first one traces
+        values.append(value)
+  print(
+    f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, "
+    f"{compat.MODEL_GARDEN} {compat.version(compat.MODEL_GARDEN)}, oneDNN "
+    f"{os.environ.get('TF_ENABLE_ONEDNN_OPTS', 'as installed')}; images/s, "
+    f"median of {_ROUNDS.value}, batch {count}, {size} x {size}"
+  )
+  ours = next(iter(NETWORKS))
+  for kind in ("train step", "inference"):
+    for name in NETWORKS:
+      values = rates[name, kind]
+      ratios = [a / b for a, b in zip(rates[ours, kind], values, strict=True)]
+      print(
+        f"  {kind:<11} {name:<19} {statistics.median(values):7.1f}  "
+        f"{ours} / it: {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+      )
+
+
+if __name__ == "__main__":
+  app.run(main)

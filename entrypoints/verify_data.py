@@ -1,0 +1,6 @@
+"""Checks prepared TFRecords; `--help` shows an example."""
+
+from mnv2_hpu.cli.verify_data import entry_point
+
+if __name__ == "__main__":
+  entry_point()

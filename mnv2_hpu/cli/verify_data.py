@@ -1,0 +1,50 @@
+"""Re-reads prepared TFRecords and lists everything that is wrong with them.
+
+Example, on what mnv2-prepare-data wrote:
+
+  mnv2-verify-data --data_dir=records --deep
+
+Each problem is named with its shard, record and byte; the exit code is 1 where there is
+one. `--deep` decodes every image too.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from mnv2_hpu.cli import main as cli_main
+from mnv2_hpu.cli import process
+from mnv2_hpu.cli.shown_progress import shown_progress
+from mnv2_hpu.data_preparation import verify
+
+
+def define_flags() -> None:
+  """Defines the flags."""
+  flags.DEFINE_string("data_dir", None, "Folder of the data set.", required=True)
+  flags.DEFINE_bool("deep", False, "Decode every image, as training does.")
+  flags.DEFINE_integer(
+    "num_processes",
+    0,
+    "Processes that read; 0: one for few images, otherwise one per processor.",
+  )
+
+
+def main(argv: Sequence[str]) -> int:
+  """Checks the data set that the flags name; 1 where something is wrong."""
+  del argv
+  values = flags.FLAGS
+  with shown_progress("shard", "verify") as report:
+    result = verify.verify(values.data_dir, values.deep, values.num_processes, report)
+  print(verify.summary(result))
+  return 0 if result.ok else 1
+
+
+def entry_point() -> None:
+  """The console script `mnv2-verify-data`."""
+  process.set_up()
+  define_flags()
+  cli_main.run(main)
+
+
+if __name__ == "__main__":
+  entry_point()

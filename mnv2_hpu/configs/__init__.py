@@ -1,0 +1,1 @@
+"""Dataclasses and gin-bindable experiment factories."""

@@ -1,0 +1,230 @@
+"""MobileNetV2 image classification: its config dataclasses and its experiment."""
+
+import dataclasses
+import os
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+from official.vision.configs import backbones as upstream_backbones
+from official.vision.configs import common
+from official.vision.configs import image_classification as upstream
+
+from mnv2_hpu.configs import backbones, optimizers, schedules
+from mnv2_hpu.configs.classification_recipe import Recipe, configured_recipe
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
+from mnv2_hpu.distribute import cluster
+from mnv2_hpu.errors import UserError
+
+
+@dataclasses.dataclass
+class DataConfig(upstream.DataConfig):
+  """Model Garden's input fields, and those of the Inception preprocessing."""
+
+  preprocessing: str = "inception"  # or "model_garden": that of its own parser
+  fast_mode: bool = True  # False adds hue, contrast and random resize methods
+  crop_area_range: tuple[float, float] = (0.05, 1.0)  # shares of the image's area
+  crop_aspect_ratio_range: tuple[float, float] = (0.75, 1.33)  # width / height
+  crop_min_object_covered: float = 0.1  # share of the image that a crop holds
+  color_distortion: bool = True
+  reduced_decoding: bool = False  # decode large crops at a half, quarter or eighth
+  num_examples: int = 0  # 0: counted from the files
+  max_unreadable_records: int = 100  # that training skips, per pipeline
+  autotune_ram_mib: int = 2048  # most that tf.data makes ahead by its own choice
+  seed: int = 0  # of the order of examples; the same on every process
+
+
+@dataclasses.dataclass
+class ImageClassificationModel(upstream.ImageClassificationModel):
+  """Model Garden's classification model with MobileNetV2 under it."""
+
+  num_classes: int = 1001  # ImageNet's 1,000 and the background class 0
+  input_size: list[int] = dataclasses.field(default_factory=lambda: [224, 224, 3])
+  backbone: upstream_backbones.Backbone = dataclasses.field(
+    default_factory=lambda: upstream_backbones.Backbone(type="mobilenet_v2")
+  )
+  dropout_rate: float = 0.2
+  norm_activation: common.NormActivation = dataclasses.field(
+    default_factory=lambda: common.NormActivation(
+      activation="relu6", norm_momentum=0.997, norm_epsilon=0.001, use_sync_bn=False
+    )
+  )
+
+
+@dataclasses.dataclass
+class ImageClassificationTask(upstream.ImageClassificationTask):
+  """The configuration of `tasks.image_classification.ImageClassificationTask`."""
+
+  model: ImageClassificationModel = dataclasses.field(
+    default_factory=ImageClassificationModel
+  )
+  train_data: DataConfig = dataclasses.field(
+    default_factory=lambda: DataConfig(is_training=True)
+  )
+  validation_data: DataConfig = dataclasses.field(
+    default_factory=lambda: DataConfig(is_training=False, drop_remainder=False)
+  )
+  # The rule by which trainer.optimizer_config was made, for the startup table.
+  learning_rate_scaling: str = "none"
+
+
+def _with_counts(recipe: Recipe) -> Recipe:
+  """Returns the recipe with the counts it left at 0 read from dataset.json.
+
+  Raises:
+    UserError: if they are neither bound nor recorded.
+  """
+  info = DatasetInfo.find(recipe.data_dir)
+  if info is None:
+    if not (recipe.num_classes and recipe.num_train_examples):
+      raise UserError(
+        f"{recipe.data_dir!r} holds no dataset.json, so num_classes and "
+        f"num_train_examples must be bound; they are {recipe.num_classes} and "
+        f"{recipe.num_train_examples}. Prepare the data with "
+        "entrypoints/prepare_data.py, or bind both in the gin file."
+      )
+    return recipe
+  counts = {name: split.num_examples for name, split in info.splits.items()}
+  return dataclasses.replace(
+    recipe,
+    num_classes=recipe.num_classes or info.num_classes,
+    num_train_examples=recipe.num_train_examples or counts.get("train", 0),
+    num_validation_examples=recipe.num_validation_examples
+    or counts.get("validation", 0),
+  )
+
+
+def _model(recipe: Recipe) -> ImageClassificationModel:
+  backbone = backbones.MobileNetV2(
+    width_multiplier=recipe.width_multiplier,
+    finegrain_classification_mode=recipe.finegrain_classification_mode,
+    output_stride=recipe.output_stride,
+    kernel_initializer_stddev=recipe.kernel_initializer_stddev,
+  )
+  return ImageClassificationModel(
+    num_classes=recipe.num_classes,
+    input_size=[recipe.image_size, recipe.image_size, 3],
+    dropout_rate=recipe.dropout_rate,
+    backbone=upstream_backbones.Backbone(type="mobilenet_v2", mobilenet_v2=backbone),
+    norm_activation=common.NormActivation(
+      activation=recipe.activation,
+      norm_momentum=recipe.norm_momentum,
+      norm_epsilon=recipe.norm_epsilon,
+      use_sync_bn=recipe.use_sync_bn,
+    ),
+  )
+
+
+def _data(
+  recipe: Recipe, files: str, is_training: bool, batch_size: int, num_examples: int
+) -> DataConfig:
+  return DataConfig(
+    input_path=os.path.join(recipe.data_dir, files),
+    is_training=is_training,
+    drop_remainder=is_training,
+    global_batch_size=batch_size,
+    num_examples=num_examples,
+    preprocessing=recipe.preprocessing,
+    fast_mode=recipe.fast_mode,
+    aug_crop=recipe.crop,
+    crop_area_range=recipe.crop_area_range,
+    crop_aspect_ratio_range=recipe.crop_aspect_ratio_range,
+    crop_min_object_covered=recipe.crop_min_object_covered,
+    center_crop_fraction=recipe.central_fraction,
+    aug_rand_hflip=recipe.flip,
+    color_distortion=recipe.color_distortion,
+    reduced_decoding=recipe.reduced_decoding,
+    max_unreadable_records=recipe.max_unreadable_records,
+    autotune_ram_mib=recipe.autotune_ram_mib,
+    shuffle_buffer_size=recipe.shuffle_buffer_size,
+    cache=recipe.cache,
+    deterministic=recipe.deterministic,
+    seed=recipe.seed,
+  )
+
+
+def _task(recipe: Recipe, num_replicas: int) -> ImageClassificationTask:
+  return ImageClassificationTask(
+    model=_model(recipe),
+    losses=upstream.Losses(
+      l2_weight_decay=recipe.weight_decay, label_smoothing=recipe.label_smoothing
+    ),
+    evaluation=upstream.Evaluation(top_k=min(5, recipe.num_classes)),
+    train_data=_data(
+      recipe,
+      recipe.train_files,
+      is_training=True,
+      batch_size=recipe.batch_size * num_replicas,
+      num_examples=recipe.num_train_examples,
+    ),
+    validation_data=_data(
+      recipe,
+      recipe.validation_files,
+      is_training=False,
+      batch_size=recipe.eval_batch_size * num_replicas,
+      num_examples=recipe.num_validation_examples,
+    ),
+    init_checkpoint=recipe.init_checkpoint,
+    init_checkpoint_modules=recipe.init_checkpoint_modules,
+    freeze_backbone=recipe.freeze_backbone,
+    learning_rate_scaling=recipe.learning_rate_scaling,
+  )
+
+
+def _trainer(recipe: Recipe, num_replicas: int) -> cfg.TrainerConfig:
+  schedule = schedules.Schedule(
+    recipe.num_train_examples, recipe.batch_size * num_replicas
+  )
+
+  def interval(epochs: float) -> int:
+    """Whole logging intervals: orbit would cut the last one short, and log it so."""
+    loops = round(schedule.steps(epochs) / recipe.log_every_steps)
+    return max(1, loops) * recipe.log_every_steps
+
+  return cfg.TrainerConfig(
+    train_steps=schedule.steps(recipe.train_epochs),
+    validation_steps=-1,  # the whole set
+    validation_interval=interval(recipe.eval_every_epochs),
+    checkpoint_interval=interval(recipe.checkpoint_every_epochs),
+    steps_per_loop=recipe.log_every_steps,
+    summary_interval=recipe.log_every_steps,
+    max_to_keep=recipe.max_checkpoints,
+    best_checkpoint_eval_metric="accuracy",
+    best_checkpoint_export_subdir="best_ckpt",
+    optimizer_config=optimizers.optimization_config(recipe, schedule, num_replicas),
+  )
+
+
+def experiment(recipe: Recipe) -> cfg.ExperimentConfig:
+  """Returns the Model Garden experiment of a recipe.
+
+  The number of replicas follows from the environment (see `distribute.cluster`) and
+  `num_gpus`.
+
+  Raises:
+    UserError: if the data set's counts are unknown, or a duration is impossible.
+  """
+  recipe = _with_counts(recipe)
+  num_replicas = cluster.world_size(os.environ) * max(1, recipe.num_gpus)
+  return cfg.ExperimentConfig(
+    task=_task(recipe, num_replicas),
+    trainer=_trainer(recipe, num_replicas),
+    runtime=cfg.RuntimeConfig(
+      distribution_strategy=recipe.distribution_strategy,
+      num_gpus=recipe.num_gpus,
+      mixed_precision_dtype=recipe.compute_dtype,
+    ),
+    restrictions=[
+      "task.train_data.is_training != None",
+      "task.validation_data.is_training != None",
+    ],
+  )
+
+
+@exp_factory.register_config_factory("mobilenet_v2_classification")
+def mobilenet_v2_classification() -> cfg.ExperimentConfig:
+  """Returns the experiment of the recipe that gin has bound.
+
+  Raises:
+    UserError: if a value is impossible.
+  """
+  return experiment(configured_recipe())

@@ -1,0 +1,142 @@
+"""Turns the mistakes that gin and Model Garden report tersely into helpful messages."""
+
+import re
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+from mnv2_hpu.errors import UserError, did_you_mean
+
+
+def _unknown_gin_parameter(match: re.Match[str]) -> str:
+  import inspect
+
+  from gin import config as gin_config
+
+  configurable, parameter = match.groups()
+  found = gin_config._REGISTRY.get_match(configurable)
+  wrapped = inspect.signature(found.wrapped) if found else None
+  names = list(wrapped.parameters) if wrapped else []
+  return (
+    f"gin: {configurable} has no parameter {parameter!r}. "
+    f"{did_you_mean(parameter, names)}"
+  )
+
+
+def _unknown_gin_configurable(match: re.Match[str]) -> str:
+  from gin import config as gin_config
+
+  names = {selector.split(".")[-1] for selector, _ in gin_config._REGISTRY.items()}
+  return (
+    f"gin: nothing is called {match[1]!r}. {did_you_mean(match[1], names)} "
+    "A gin file starts with `import mnv2_hpu.registry_imports`."
+  )
+
+
+def _missing_gin_binding(match: re.Match[str]) -> str:
+  return (
+    f"gin: {match[1]} needs a value for {match[2]}. Bind it in the gin file or by "
+    f"--gin_params='{match[1]}.{match[2].split(',')[0].strip()} = ...'."
+  )
+
+
+def _unknown_experiment(match: re.Match[str]) -> str:
+  from official.core import exp_factory
+
+  return (
+    f"--experiment={match[1]} is not registered. "
+    f"{did_you_mean(match[1], exp_factory._REGISTERED_CONFIGS)}"
+  )
+
+
+def _unknown_config_key(match: re.Match[str]) -> str:
+  import importlib
+
+  key, path = match.groups()
+  module, _, name = path.rpartition(".")
+  config_cls = getattr(importlib.import_module(module), name)
+  fields = [f for f in config_cls.__dataclass_fields__ if f != "restrictions"]
+  return f"{name} has no field {key!r}. {did_you_mean(key, fields)}"
+
+
+# (exception class, pattern of its message, message for the user)
+_EXPLANATIONS: tuple[
+  tuple[type[Exception], re.Pattern[str], Callable[[re.Match[str]], str]], ...
+] = (
+  (
+    Exception,
+    re.compile(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'"),
+    _unknown_gin_parameter,
+  ),
+  (
+    Exception,
+    re.compile(r"No configurable matching '([\w./]+)'"),
+    _unknown_gin_configurable,
+  ),
+  (
+    RuntimeError,
+    re.compile(
+      r"Required bindings for `([\w./]+)` not provided in config: \['(.+?)'\]"
+    ),
+    _missing_gin_binding,
+  ),
+  (
+    LookupError,
+    re.compile(r"collection path (\S+) at position 0 is never registered"),
+    _unknown_experiment,
+  ),
+  (
+    KeyError,
+    re.compile(r"The key '(\w+)' does not exist in <class '([\w.]+)'>"),
+    _unknown_config_key,
+  ),
+  (
+    OSError,
+    re.compile(r"Unable to open file: (\S+?)\.? Searched config paths: (.+)"),
+    lambda match: f"--gin_file={match[1]}: no such file; looked in {match[2]}",
+  ),
+)
+
+
+# gin appends where a call came from to the message of any error.
+_GIN_NOTE = "\n  In call to configurable"
+
+
+def explain(error: BaseException) -> str | None:
+  """Returns the message for the user, or None where the error is a defect.
+
+  >>> explain(UserError("batch 7 is not divisible by 2 replicas"))
+  'batch 7 is not divisible by 2 replicas'
+  >>> explain(RuntimeError("segmentation fault")) is None
+  True
+  """
+  text = str(error).split(_GIN_NOTE)[0]
+  if isinstance(error, UserError):
+    return text
+  for error_class, pattern, message in _EXPLANATIONS:
+    match = pattern.search(text) if isinstance(error, error_class) else None
+    if match:
+      return message(match)
+  return None
+
+
+def install_excepthook() -> None:
+  """Makes any program, the stock driver included, report explained errors so.
+
+  Errors that `explain` does not know go to the hook that was there before.
+  """
+  previous = sys.excepthook
+  if getattr(previous, "explains_user_errors", False):
+    return
+
+  def hook(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+  ) -> None:
+    explanation = explain(error)
+    if explanation is None:
+      previous(kind, error, trace)
+    else:
+      print(f"error: {explanation}", file=sys.stderr)
+
+  hook.explains_user_errors = True  # type: ignore[attr-defined]
+  sys.excepthook = hook

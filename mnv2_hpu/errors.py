@@ -1,0 +1,36 @@
+"""Mistakes of the user: reported as one clear message, without a traceback."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(ValueError):
+  """Something the user can mend: what, the value received, what is allowed, next step.
+
+  The drivers print its message and exit with code 1.
+  """
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+  """Returns a hint that names the nearest candidates, or the allowed ones if few.
+
+  >>> did_you_mean("lerning_rate", ["learning_rate", "momentum"])
+  "Did you mean 'learning_rate'?"
+  >>> did_you_mean("zzz", ["a", "b"])
+  'Allowed: a, b.'
+  """
+  known = sorted(set(candidates))
+  near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+  if near:
+    return f"Did you mean {' or '.join(repr(n) for n in near)}?"
+  return f"Allowed: {some_of(known, 20)}."
+
+
+def some_of(names: Sequence[str], most: int = 10) -> str:
+  """Returns the first names, and how many more there are.
+
+  >>> some_of(["a", "b", "c"], most=2)
+  'a, b and 1 more'
+  """
+  more = f" and {len(names) - most} more" if len(names) > most else ""
+  return ", ".join(names[:most]) + more

@@ -1,0 +1,19 @@
+"""Registers everything with Model Garden: the only module imported for its effect.
+
+The first line of every gin file is `import mnv2_hpu.registry_imports`.
+"""
+
+# ruff: noqa: F401
+from official.vision import registry_imports
+
+from mnv2_hpu import error_reports
+from mnv2_hpu.configs import backbones, gin_files, image_classification, optimizers
+from mnv2_hpu.core import trainer
+from mnv2_hpu.distribute import rank_folders, strategies
+from mnv2_hpu.modeling import mobilenet_v2
+from mnv2_hpu.tasks import image_classification as image_classification_task
+
+gin_files.add_search_path()
+strategies.install_hook()
+rank_folders.install()
+error_reports.install_excepthook()

@@ -1,0 +1,224 @@
+"""The pictures of a report: learning curves, and images with their predictions."""
+
+import base64
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from mnv2_hpu.reporting.curves import Curve, Curves
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
+INK, MUTED, RULE = "#1f2933", "#616e7c", "#e4e7eb"
+
+_STYLE: dict[str, Any] = {
+  "font.size": 9,
+  "text.color": INK,
+  "axes.titlesize": 10,
+  "axes.titleweight": "bold",
+  "axes.titlelocation": "left",
+  "axes.edgecolor": RULE,
+  "axes.labelcolor": MUTED,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.grid": True,
+  "axes.axisbelow": True,
+  "grid.color": RULE,
+  "grid.linewidth": 0.6,
+  "xtick.color": MUTED,
+  "ytick.color": MUTED,
+  "legend.frameon": False,
+  "legend.fontsize": 8,
+  "lines.linewidth": 1.6,
+  "svg.hashsalt": "mnv2_hpu",  # the same bytes for the same run
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One held-out image and what the model says of it.
+
+  Attributes:
+    image: uint8, `[height, width, 3]` or `[height, width]`.
+    label: the true class.
+    prediction: the class of the highest probability.
+    probability: of `prediction`, in [0, 1].
+  """
+
+  image: np.ndarray
+  label: int
+  prediction: int
+  probability: float
+
+  @property
+  def is_right(self) -> bool:
+    """Whether the prediction is the label."""
+    return self.prediction == self.label
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One curve of a chart: where it is logged, and how it looks."""
+
+  split: str
+  tag: str
+  label: str
+  color: str
+  style: str = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+  """One diagram over the training steps."""
+
+  title: str
+  lines: tuple[Line, ...]
+  is_share: bool = False  # drawn in percent
+
+
+CHARTS = (
+  Chart(
+    "Loss",
+    (
+      Line("train", "training_loss", "training", BLUE),
+      Line("validation", "validation_loss", "held out", ORANGE),
+    ),
+  ),
+  Chart(
+    "Top-1 accuracy",
+    (
+      Line("train", "accuracy", "training", BLUE),
+      Line("validation", "raw_accuracy", "held out, raw weights", GREEN, "--"),
+      Line("validation", "accuracy", "held out, averaged weights", ORANGE),
+    ),
+    is_share=True,
+  ),
+  Chart("Learning rate", (Line("train", "learning_rate", "learning rate", BLUE),)),
+)
+
+
+def _logged(chart: Chart, curves: Curves) -> list[tuple[Line, Curve]]:
+  """The lines of a chart that the run has logged."""
+  found = ((line, getattr(curves, line.split).get(line.tag)) for line in chart.lines)
+  return [(line, curve) for line, curve in found if curve]
+
+
+def charts_of(curves: Curves) -> list[Chart]:
+  """Returns the charts for which the run has logged something."""
+  return [chart for chart in CHARTS if _logged(chart, curves)]
+
+
+def _draw(axes: Axes, chart: Chart, curves: Curves) -> None:
+  logged = _logged(chart, curves)
+  for line, curve in logged:
+    steps, values = zip(*curve, strict=True)
+    marker = "o" if len(curve) < 30 else None
+    axes.plot(
+      steps,
+      values,
+      line.style,
+      color=line.color,
+      label=line.label,
+      marker=marker,
+      markersize=3,
+    )
+  axes.set_title(chart.title)
+  axes.set_xlabel("step")
+  axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+  if chart.is_share:
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+  else:
+    axes.set_ylim(bottom=0.0)
+  if len(logged) > 1:
+    axes.legend()
+
+
+def chart_svg(chart: Chart, curves: Curves) -> bytes:
+  """Draws one chart as an SVG document."""
+  with mpl.rc_context(_STYLE):
+    figure = Figure(figsize=(4.4, 3.0), layout="constrained")
+    _draw(figure.subplots(), chart, curves)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+  return buffer.getvalue()
+
+
+def png(image: np.ndarray) -> bytes:
+  """Encodes a uint8 image, `[height, width, 3]` or `[height, width]`, as PNG."""
+  from PIL import Image
+
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, format="PNG")
+  return buffer.getvalue()
+
+
+def data_uri(content: bytes, mime_type: str) -> str:
+  """Returns a URI that holds its content, so that a page needs no other file.
+
+  >>> data_uri(b"abc", "image/png")
+  'data:image/png;base64,YWJj'
+  """
+  return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
+
+
+def save_overview_png(
+  path: str | os.PathLike[str],
+  *,
+  curves: Curves,
+  samples: Sequence[Sample],
+  class_names: Sequence[str],
+  columns: int = 12,
+) -> None:
+  """Writes one picture of a run: its curves above, predictions of images below.
+
+  Args:
+    path: the PNG file to write (aside, then renamed).
+    curves: what the run has logged.
+    samples: images to show, `columns` in a row.
+    class_names: name of each label.
+    columns: images in a row.
+  """
+  charts = charts_of(curves)
+  rows = -(-len(samples) // columns)
+  heights = [3.0, 1.02 * rows]
+  with mpl.rc_context(_STYLE):
+    figure = Figure(figsize=(12, sum(heights)), dpi=120, layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+    for axes, chart in zip(
+      upper.subplots(1, len(charts), squeeze=False)[0], charts, strict=True
+    ):
+      _draw(axes, chart, curves)
+    cells = lower.subplots(rows, columns, squeeze=False).ravel()
+    for axes in cells:
+      axes.set_axis_off()
+    for axes, sample in zip(cells, samples, strict=False):
+      _draw_sample(axes, sample, class_names)
+    _write(path, figure)
+
+
+def _draw_sample(axes: Axes, sample: Sample, class_names: Sequence[str]) -> None:
+  axes.imshow(sample.image, cmap="gray", interpolation="nearest")
+  name = class_names[sample.prediction]
+  text = name if sample.is_right else f"{name} (is {class_names[sample.label]})"
+  axes.set_title(
+    text,
+    loc="center",
+    fontsize=8,
+    fontweight="normal" if sample.is_right else "bold",
+    color=INK if sample.is_right else RED,
+    pad=3,
+  )
+
+
+def _write(path: str | os.PathLike[str], figure: Figure) -> None:
+  aside = f"{os.fspath(path)}.partial"
+  figure.savefig(aside, format="png", metadata={"Software": None})
+  os.replace(aside, path)

@@ -1,0 +1,229 @@
+"""One self-contained HTML page on a training run; it opens without a network."""
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mnv2_hpu.reporting import plots
+from mnv2_hpu.reporting.curves import Curves
+from mnv2_hpu.reporting.plots import Sample
+
+# With more classes, the pairs that are confused most often are listed instead.
+MAX_MATRIX_CLASSES = 24
+MAX_PAIRS = 20
+
+_CSS = """
+:root { color-scheme: light; --ink: #1f2933; --muted: #616e7c; --rule: #e4e7eb;
+  --blue: 0 114 178; --red: 213 94 0; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f7f9fb; color: var(--ink);
+  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
+h1 { font-size: 28px; line-height: 1.2; margin: 0 0 24px; }
+h2 { font-size: 18px; margin: 0 0 4px; }
+section { background: #fff; border: 1px solid var(--rule); border-radius: 12px;
+  padding: 20px 24px; margin-top: 20px; }
+p { margin: 0 0 14px; color: var(--muted); }
+.tiles { display: grid; gap: 16px;
+  grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); }
+.tile { background: #fff; border: 1px solid var(--rule); border-radius: 12px;
+  padding: 14px 18px; }
+.tile b { display: block; font-size: 26px; line-height: 1.3; }
+.tile span { color: var(--muted); }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.facts { width: 100%; }
+.facts td, .facts th, .pairs td, .pairs th { text-align: left; padding: 6px 16px 6px 0;
+  border-top: 1px solid var(--rule); vertical-align: top; }
+.facts th { font-weight: 500; color: var(--muted); width: 240px; }
+.facts td { overflow-wrap: anywhere; }
+.charts { display: flex; flex-wrap: wrap; gap: 12px; }
+.charts img { flex: 1 1 320px; min-width: 0; max-width: 100%; }
+.scroll { overflow-x: auto; }
+.matrix { font-size: 13px; }
+.matrix td { width: 42px; height: 32px; text-align: center;
+  border: 1px solid var(--rule); }
+.matrix thead td { border: 0; }
+.matrix th { padding: 0 10px; font-weight: 500; color: var(--muted);
+  max-width: 160px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.matrix tbody th { text-align: right; }
+.samples { display: grid; gap: 12px;
+  grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
+figure { margin: 0; text-align: center; font-size: 13px; line-height: 1.3; }
+figure img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #000;
+  border-radius: 8px; image-rendering: pixelated; display: block; margin-bottom: 4px; }
+figure small { color: var(--muted); }
+figure.wrong img { outline: 3px solid rgb(var(--red)); outline-offset: 1px; }
+figure.wrong figcaption { color: rgb(174 68 0); font-weight: 600; }
+footer { margin-top: 24px; color: var(--muted); font-size: 13px; }
+"""
+
+
+def confusion_matrix(
+  labels: np.ndarray, predictions: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """Counts the images of each label (row) by their prediction (column).
+
+  >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0]), 2).tolist()
+  [[1, 0], [1, 1]]
+
+  Args:
+    labels: `[n]`, each in [0, num_classes).
+    predictions: `[n]`, likewise.
+    num_classes: sides of the matrix.
+
+  Returns:
+    int64, `[num_classes, num_classes]`.
+  """
+  matrix = np.zeros((num_classes, num_classes), np.int64)
+  np.add.at(matrix, (labels, predictions), 1)
+  return matrix
+
+
+def write_report(
+  path: str | os.PathLike[str],
+  *,
+  title: str,
+  highlights: Mapping[str, str],
+  summary: Mapping[str, str],
+  curves: Curves,
+  confusion: np.ndarray,
+  class_names: Sequence[str],
+  samples: Sequence[Sample],
+  footer: str = "",
+) -> None:
+  """Writes the page; text from outside is escaped, images are inside the page.
+
+  Args:
+    path: the HTML file to write (aside, then renamed).
+    title: heading.
+    highlights: a few numbers for large type: name to text.
+    summary: the table of facts: name to text.
+    curves: what the run has logged.
+    confusion: counts, `[classes, classes]`, from `confusion_matrix`.
+    class_names: name of each label.
+    samples: held-out images to show.
+    footer: a line at the end, such as versions.
+  """
+  sections = (
+    _tiles(highlights),
+    _section("Summary", "", _facts(summary)),
+    _section("Learning curves", "", _charts(curves)),
+    _confusion(confusion, class_names),
+    _samples(samples, class_names),
+  )
+  page = (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{html.escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n"
+    f"<main>\n<h1>{html.escape(title)}</h1>\n"
+    + "\n".join(sections)
+    + f"\n<footer>{html.escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
+  )
+  aside = f"{os.fspath(path)}.partial"
+  with open(aside, "w", encoding="utf-8") as file:
+    file.write(page)
+  os.replace(aside, path)
+
+
+def _section(heading: str, note: str, body: str) -> str:
+  note = f"<p>{html.escape(note)}</p>" if note else ""
+  return f"<section>\n<h2>{html.escape(heading)}</h2>\n{note}{body}\n</section>"
+
+
+def _tiles(highlights: Mapping[str, str]) -> str:
+  tiles = (
+    f'<div class="tile"><b>{html.escape(text)}</b>'
+    f"<span>{html.escape(name)}</span></div>"
+    for name, text in highlights.items()
+  )
+  return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _facts(summary: Mapping[str, str]) -> str:
+  rows = (
+    f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
+    for name, text in summary.items()
+  )
+  return f'<table class="facts">{"".join(rows)}</table>'
+
+
+def _charts(curves: Curves) -> str:
+  images = (
+    f'<img alt="{chart.title} by training step" src="'
+    f'{plots.data_uri(plots.chart_svg(chart, curves), "image/svg+xml")}">'
+    for chart in plots.charts_of(curves)
+  )
+  return f'<div class="charts">{"".join(images)}</div>'
+
+
+def _confusion(confusion: np.ndarray, class_names: Sequence[str]) -> str:
+  total, right = int(confusion.sum()), int(np.trace(confusion))
+  wrong = f"{total - right:,} of {total:,} held-out images are predicted wrongly."
+  if len(class_names) <= MAX_MATRIX_CLASSES:
+    note = f"Rows: true class. Columns: prediction. {wrong}"
+    return _section("Confusion matrix", note, _matrix(confusion, class_names))
+  note = f"The pairs of classes that are confused most often. {wrong}"
+  return _section("Confusions", note, _pairs(confusion, class_names))
+
+
+def _matrix(confusion: np.ndarray, class_names: Sequence[str]) -> str:
+  names = [html.escape(name) for name in class_names]
+  head = "".join(f'<th scope="col" title="{name}">{name}</th>' for name in names)
+  shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+  rows = []
+  for label, name in enumerate(names):
+    cells = "".join(
+      _cell(int(confusion[label, column]), shares[label, column], label == column)
+      for column in range(len(names))
+    )
+    rows.append(f'<tr><th scope="row" title="{name}">{name}</th>{cells}</tr>')
+  return (
+    f'<div class="scroll"><table class="matrix"><thead><tr><td></td>{head}</tr></thead>'
+    f"<tbody>{''.join(rows)}</tbody></table></div>"
+  )
+
+
+def _cell(count: int, share: float, is_right: bool) -> str:
+  if not count:
+    return "<td></td>"
+  # A single mistake among hundreds must still be seen: no fainter than 0.2.
+  color, alpha = ("blue", 0.55 * share) if is_right else ("red", max(0.2, share))
+  style = f"background: rgb(var(--{color}) / {alpha:.2f})"
+  return f'<td style="{style}" title="{share:.1%} of the row">{count:,}</td>'
+
+
+def _pairs(confusion: np.ndarray, class_names: Sequence[str]) -> str:
+  mistakes = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
+  order = np.argsort(-mistakes, axis=None, kind="stable")[:MAX_PAIRS]
+  rows = (
+    f"<tr><td>{html.escape(class_names[label])}</td>"
+    f"<td>{html.escape(class_names[column])}</td>"
+    f"<td>{mistakes[label, column]:,}</td></tr>"
+    for label, column in zip(*np.unravel_index(order, mistakes.shape), strict=True)
+    if mistakes[label, column]
+  )
+  head = "<tr><th>true class</th><th>predicted as</th><th>images</th></tr>"
+  return f'<table class="pairs">{head}{"".join(rows)}</table>'
+
+
+def _samples(samples: Sequence[Sample], class_names: Sequence[str]) -> str:
+  figures = "".join(_figure(sample, class_names) for sample in samples)
+  note = "Prediction and its probability; wrong ones are framed, with the true class."
+  grid = f'<div class="samples">{figures}</div>'
+  return _section("Held-out images", note, grid)
+
+
+def _figure(sample: Sample, class_names: Sequence[str]) -> str:
+  predicted = html.escape(class_names[sample.prediction])
+  true = html.escape(class_names[sample.label])
+  image = plots.data_uri(plots.png(sample.image), "image/png")
+  caption = f"{predicted} <small>{sample.probability:.0%}</small>"
+  if not sample.is_right:
+    caption += f"<br>is {true}"
+  state = "right" if sample.is_right else "wrong"
+  return (
+    f'<figure class="{state}"><img alt="{true}" src="{image}">'
+    f"<figcaption>{caption}</figcaption></figure>"
+  )

@@ -1,0 +1,1 @@
+"""Export modules, SavedModel, TFLite, the check after export."""

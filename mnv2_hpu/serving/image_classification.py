@@ -1,0 +1,105 @@
+"""The program that is exported: images in, logits and probabilities out."""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+from official.core import config_definitions as cfg
+from official.core import task_factory
+from official.vision.serving import image_classification as upstream
+
+from mnv2_hpu.compat import keras
+from mnv2_hpu.serving import preprocessing
+
+
+class ClassificationModule(upstream.ClassificationModule):
+  """Model Garden's module with the preprocessing of the run's evaluation inside.
+
+  Its functions return float32 `logits` and `probs`, `[batch, num_classes]`:
+
+  * `inference_from_image_tensors`: uint8 `[batch, height, width, 3]`, any size;
+  * `inference_from_image_bytes`: strings `[batch]`, encoded JPEG, PNG, BMP or GIF
+    (its first picture), which may differ in size;
+  * `inference_for_tflite`: float32 `[batch, height, width, 3]` of the network's input
+    size, pixel values from 0 to 255. The caller crops and resizes.
+
+  Batch statistics are the moving ones; dropout is off.
+  """
+
+  def __init__(
+    self,
+    params: cfg.ExperimentConfig,
+    *,
+    batch_size: int | None = None,
+    input_type: str = "image_tensor",
+    model: keras.Model | None = None,
+  ) -> None:
+    """Builds the module.
+
+    Args:
+      params: the experiment; its task has an `ImageClassificationTask` config.
+      batch_size: of the signatures; None leaves it open.
+      input_type: as in Model Garden's exporter.
+      model: the network; built by the task if None.
+    """
+    height, width, channels = params.task.model.input_size
+    data = params.task.validation_data
+    self.preprocessing = preprocessing.create(
+      data.preprocessing,
+      height=height,
+      width=width,
+      central_fraction=data.center_crop_fraction,
+      crop=data.aug_crop,
+    )
+    super().__init__(
+      params=params,
+      batch_size=batch_size,
+      input_image_size=[height, width],
+      input_type=input_type,
+      num_channels=channels,
+      model=model,
+    )
+
+  def _build_model(self) -> keras.Model:
+    return task_factory.get_task(self.params.task).build_model()
+
+  def _decode_image(self, encoded_image_bytes: tf.Tensor) -> tf.Tensor:
+    """Decodes as the input pipeline does: of an animation the first picture."""
+    image = tf.io.decode_image(encoded_image_bytes, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    return image
+
+  def serve(self, images: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """Returns the outputs for uint8 images `[batch, height, width, 3]`, any size."""
+    return self._classify(self._for_each(self.preprocessing.network_input, images))
+
+  @tf.function
+  def inference_from_image_bytes(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """Returns the outputs for encoded images, strings `[batch]`."""
+    return self._classify(
+      self._for_each(
+        lambda encoded: self.preprocessing.network_input(self._decode_image(encoded)),
+        inputs,
+      )
+    )
+
+  @tf.function
+  def inference_for_tflite(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """Returns the outputs for float32 pixels of the network's input size."""
+    return self._classify(self.preprocessing.normalize(inputs))
+
+  def _for_each(
+    self, preprocess: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor
+  ) -> tf.Tensor:
+    """Preprocesses one by one, since sizes may differ; on the host, as in training."""
+    shape = [*self._input_image_size, self._num_channels]
+    with tf.device("cpu:0"):
+      return tf.map_fn(
+        preprocess,
+        inputs,
+        fn_output_signature=tf.TensorSpec(shape, tf.float32),
+        parallel_iterations=32,
+      )
+
+  def _classify(self, network_inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    logits = tf.cast(self.model(network_inputs, training=False), tf.float32)
+    return {"logits": logits, "probs": tf.nn.softmax(logits)}

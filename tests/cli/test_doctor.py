@@ -1,0 +1,192 @@
+"""The doctor: each known trap, as a machine that has it."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mnv2_hpu.cli import doctor, doctor_checks, doctor_facts
+from mnv2_hpu.cli.doctor_facts import Facts, TensorFlowFacts
+from mnv2_hpu.distribute import hpu_facts
+
+GOOD = Facts(
+  python=(3, 10, 13),
+  executable="python3.10",
+  system="Linux x86_64",
+  cores=2,
+  cpu_flags=frozenset({"avx2", "avx512f", "avx512_vnni"}),
+  onednn=None,
+  free_gigabytes=50.0,
+  compiler="g++",
+  distributions={
+    "absl-py": "1.4.0",
+    "gin-config": "0.5.0",
+    "habana-tensorflow": "1.14.0.493",
+    "horovod": "0.28.1",
+    "keras": "2.15.0",
+    "protobuf": "3.20.3",
+    "tensorflow-datasets": "4.9.7",
+    "tensorflow-metadata": "1.15.0",
+    "tf-models-official": "2.15.0",
+  },
+  horovod_has_tensorflow=True,
+  driver="1.14.0-9e8ecf8",
+  tensorflow=TensorFlowFacts("2.15.0", False, ("CPU",), "keras"),
+  tensorflow_error="",
+)
+
+
+def having(**changes):
+  """GOOD with other facts; `distributions` are merged, None removes one."""
+  merged = {**GOOD.distributions, **changes.pop("distributions", {})}
+  kept = {name: version for name, version in merged.items() if version}
+  return dataclasses.replace(GOOD, distributions=kept, **changes)
+
+
+def tensorflow(**changes):
+  return dataclasses.replace(GOOD.tensorflow, **changes)
+
+
+def examine(facts):
+  """Returns topic -> finding of those that are neither ok nor a note."""
+  findings = [check(facts) for check in doctor_checks.CHECKS]
+  return {f.topic: f for f in findings if f.status in ("warn", "fail")}
+
+
+def test_the_locked_set_is_sound():
+  assert examine(GOOD) == {}
+
+
+def test_without_gaudi_and_horovod_nothing_is_wrong():
+  absent = {"habana-tensorflow": None, "horovod": None}
+  facts = having(distributions=absent, horovod_has_tensorflow=False, driver=None)
+  assert examine(facts) == {}
+
+
+@pytest.mark.parametrize(
+  ("facts", "topic", "status", "text"),
+  [
+    (having(python=(3, 11, 2)), "Python", "warn", "for Gaudi use 3.10"),
+    (having(python=(3, 12, 1)), "Python", "fail", "Use Python 3.10"),
+    (having(system="Darwin arm64"), "system", "warn", "Linux x86_64"),
+    (having(cpu_flags=frozenset({"avx2"})), "oneDNN", "warn", "OPTS=1"),
+    (having(onednn="0"), "oneDNN", "warn", "TF_ENABLE_ONEDNN_OPTS=0"),
+    (
+      having(tensorflow=None, tensorflow_error="ImportError: runtime_version"),
+      "TensorFlow",
+      "fail",
+      "runtime_version",
+    ),
+    (
+      having(distributions={"tf-models-official": "2.20.0"}),
+      "TensorFlow",
+      "fail",
+      "does not fit tf-models-official 2.20.0",
+    ),
+    (having(distributions={"keras": "3.1.0"}), "Keras", "fail", "keras 3.1.0"),
+    (having(distributions={"gin-config": None}), "gin-config", "fail", "make setup"),
+    (having(distributions={"protobuf": "5.29.1"}), "protobuf", "warn", ">=3.20,<5"),
+    (
+      having(distributions={"tensorflow-metadata": "1.16.1"}),
+      "tensorflow-metadata",
+      "warn",
+      "needs protobuf 5",
+    ),
+    (
+      having(distributions={"habana-tensorflow": "1.13.0.463"}),
+      "habana-tensorflow",
+      "warn",
+      "habana-tensorflow==1.14.0.493",
+    ),
+    (
+      having(tensorflow=tensorflow(version="2.15.1")),
+      "habana-tensorflow",
+      "fail",
+      "accepts TensorFlow 2.15.0 only",
+    ),
+    (
+      having(tensorflow=tensorflow(cuda_build=True)),
+      "habana-tensorflow",
+      "fail",
+      "tensorflow-cpu==2.15.0",
+    ),
+    (
+      having(horovod_has_tensorflow=False),
+      "Horovod",
+      "fail",
+      "HOROVOD_WITH_TENSORFLOW=1",
+    ),
+    (
+      having(driver="1.15.1-62f612b"),
+      "Gaudi driver",
+      "fail",
+      "habana-tensorflow==1.14.0.493",
+    ),
+    (having(compiler=None), "C++ compiler", "warn", "g++"),
+    (having(free_gigabytes=2.0), "disk", "warn", "2 GB free"),
+    (having(free_gigabytes=0.4), "disk", "fail", "0 GB free"),
+  ],
+)
+def test_what_does_not_fit_is_said(facts, topic, status, text):
+  finding = examine(facts)[topic]
+
+  assert finding.status == status
+  assert text in f"{finding.text} {finding.advice}"
+  assert finding.advice
+
+
+def test_only_what_is_broken_is_reported():
+  assert list(examine(having(onednn="0"))) == ["oneDNN"]
+
+
+def test_facts_of_this_machine():
+  facts = doctor_facts.collect({"TF_ENABLE_ONEDNN_OPTS": "0"})
+
+  import tensorflow as tf
+
+  assert facts.tensorflow.version == tf.__version__
+  assert facts.tensorflow.devices == ("CPU",)
+  assert facts.python == sys.version_info[:3]
+  assert facts.version("tf-models-official").startswith("2.15")
+  assert facts.onednn == "0"
+
+
+def test_report_puts_advice_below_its_line():
+  findings = [
+    doctor_checks.Finding("ok", "a", "fine"),
+    doctor_checks.Finding("fail", "b", "broken", "mend it"),
+  ]
+
+  lines = doctor.report(findings).splitlines()
+
+  assert [line.split()[0] for line in lines] == ["ok", "fail", "->"]
+  assert lines[2].endswith("-> mend it")
+
+
+def test_what_no_card_has_confirmed_is_listed():
+  lines = doctor.unconfirmed().splitlines()
+
+  assert lines[0] == "No Gaudi card has confirmed yet:"
+  assert lines[1:] == [f"  - {what}" for what in hpu_facts.UNCONFIRMED]
+  assert any("HCCL" in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  Path("/dev/accel").exists() or Path("/dev/hl0").exists(), reason="a card may be here"
+)
+def test_probe_without_a_card_fails_and_says_why():
+  done = subprocess.run(
+    [sys.executable, "-m", "mnv2_hpu.cli.doctor", "--probe_hpu"],
+    capture_output=True,
+    text=True,
+  )
+
+  assert done.returncode == 1
+  assert "Traceback" not in done.stderr
+  failed = [line for line in done.stdout.splitlines() if line.startswith("fail")]
+  assert len(failed) == 1
+  assert failed[0].split()[1:3] == ["Gaudi", "probe"]
+  assert "habana" in failed[0].lower()

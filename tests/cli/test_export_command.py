@@ -1,0 +1,55 @@
+import pytest
+import tensorflow as tf
+from official.core import config_definitions as cfg
+from official.modeling.optimization.configs import optimizer_config
+
+from mnv2_hpu.cli import export
+
+STEP = 20
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+  writer = tf.summary.create_file_writer(str(tmp_path / "validation"))
+  with writer.as_default():
+    for step, top1 in ((10, 0.5), (STEP, 0.75)):
+      tf.summary.scalar("accuracy", top1, step)
+      tf.summary.scalar("top_5_accuracy", 1.0, step)
+      tf.summary.scalar("raw_accuracy", top1 - 0.25, step)
+  writer.close()
+  return str(tmp_path)
+
+
+def params(averages=True, validation_steps=-1):
+  experiment = cfg.ExperimentConfig()
+  experiment.trainer.validation_steps = validation_steps
+  if averages:
+    experiment.trainer.optimizer_config.ema = optimizer_config.EMAConfig()
+  return experiment
+
+
+@pytest.mark.parametrize(
+  ("averages", "weights", "step", "expected"),
+  [
+    (True, "ema", STEP, {"top1": 0.75, "top5": 1.0}),
+    (True, "raw", STEP, {"top1": 0.5}),  # logged as raw_accuracy
+    (False, "raw", STEP, {"top1": 0.75, "top5": 1.0}),  # there are no others
+    (True, "ema", 15, {}),  # a checkpoint between two evaluations
+    (True, "ema", None, {}),
+  ],
+)
+def test_export_is_compared_with_the_evaluation_of_its_weights(
+  model_dir, averages, weights, step, expected
+):
+  assert export.logged_accuracies(model_dir, params(averages), step, weights) == (
+    expected
+  )
+
+
+def test_evaluation_of_a_part_of_the_images_is_not_compared(model_dir):
+  some = params(validation_steps=3)
+  assert export.logged_accuracies(model_dir, some, STEP, "ema") == {}
+
+
+def test_run_without_evaluations_has_nothing_to_compare(tmp_path):
+  assert export.logged_accuracies(str(tmp_path), params(), STEP, "ema") == {}

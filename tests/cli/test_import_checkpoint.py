@@ -1,0 +1,157 @@
+"""An imported slim checkpoint starts Model Garden's tasks with slim's numbers."""
+
+import json
+
+import golden_recipes
+import numpy as np
+import pytest
+import tensorflow as tf
+from official.core import task_factory
+from official.vision.configs import backbones as upstream_backbones
+from official.vision.configs import image_classification as upstream_cfg
+from official.vision.tasks import image_classification as upstream_task
+
+import mnv2_hpu
+from mnv2_hpu.checkpoints import slim
+from mnv2_hpu.checkpoints.slim_architecture import Architecture
+from mnv2_hpu.cli import import_checkpoint as cli
+from mnv2_hpu.configs import backbones
+from mnv2_hpu.configs import image_classification as exp_cfg
+from mnv2_hpu.errors import UserError
+
+SLIMS = str(golden_recipes.GOLDEN / "checkpoint")
+EMA = "/ExponentialMovingAverage"
+
+mnv2_hpu.register()
+
+
+def import_into(folder, weights="ema", **changes):
+  told = slim.read_architecture(SLIMS)
+  told = Architecture(**{**vars(told), **changes})
+  written, _ = cli.import_checkpoint(
+    SLIMS, str(folder), weights=weights, architecture=told
+  )
+  return written
+
+
+@pytest.fixture(scope="module", params=["ema", "raw"])
+def imported(request, tmp_path_factory):
+  """Weights, the folder and the files' prefix."""
+  folder = tmp_path_factory.mktemp("imported") / "new" / "folder"
+  return request.param, folder, import_into(folder, request.param)
+
+
+def config_of(config_class, checkpoint, modules, num_classes=11, **backbone):
+  config = config_class(init_checkpoint=checkpoint, init_checkpoint_modules=modules)
+  config.model.num_classes = num_classes
+  config.model.input_size = [64, 64, 3]
+  config.model.backbone = upstream_backbones.Backbone(
+    type="mobilenet_v2",
+    mobilenet_v2=backbones.MobileNetV2(width_multiplier=0.35, **backbone),
+  )
+  config.model.norm_activation.activation = "relu6"
+  config.model.norm_activation.norm_epsilon = 0.001
+  return config
+
+
+def assert_golden_logits(model, weights):
+  arrays, _ = golden_recipes.load("checkpoint_logits.npz")
+  logits = model(golden_recipes.images(78, 4, 64), training=False)
+  np.testing.assert_allclose(logits, arrays[f"logits_{weights}"], rtol=0, atol=1e-4)
+
+
+def test_a_task_starts_with_the_golden_logits(imported):
+  weights, folder, _ = imported
+  config = config_of(exp_cfg.ImageClassificationTask, str(folder), "all")
+  task = task_factory.get_task(config)
+  model = task.build_model()
+  task.initialize(model)
+  assert_golden_logits(model, weights)
+
+
+def test_a_stock_task_starts_with_the_golden_logits(imported):
+  weights, _, prefix = imported
+  config = config_of(upstream_cfg.ImageClassificationTask, prefix, "all")
+  task = upstream_task.ImageClassificationTask(config)
+  model = task.build_model()
+  task.initialize(model)
+  assert_golden_logits(model, weights)
+
+
+def assert_backbone_starts_from(prefix):
+  config = config_of(
+    exp_cfg.ImageClassificationTask,
+    prefix,
+    "backbone",
+    num_classes=5,
+    # As segmentation and detection build it.
+    output_stride=16,
+    output_intermediate_endpoints=True,
+  )
+  task = task_factory.get_task(config)
+  model = task.build_model()
+  task.initialize(model)
+  reader = tf.train.load_checkpoint(SLIMS)
+  for variable in model.backbone.variables:
+    name = golden_recipes.slim_name(variable.name)
+    np.testing.assert_array_equal(variable, reader.get_tensor(name + EMA), name)
+
+
+@pytest.mark.parametrize("num_classes", [11, None])
+def test_the_backbone_alone_with_or_without_logits(tmp_path, num_classes):
+  prefix = import_into(tmp_path / "imported", num_classes=num_classes)
+  names = [name for name, _ in tf.train.list_variables(prefix)]
+  # Logits that slim did not give are not made up.
+  assert any(name.startswith("model/") for name in names) == (num_classes == 11)
+  assert_backbone_starts_from(prefix)
+
+
+def test_the_note_says_what_the_weights_expect(imported):
+  weights, folder, prefix = imported
+  assert prefix == str(folder / "ckpt-1234")
+  note = json.loads((folder / "import.json").read_text())
+  assert note["weights"] == weights
+  assert note["global_step"] == 1234
+  assert (note["num_restored"], note["num_ignored"]) == (262, 471)
+  assert note["network"] == {
+    "width_multiplier": 0.35,
+    "finegrain_classification_mode": True,
+    "num_classes": 11,
+  }
+  assert note["preprocessing"]["range"] == [-1, 1]
+  assert note["labels"] == {"background_class": None, "first_class": None}
+
+
+def test_the_background_class_of_imagenet_is_noted():
+  read = slim.SlimCheckpoint("model.ckpt", None, "raw", ("a",), ())
+  network = Architecture(1.0, True, 1001)
+  note = cli.describe(read, network, ["backbone", "model"])
+  assert note["labels"] == {"background_class": 0, "first_class": 1}
+  assert "0 is the background" in cli.summary("ckpt-0", read, network)
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+  (tmp_path / "ckpt-1.index").write_text("mine")
+  with pytest.raises(UserError, match="not an empty folder"):
+    import_into(tmp_path)
+  assert [file.name for file in tmp_path.iterdir()] == ["ckpt-1.index"]
+
+
+def test_another_network_than_expected_leaves_nothing_behind(tmp_path):
+  with pytest.raises(UserError, match="num_classes=11"):
+    import_into(tmp_path / "imported", num_classes=1001)
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_program(programs, tmp_path):
+  command = "mnv2_hpu.cli.import_checkpoint", f"--checkpoint={SLIMS}"
+  output_dir = f"--output_dir={tmp_path / 'imported'}"
+  done = programs.run(*command, output_dir)
+  assert done.returncode == 0, done.output
+  assert "width_multiplier=0.35" in done.output
+  assert "[-1, 1]" in done.output
+  assert (tmp_path / "imported" / "ckpt-1234.index").exists()
+  again = programs.run(*command, output_dir)
+  assert again.returncode == 1
+  assert again.output.splitlines()[-1].startswith("error: --output_dir=")

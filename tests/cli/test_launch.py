@@ -1,0 +1,86 @@
+"""Restarting processes that die; the processes are real, and small."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+_LAUNCH = [sys.executable, "-m", "mnv2_hpu.cli.launch"]
+
+# Dies by kill -9 until it has been started so often; notes its TF_CONFIG.
+_WORKER = """
+import json, os, pathlib, signal, sys, time
+folder, needed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+config = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))
+rank = config["task"]["index"]
+with open(folder / f"starts-{rank}", "a") as file:
+  file.write(json.dumps(config) + "\\n")
+starts = len((folder / f"starts-{rank}").read_text().splitlines())
+if starts < needed:
+  if rank == 0:
+    os.kill(os.getpid(), signal.SIGKILL)
+  time.sleep(60)  # as a rank that waits for the dead one
+"""
+
+
+def _launch(tmp_path, needed, *flags):
+  command = [*_LAUNCH, *flags, "--", sys.executable, "-c", _WORKER]
+  return subprocess.run(
+    [*command, str(tmp_path), str(needed)],
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=60,
+  )
+
+
+def _starts(tmp_path, rank):
+  return [json.loads(line) for line in (tmp_path / f"starts-{rank}").open()]
+
+
+def test_a_run_that_dies_is_started_again_until_it_ends_well(tmp_path):
+  done = _launch(tmp_path, 2, "--max_restarts=3")
+  assert done.returncode == 0
+  assert "ended with code 137; restart 1 of 3" in done.stderr
+  assert len(_starts(tmp_path, 0)) == 2
+
+
+def test_restarts_are_counted_and_the_last_code_is_returned(tmp_path):
+  done = _launch(tmp_path, 9, "--max_restarts=1")
+  assert done.returncode == 128 + signal.SIGKILL
+  assert len(_starts(tmp_path, 0)) == 2
+
+
+def test_all_ranks_are_started_again_where_one_dies(tmp_path):
+  done = _launch(tmp_path, 2, "--np=2", "--max_restarts=1")
+  assert done.returncode == 0
+  first, second = _starts(tmp_path, 0)
+  assert [config["task"]["index"] for config in _starts(tmp_path, 1)] == [1, 1]
+  assert len(set(first["cluster"]["worker"])) == 2
+  assert first["cluster"] == _starts(tmp_path, 1)[0]["cluster"]
+  assert second["cluster"] == _starts(tmp_path, 1)[1]["cluster"]
+
+
+@pytest.mark.parametrize("saves", [True, False], ids=["saves", "ignores it"])
+def test_sigterm_is_handed_on_and_nothing_is_restarted(saves):
+  handler = "lambda *_: sys.exit(143)" if saves else "signal.SIG_IGN"
+  worker = (
+    "import signal, sys, time; "
+    f"signal.signal(signal.SIGTERM, {handler}); print('up', flush=True); time.sleep(60)"
+  )
+  flags = ["--max_restarts=5", "--grace_seconds=1", "--"]
+  process = subprocess.Popen(
+    [*_LAUNCH, *flags, sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True
+  )
+  with process:
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == (143 if saves else 137)
+
+
+def test_nothing_to_start_is_explained():
+  done = subprocess.run(_LAUNCH, capture_output=True, text=True, check=False)
+  assert done.returncode == 1
+  assert "The command follows --" in done.stderr

@@ -1,0 +1,110 @@
+"""The commands prepare_data and verify_data, each in its own process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import helpers_pictures as pictures
+import pytest
+
+from mnv2_hpu.data_preparation import prepare
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
+
+pytestmark = pytest.mark.slow
+
+
+def command(module, *flags):
+  return [sys.executable, "-m", f"mnv2_hpu.cli.{module}", *map(str, flags)]
+
+
+def run(module, *flags):
+  return subprocess.run(
+    command(module, *flags), capture_output=True, text=True, check=False
+  )
+
+
+@pytest.fixture
+def folder(tmp_path):
+  return pictures.write_folder(tmp_path / "pictures", {"ant": 12, "bee": 12})
+
+
+def test_prepare_then_verify(folder, tmp_path):
+  Path(folder, "bee", "cut.jpg").write_bytes(pictures.jpeg(1)[:500])
+  output = tmp_path / "records"
+  prepared = run("prepare_data", f"--input_dir={folder}", f"--output_dir={output}")
+  assert prepared.returncode == 0, prepared.stderr
+  assert "bee/cut.jpg: truncated or damaged" in prepared.stdout
+  assert "prepare 25/25 images (100%)" in prepared.stderr
+  shard = next(output.glob("train-*"))
+  data = bytearray(shard.read_bytes())
+  data[-50] ^= 4
+  shard.write_bytes(data)
+  verified = run("verify_data", f"--data_dir={output}", "--deep")
+  assert verified.returncode == 1
+  assert f"{shard.name}: record" in verified.stdout
+  assert "Traceback" not in verified.stderr
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--input_dir={tmp}/nowhere", "--output_dir={tmp}/o"], "nowhere does not exist"),
+    (["--input_dir={tmp}/pictures"], "--output_dir must have a value"),
+    (["--inputdir=x"], "Did you mean: input_dir"),
+    (
+      ["--input_dir={tmp}/pictures", "--output_dir={tmp}/o", "--source=image_folders"],
+      "Did you mean 'image_folder'?",
+    ),
+    (
+      ["--input_dir={tmp}/pictures", "--output_dir={tmp}/o", "--validation_fraction=3"],
+      "--validation_fraction=3",
+    ),
+  ],
+)
+def test_mistakes_get_one_message_and_exit_code_1(folder, tmp_path, flags, message):
+  done = run("prepare_data", *(flag.format(tmp=tmp_path) for flag in flags))
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["prepare_data", "verify_data"])
+def test_help_shows_an_example(module):
+  done = run(module, "--help")
+  assert f"mnv2-{module.replace('_', '-')} --" in done.stdout
+  assert "--num_processes" in done.stdout
+
+
+def wait_for(condition, process):
+  while not condition():
+    assert process.poll() is None, "it ended before it could be interrupted"
+    time.sleep(0.002)
+
+
+def test_a_killed_run_continues_and_ends_with_the_same_bytes(tmp_path):
+  folder = pictures.write_folder(tmp_path / "pictures", {"ant": 300, "bee": 300})
+  output, whole = tmp_path / "out", tmp_path / "whole"
+  flags = [f"--input_dir={folder}", f"--output_dir={output}"]
+  flags += ["--num_train_shards=100", "--num_processes=2"]
+  resumed = command("prepare_data", *flags)
+  with subprocess.Popen(resumed, stderr=subprocess.DEVNULL) as process:
+    wait_for(lambda: len(list(output.glob("train-*"))) >= 3, process)
+    os.kill(process.pid, signal.SIGSTOP)
+    second = run("prepare_data", *flags)
+    os.kill(process.pid, signal.SIGKILL)
+  assert second.returncode == 1
+  assert "another process is preparing" in second.stderr
+  kept = {p: p.stat().st_mtime_ns for p in output.glob("train-*")}
+  assert 3 <= len(kept) < 100
+  assert DatasetInfo.find(output) is None
+  subprocess.run(resumed, check=True, capture_output=True)
+  assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
+  prepare.prepare(prepare.PreparationOptions(folder, str(whole), num_train_shards=100))
+  assert contents(output) == contents(whole)
+
+
+def contents(folder):
+  return {path.name: path.read_bytes() for path in folder.iterdir()}

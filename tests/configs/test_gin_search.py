@@ -1,0 +1,39 @@
+import os
+
+import gin
+import pytest
+
+from mnv2_hpu.configs import gin_files
+from mnv2_hpu.errors import UserError
+
+
+def test_shipped_files_are_listed():
+  assert {"digits.gin", "imagenet.gin", "plugin.gin"} <= set(gin_files.names())
+  assert all(os.path.isfile(gin_files.path(name)) for name in gin_files.names())
+
+
+def test_both_spellings_are_the_same_file():
+  assert gin_files.path("gin/digits.gin") == gin_files.path("digits.gin")
+
+
+def test_unknown_name_gets_a_hint():
+  with pytest.raises(UserError, match=r"Did you mean 'digits\.gin'"):
+    gin_files.path("digit.gin")
+
+
+@pytest.fixture
+def _no_bindings():
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+@pytest.mark.usefixtures("_no_bindings")
+@pytest.mark.parametrize("name", ["imagenet.gin", "gin/imagenet.gin"])
+def test_gin_finds_shipped_files_from_anywhere(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  gin_files.add_search_path()
+
+  gin.parse_config_file(name)
+
+  assert gin.query_parameter("mobilenet_v2_classification.image_size") == 224

@@ -1,0 +1,150 @@
+"""Mistakes of the user: one clear message, exit code 1, no traceback, before step 0."""
+
+import shutil
+
+import helpers_programs
+import pytest
+import tensorflow as tf
+
+pytestmark = pytest.mark.slow
+
+DRIVERS = ("mnv2_hpu.cli.train", helpers_programs.STOCK_DRIVER)
+
+
+def _args(data_dir, model_dir, *more, bindings=()):
+  return [
+    "--experiment=mobilenet_v2_classification",
+    "--gin_file=gin/digits.gin",
+    f"--gin_params=DATA_DIR = '{data_dir}'",
+    *(f"--gin_params=mobilenet_v2_classification.{b}" for b in bindings),
+    "--mode=train",
+    f"--model_dir={model_dir}",
+    *more,
+  ]
+
+
+def _assert_refused(done, *texts):
+  errors = [line for line in done.output.splitlines() if line.startswith("error: ")]
+  assert done.returncode == 1, done.output[-3000:]
+  assert len(errors) == 1, done.output[-3000:]
+  for text in texts:
+    assert text in done.output[done.output.index("error: ") :]
+  assert "Traceback" not in done.output
+
+
+@pytest.fixture
+def records(digits_records, tmp_path):
+  """A copy of the prepared digits that a test may damage."""
+  return shutil.copytree(digits_records, tmp_path / "records")
+
+
+def _relabel(path, label):
+  """Writes the file's first record anew with another label."""
+  record = next(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+  example = tf.train.Example.FromString(record)
+  example.features.feature["image/class/label"].int64_list.value[0] = label
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    writer.write(example.SerializeToString())
+
+
+def _empty(records):
+  (records / "train-00000-of-00004").write_bytes(b"")
+
+
+def _truncate(records):
+  path = records / "train-00000-of-00004"
+  path.write_bytes(path.read_bytes()[:5000])
+
+
+def _wrong_label(records):
+  _relabel(records / "train-00000-of-00004", 10)
+
+
+def _remove(records):
+  for path in records.glob("train-*"):
+    path.unlink()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+  ("damage", "texts"),
+  [
+    (_remove, ["No data file matches", "train-*"]),
+    (_empty, ["train-00000-of-00004", "empty"]),
+    (_truncate, ["train-00000-of-00004", "truncated"]),
+    (_wrong_label, ["record 0 of", "10"]),
+  ],
+)
+def test_damaged_data(programs, records, tmp_path, driver, damage, texts):
+  damage(records)
+  done = programs.run(driver, *_args(records, tmp_path / "run"))
+  _assert_refused(done, *texts)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+  ("more", "bindings", "texts"),
+  [
+    (
+      ["--experiment=mobilenet_v2_klassification"],
+      (),
+      ["'mobilenet_v2_classification'"],
+    ),
+    ((), ["lerning_rate = 1.0"], ["'lerning_rate'", "'learning_rate'"]),
+    ((), ["compute_dtype = 'float16'"], ["float16", "bfloat16"]),
+    ((), ["distribution_strategy = 'mirored'"], ["'mirored'", "'mirrored'"]),
+    (
+      ["--params_override=task.train_data.global_batch_size=0"],
+      (),
+      ["task.train_data.global_batch_size"],
+    ),
+    (["--params_override=trainer.train_stepz=3"], (), ["train_stepz", "train_steps"]),
+    ((), ["batch_size = -4"], ["-4"]),
+  ],
+  ids=lambda value: "",
+)
+def test_wrong_settings(
+  programs, digits_records, tmp_path, driver, more, bindings, texts
+):
+  args = _args(digits_records, tmp_path / "run", *more, bindings=bindings)
+  done = programs.run(driver, *args)
+  _assert_refused(done, *texts)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_hpu_where_there_is_none(programs, digits_records, tmp_path, driver):
+  args = _args(
+    digits_records, tmp_path / "run", bindings=["distribution_strategy = 'hpu'"]
+  )
+  done = programs.run(driver, *args)
+  _assert_refused(done, "hpu", "one_device")
+
+
+def test_folder_of_another_run(programs, digits_records, tmp_path):
+  short = ["train_epochs = 0.1", "log_every_steps = 1"]
+  run = tmp_path / "run"
+  args = _args(digits_records, run, bindings=short)
+  done = programs.run(DRIVERS[0], *args)
+  assert done.returncode == 0, done.output[-3000:]
+
+  args = _args(digits_records, run, bindings=[*short, "learning_rate = 0.5"])
+  _assert_refused(
+    programs.run(DRIVERS[0], *args),
+    "initial_learning_rate: 0.004 -> 0.5",
+    "allow_config_change",
+  )
+  args = _args(digits_records, run, bindings=[*short, "width_multiplier = 0.5"])
+  _assert_refused(programs.run(DRIVERS[0], *args), "another network")
+
+
+def test_evaluating_nothing(programs, digits_records, tmp_path):
+  args = _args(digits_records, tmp_path / "none", "--mode=eval")
+  for driver in DRIVERS:
+    _assert_refused(programs.run(driver, *args), "nothing to evaluate")
+
+
+def test_unknown_flag_is_named(programs, tmp_path):
+  done = programs.run(DRIVERS[0], "--modeldir=x")
+  assert done.returncode == 1
+  assert "modeldir" in done.output
+  assert "model_dir" in done.output

@@ -1,0 +1,150 @@
+"""Runs that are killed, stopped or broken, and the same runs undisturbed."""
+
+import json
+import re
+import subprocess
+
+import helpers_programs
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnv2_hpu.checkpoints import compare
+from mnv2_hpu.core import exit_codes
+from mnv2_hpu.reporting import curves
+
+pytestmark = pytest.mark.slow
+
+_STEPS = 8
+_SMALL = {
+  "batch_size": 32,
+  "eval_batch_size": 120,
+  "log_every_steps": 2,
+  "image_size": 32,
+  "train_epochs": _STEPS * 32 / 1438,
+  "checkpoint_every_epochs": 4 * 32 / 1438,
+  "eval_every_epochs": 4 * 32 / 1438,
+}
+
+
+def _args(digits_records, model_dir, *more, mode="train_and_eval", **changed):
+  settings = {**_SMALL, **changed}
+  params = [f"mobilenet_v2_classification.{k} = {v}" for k, v in settings.items()]
+  return [
+    "--experiment=mobilenet_v2_classification",
+    "--gin_file=gin/digits.gin",
+    f"--gin_params=DATA_DIR = '{digits_records}'",
+    *(f"--gin_params={param}" for param in params),
+    f"--mode={mode}",
+    f"--model_dir={model_dir}",
+    *more,
+  ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits_records, programs, tmp_path_factory):
+  model_dir = tmp_path_factory.mktemp("undisturbed")
+  done = programs.run(helpers_programs.STOCK_DRIVER, *_args(digits_records, model_dir))
+  assert done.returncode == 0, done.output[-3000:]
+  return model_dir
+
+
+def _assert_same_run(model_dir, undisturbed):
+  """The variables, slots, averages, best checkpoint and validation curve are equal."""
+  for folder in (".", "best_ckpt", "ema_checkpoints"):
+    ours, theirs = str(model_dir / folder), str(undisturbed / folder)
+    assert compare.differences(ours, theirs) == []
+  notes = [
+    json.loads((run / "best_ckpt" / "info.json").read_text())
+    for run in (model_dir, undisturbed)
+  ]
+  assert notes[0] == notes[1]
+  validation = [
+    curves.read_scalars(str(run / "validation")) for run in (model_dir, undisturbed)
+  ]
+  assert validation[0] == validation[1]
+
+
+# Dropout, the order of examples and their distortions are all in these steps.
+@pytest.mark.parametrize(
+  "fault", ["stepping:6", "saving:6", "evaluating:8", "noting_the_best:4"]
+)
+def test_killed_and_restarted_run_is_the_undisturbed_one(
+  fault, undisturbed, digits_records, programs, tmp_path
+):
+  args = _args(digits_records, tmp_path)
+  killed = programs.run("helpers_faulty_run", fault, *args)
+  assert killed.returncode == -9, killed.output[-3000:]
+  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  assert done.returncode == 0, done.output[-3000:]
+  assert tf.train.latest_checkpoint(str(tmp_path)).endswith(f"ckpt-{_STEPS}")
+  _assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("step", [2, 4])  # while training; at an evaluation
+def test_sigterm_saves_a_checkpoint_from_which_the_run_goes_on(
+  step, undisturbed, digits_records, programs, tmp_path
+):
+  args = _args(digits_records, tmp_path)
+  ended = programs.run("helpers_faulty_run", f"terminated:{step}", *args)
+  assert ended.returncode == exit_codes.TERMINATED, ended.output[-3000:]
+  assert "SIGTERM: a checkpoint will be saved" in ended.output
+  assert int(tf.train.latest_checkpoint(str(tmp_path)).split("-")[-1]) >= step
+  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  assert done.returncode == 0, done.output[-3000:]
+  _assert_same_run(tmp_path, undisturbed)
+
+
+def test_bad_loss_ends_the_run_names_the_step_and_is_not_saved(
+  digits_records, programs, tmp_path
+):
+  args = _args(
+    digits_records,
+    tmp_path,
+    mode="train",
+    learning_rate=1e30,
+    warmup_epochs=0,
+    log_every_steps=1,
+  )
+  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  assert done.returncode == 1
+  assert re.search(
+    r"error: (the loss of|after) step [1-8] .*NaN or infin", done.output
+  ), done.output[-3000:]
+  newest = tf.train.latest_checkpoint(str(tmp_path))
+  if newest:
+    reader = tf.train.load_checkpoint(newest)
+    for name, dtype in reader.get_variable_to_dtype_map().items():
+      if dtype.is_floating:
+        assert np.isfinite(reader.get_tensor(name)).all(), name
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of its own with room for three checkpoints."""
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)]
+  if subprocess.run(mount, check=False, capture_output=True).returncode:
+    pytest.skip("needs the right to mount a file system")
+  yield folder
+  subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_training_goes_on_where_the_disk_is_full(digits_records, programs, small_disk):
+  model_dir = small_disk / "run"
+  args = _args(digits_records, model_dir, mode="train")
+  done = programs.run("helpers_faulty_run", "disk_full:4", *args)
+  assert f"train | step: {_STEPS:6d}" in done.output, done.output[-3000:]
+  said = re.findall(r"CHECKPOINT NOT SAVED: .*ckpt-(\d+).*No space left", done.output)
+  assert len(said) > 2  # again at each loop
+  assert set(said) <= {"6", "8"}
+  assert done.returncode == 1  # the last checkpoint is missing
+  assert "error: the last checkpoint is missing" in done.output
+  assert not list(model_dir.glob("ckpt-*_temp"))
+  # With room again, the run goes on from the checkpoint that was kept.
+  (model_dir / "filler").unlink()
+  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  assert done.returncode == 0, done.output[-3000:]
+  assert "restored from checkpoint" in done.output
+  assert tf.train.latest_checkpoint(str(model_dir)).endswith(f"ckpt-{_STEPS}")

@@ -1,0 +1,94 @@
+"""The quickstart as `make quickstart` runs it, on all digits; takes minutes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn import datasets
+
+pytestmark = pytest.mark.quickstart
+
+# A fifth of each class of the 1,797 digits, rounded: 36 + 36 + 35 + ...
+HELD_OUT_BY_CLASS = np.round(np.bincount(datasets.load_digits().target) / 5)
+HELD_OUT = int(HELD_OUT_BY_CLASS.sum())
+
+# What the tests set for TensorFlow (conftest.py); a user's shell has none of it.
+SETTINGS_OF_TESTS = (
+  "TF_ENABLE_ONEDNN_OPTS",
+  "TF_NUM_INTRAOP_THREADS",
+  "TF_NUM_INTEROP_THREADS",
+)
+
+
+@pytest.fixture(scope="module")
+def output_dir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("quickstart")
+  start = time.monotonic()
+  done = subprocess.run(
+    [sys.executable, "-m", "mnv2_hpu.cli.quickstart", f"--output_dir={folder}"],
+    env={k: v for k, v in os.environ.items() if k not in SETTINGS_OF_TESTS},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  print(done.stdout[-6000:])
+  print(f"quickstart: {time.monotonic() - start:.0f} seconds")
+  assert done.returncode == 0
+  assert str(folder / "report.html") in done.stdout.splitlines()[-1]
+  return folder
+
+
+@pytest.fixture(scope="module")
+def metrics(output_dir):
+  return json.loads((output_dir / "metrics.json").read_text())
+
+
+def held_out(output_dir):
+  """Returns the encoded images and labels of the validation records."""
+  files = sorted(str(f) for f in (output_dir / "tfrecords").glob("validation-*"))
+  features = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+  }
+  records = [
+    tf.io.parse_single_example(record, features)
+    for record in tf.data.TFRecordDataset(files)
+  ]
+  images = tf.stack([record["image/encoded"] for record in records])
+  labels = tf.stack([record["image/class/label"] for record in records])
+  return images, labels
+
+
+def test_accuracy_on_held_out_digits(metrics):
+  assert metrics["num_examples"] == HELD_OUT
+  assert metrics["weights"] == "ema"
+  assert metrics["top1"] >= 0.975
+  assert metrics["top1"] <= metrics["top5"] <= 1.0
+  assert metrics["train_steps"] > 0
+
+
+def test_exports_keep_the_accuracy(metrics):
+  tolerance = 2 / HELD_OUT
+  assert metrics["top1_saved_model"] == pytest.approx(metrics["top1"], abs=tolerance)
+  assert metrics["top1_tflite"] == pytest.approx(metrics["top1"], abs=tolerance)
+
+
+def test_report_is_one_file_with_its_pictures(output_dir):
+  report = (output_dir / "report.html").read_text()
+
+  assert "data:image/" in report or "<svg" in report
+  assert 'src="http' not in report
+  assert 'href="http' not in report.split("<body")[0]
+  assert "confusion" in report.lower()
+
+
+def test_records_hold_a_fifth_of_each_digit(output_dir):
+  images, labels = held_out(output_dir)
+
+  assert len(images) == HELD_OUT
+  assert np.bincount(labels.numpy()).tolist() == HELD_OUT_BY_CLASS.tolist()

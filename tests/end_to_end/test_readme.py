@@ -1,0 +1,91 @@
+"""Every command that a document tells a reader to type is tried; see helpers_readme."""
+
+import pathlib
+import subprocess
+from importlib import metadata
+
+import helpers_readme
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.checkout]
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+COMMANDS = [c for d in DOCUMENTS for c in helpers_readme.commands(d.read_text())]
+
+
+def test_console_scripts_of_the_documents_are_installed():
+  programs = {helpers_readme.program(c).split()[0] for c in COMMANDS}
+  scripts = metadata.distribution("mnv2-hpu").entry_points.names
+
+  assert {p for p in programs if p.startswith("mnv2-")} <= set(scripts)
+
+
+def commands_of(*kinds):
+  chosen = [c for c in COMMANDS if helpers_readme.kind(c) in kinds]
+  return pytest.mark.parametrize("command", dict.fromkeys(chosen))
+
+
+def test_readme_has_the_two_commands_of_a_new_user():
+  readme = (ROOT / "README.md").read_text()
+
+  assert {"make quickstart", "make test"} <= set(helpers_readme.commands(readme))
+
+
+def test_every_command_is_of_a_kind_that_is_checked():
+  assert [c for c in COMMANDS if helpers_readme.kind(c) is None] == []
+
+
+@commands_of(helpers_readme.MAKE)
+def test_make_target_exists(command):
+  done = subprocess.run(
+    [*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+
+
+@commands_of(helpers_readme.TRAIN)
+def test_training_command_resolves(command, programs, digits_records):
+  module, arguments = helpers_readme.module_and_arguments(command)
+  assert module in helpers_readme.TRAIN_MODULES
+
+  done = programs.run(
+    "mnv2_hpu.cli.train",
+    *arguments,
+    f"--gin_params=DATA_DIR = '{digits_records}'",
+    "--dry_run",
+  )
+
+  assert done.returncode == 0, done.output[-3000:]
+
+
+@commands_of(helpers_readme.ARGUMENTS)
+def test_arguments_are_valid(command, programs):
+  module, arguments = helpers_readme.module_and_arguments(command)
+
+  done = programs.run(module, *arguments, "--only_check_args")
+
+  assert done.returncode == 0, done.output[-3000:]
+
+
+@commands_of(helpers_readme.RUN)
+def test_command_runs(command, programs):
+  module, arguments = helpers_readme.module_and_arguments(command)
+
+  done = programs.run(module, *arguments)
+
+  assert done.returncode == 0, done.output[-3000:]
+
+
+@commands_of(helpers_readme.HELP)
+def test_help_lists_flags(command, programs):
+  module, arguments = helpers_readme.module_and_arguments(command)
+
+  assert "flags:" in programs.run(module, *arguments).output
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_files_that_a_document_links_to_exist(document):
+  targets = helpers_readme.links(document.read_text())
+
+  assert [t for t in targets if not (document.parent / t).exists()] == []

@@ -1,0 +1,141 @@
+"""Model Garden's unmodified driver, in every mode, as a program of its own."""
+
+import json
+import subprocess
+import sys
+
+import helpers_programs
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnv2_hpu.reporting import curves
+
+pytestmark = pytest.mark.slow
+
+
+def _args(digits_records, model_dir, mode, *bindings):
+  small = {
+    "batch_size": 32,
+    "eval_batch_size": 50,
+    "log_every_steps": 2,
+    "image_size": 32,
+    "checkpoint_every_epochs": 0.05,
+  }
+  params = [f"mobilenet_v2_classification.{k} = {v}" for k, v in small.items()]
+  params += [f"DATA_DIR = '{digits_records}'", *bindings]
+  return [
+    "--experiment=mobilenet_v2_classification",
+    "--gin_file=gin/digits.gin",
+    *(f"--gin_params={param}" for param in params),
+    f"--mode={mode}",
+    f"--model_dir={model_dir}",
+  ]
+
+
+def _epochs(steps):
+  """Epochs of 1,438 digits in batches of 32 that give so many steps."""
+  return f"mobilenet_v2_classification.train_epochs = {steps * 32 / 1438}"
+
+
+@pytest.fixture(scope="module")
+def trained(digits_records, tmp_path_factory):
+  """A run of four steps, by the command that the README shows."""
+  model_dir = tmp_path_factory.mktemp("run")
+  done = subprocess.run(
+    [
+      sys.executable,
+      "-m",
+      helpers_programs.STOCK_DRIVER,
+      *_args(digits_records, model_dir, "train", _epochs(4)),
+    ],
+    cwd=helpers_programs.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return model_dir, done.stdout + done.stderr
+
+
+def _step(model_dir):
+  return int(
+    tf.train.load_checkpoint(str(model_dir)).get_tensor(
+      "global_step/.ATTRIBUTES/VARIABLE_VALUE"
+    )
+  )
+
+
+def test_training_says_what_will_happen(trained):
+  output = " ".join(trained[1].split())  # the width of the table's columns may change
+  for text in (
+    "OneDeviceStrategy, 1 process",
+    "compute dtype float32",
+    "32 on 1 replicas",
+    "1,438 examples",
+    "exponential, warm-up of 44 steps, scaled by the rule 'linear'",
+    "trainable parameters",
+    "4 files",
+  ):
+    assert text in output
+
+
+def test_training_writes_its_record_before_the_first_step(trained):
+  model_dir, _ = trained
+  record = json.loads((model_dir / "run_record.json").read_text())
+  assert record["config"]["task"]["model"]["num_classes"] == 10
+  assert (
+    "mobilenet_v2_classification"
+    in (model_dir / "operative_config.start.gin").read_text()
+  )
+
+
+def test_resume_goes_on_where_it_stopped(trained, programs, digits_records):
+  model_dir, _ = trained
+  assert _step(model_dir) == 4
+  args = _args(digits_records, model_dir, "train", _epochs(6))
+  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  assert done.returncode == 0, done.output[-3000:]
+  assert _step(model_dir) == 6
+  loss = curves.read_scalars(str(model_dir / "train"))["training_loss"]
+  assert [step for step, _ in loss] == [2, 4, 6]
+  assert np.isfinite([value for _, value in loss]).all()
+
+
+def test_eval_reports_every_held_out_digit(trained, programs, digits_records):
+  model_dir, _ = trained
+  args = _args(digits_records, model_dir, "eval")
+  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  assert done.returncode == 0, done.output[-3000:]
+  accuracy = curves.read_scalars(str(model_dir / "validation"))["accuracy"][-1][1]
+  hits = accuracy * 359  # a share of all images: 359 in batches of 50
+  assert hits == pytest.approx(round(hits), abs=1e-3)
+
+
+def test_continuous_eval_ends_after_the_last_checkpoint(
+  trained, programs, digits_records
+):
+  model_dir, _ = trained
+  args = _args(digits_records, model_dir, "continuous_eval", _epochs(4))
+  args.append("--params_override=trainer.continuous_eval_timeout=2")
+  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  assert done.returncode == 0, done.output[-3000:]
+  assert "eval | step:" in done.output
+
+
+def test_continuous_train_and_eval_trains_and_evaluates(
+  tmp_path, programs, digits_records
+):
+  args = _args(
+    digits_records,
+    tmp_path,
+    "continuous_train_and_eval",
+    _epochs(4),
+    f"mobilenet_v2_classification.eval_every_epochs = {2 * 32 / 1438}",
+  )
+  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  assert done.returncode == 0, done.output[-3000:]
+  assert _step(tmp_path) == 4
+  validation = curves.read_scalars(str(tmp_path / "validation"))
+  assert [step for step, _ in validation["accuracy"]] == [2, 4]
+  assert set(validation) >= {"accuracy", "raw_accuracy", "validation_loss"}

@@ -1,0 +1,138 @@
+"""Every shipped gin file is parsed, built, validated, and its arithmetic checked."""
+
+import re
+
+import gin
+import pytest
+from official.core import exp_factory
+from official.modeling import optimization
+
+import mnv2_hpu
+from mnv2_hpu.configs import gin_files
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
+
+mnv2_hpu.register()
+GIN_DIR = gin_files.folder()
+GIN_FILES = sorted(GIN_DIR.glob("**/*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def _clear_gin():
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+@pytest.fixture
+def digits_dir(tmp_path):
+  """A folder with the dataset.json that the quickstart's preparation writes."""
+  splits = {
+    name: SplitInfo(
+      num_examples=count,
+      num_shards=1,
+      file_pattern=f"{name}-*",
+      examples_per_class=[count // 10] * 10,
+    )
+    for name, count in (("train", 1430), ("validation", 360))
+  }
+  DatasetInfo(
+    source="image_folder",
+    label_names=[str(digit) for digit in range(10)],
+    num_classes=10,
+    splits=splits,
+    skipped=[],
+    converted=[],
+    source_checksum="",
+    seed=0,
+    validation_fraction=0.2,
+    tool_version=mnv2_hpu.__version__,
+  ).save(str(tmp_path))
+  return tmp_path
+
+
+def _build(file, data_dir, *bindings):
+  gin.parse_config_files_and_bindings(
+    [str(file)], [f"DATA_DIR = '{data_dir}'", *bindings]
+  )
+  config = exp_factory.get_exp_config("mobilenet_v2_classification")
+  config.validate()
+  return config
+
+
+def test_gin_files_are_found():
+  assert {"imagenet.gin", "digits.gin"} <= {file.name for file in GIN_FILES}
+
+
+@pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
+def test_gin_file_parses_builds_and_validates(file, digits_dir):
+  if "mobilenet_v2_classification." in file.read_text():
+    config = _build(file, digits_dir, "HOSTS = 'node-a:8,node-b:8'")
+    assert config.trainer.train_steps > 0
+    assert config.task.train_data.global_batch_size > 0
+  else:
+    gin.parse_config_file(str(file))
+
+
+@pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
+def test_gin_file_says_how_it_is_run(file):
+  header = re.split(r"\n\n(?:import|include)", file.read_text())[0]
+  assert all(line.startswith("#") for line in header.splitlines())
+  assert "--gin_file=" in header
+
+
+def test_imagenet_is_slims_recipe(digits_dir):
+  """Numbers from slim's train_image_classifier.py and the paper, section 6.1."""
+  config = _build(GIN_DIR / "imagenet.gin", digits_dir)
+  task, optimizer = config.task, config.trainer.optimizer_config
+  assert task.model.num_classes == 1001
+  assert task.model.input_size == [224, 224, 3]
+  assert task.model.dropout_rate == 0.2
+  assert task.losses.label_smoothing == 0.1
+  assert task.losses.l2_weight_decay == 4e-5
+  assert task.train_data.global_batch_size == 96
+  assert optimizer.optimizer.type == "rmsprop_tf1"
+  rmsprop = optimizer.optimizer.get()
+  assert (rmsprop.rho, rmsprop.momentum, rmsprop.epsilon) == (0.9, 0.9, 1.0)
+  rate = optimizer.learning_rate.get()
+  assert rate.initial_learning_rate == 0.045
+  assert rate.decay_rate == 0.98
+  assert rate.decay_steps == 33363  # int(1281167 / 96 * 2.5)
+  assert rate.staircase is True
+  assert optimizer.ema.average_decay == 0.9999
+  assert optimizer.ema.trainable_weights_only is False
+  assert config.trainer.steps_per_loop == 20
+  assert config.runtime.mixed_precision_dtype == "bfloat16"
+
+
+def test_numbers_of_the_data_set_come_from_dataset_json(digits_dir):
+  config = _build(GIN_DIR / "digits.gin", digits_dir)
+  assert config.task.model.num_classes == 10
+  assert config.task.train_data.num_examples == 1430
+  assert config.task.validation_data.num_examples == 360
+
+
+@pytest.mark.parametrize(
+  ("workers", "scaling", "decay_steps", "warmup_steps", "rates"),
+  [
+    # Steps and rates by hand: 1,281,167 images, 96 a worker, decay every 2.5 epochs.
+    (1, "slim", 33363, 0, {0: 0.045, 33362: 0.045, 33363: 0.0441}),
+    (8, "slim", 4170, 0, {0: 0.36, 4169: 0.36, 4170: 0.3528}),
+    (8, "linear", 4170, 8340, {0: 0.0, 834: 0.036, 4169: 0.17995, 9000: 0.345744}),
+    (16, "linear", 2085, 4170, {0: 0.0, 417: 0.072, 4170: 0.691488}),
+  ],
+)
+def test_learning_rates_of_several_workers(
+  digits_dir, monkeypatch, workers, scaling, decay_steps, warmup_steps, rates
+):
+  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", str(workers))
+  monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+  binding = f"mobilenet_v2_classification.learning_rate_scaling = '{scaling}'"
+  config = _build(GIN_DIR / "imagenet.gin", digits_dir, binding)
+  rate = config.trainer.optimizer_config.learning_rate.get()
+  assert config.task.train_data.global_batch_size == 96 * workers
+  assert rate.decay_steps == decay_steps
+  assert round(rate.warmup_steps) == pytest.approx(warmup_steps, abs=10)
+  factory = optimization.OptimizerFactory(config.trainer.optimizer_config)
+  schedule = factory.build_learning_rate()
+  for step, expected in rates.items():
+    assert float(schedule(step)) == pytest.approx(expected, rel=2e-3, abs=1e-9)

@@ -1,0 +1,340 @@
+"""One process of a training with several replicas; `helpers_rank_runs` starts them.
+
+It runs cases one after another, and writes what this process held at the end of each to
+CASE.RANK.npz: the losses by step, the error if one ended it, and every variable by name
+and local replica.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from unittest import mock
+
+import gin
+import numpy as np
+import tensorflow as tf
+from official.core import base_task, train_lib
+from tensorflow.python.distribute import collective_all_reduce_strategy as collective
+
+import mnv2_hpu.registry_imports  # noqa: F401
+from mnv2_hpu import errors
+from mnv2_hpu.compat import keras
+from mnv2_hpu.configs import classification_recipe, image_classification
+from mnv2_hpu.distribute import horovod, one_model, rank_check, ranks, strategies
+from mnv2_hpu.optimization import exponential_moving_average
+
+BATCH = 12  # of all replicas: 2, 3 and 4 of them divide it
+SIZE = 8  # of the images, in pixels
+CLASSES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """What is trained, and what is broken on purpose."""
+
+  policy: str = "float32"
+  sync_bn: bool = True
+  average_decay: float = 0.99
+  steps: int = 20
+  steps_per_loop: int = 1
+  seed: int = 0
+  seed_by_rank: bool = False  # ranks draw different initial weights
+  broadcast: bool = True  # False: neither at creation nor before the first step
+  spoil_step: int = 0  # rank 1 changes a weight after this step
+  resync_interval: int = 0
+  mode: str = "train"
+  resume_of: str = ""  # the case whose folder is used
+
+
+CASES = {
+  "sync_bn": Case(),
+  "plain_bn": Case(sync_bn=False),
+  "bfloat16": Case(policy="mixed_bfloat16"),
+  "float64": Case(policy="float64"),
+  "no_average": Case(average_decay=0.0, steps=5),
+  "seeds_healed": Case(seed_by_rank=True, broadcast=True, steps=2),
+  "seeds_differ": Case(seed_by_rank=True, broadcast=False, steps=2),
+  "spoiled": Case(spoil_step=3, steps=6),
+  "resynced": Case(spoil_step=3, steps=6, resync_interval=5),
+  "half": Case(sync_bn=False, steps=10),
+  "rest": Case(sync_bn=False, steps=20, resume_of="half"),
+  "evaluated": Case(mode="eval", resume_of="half"),
+}
+
+
+def _examples(step):
+  """The global batch of a step."""
+  rng = np.random.default_rng(step)
+  images = rng.standard_normal((BATCH, SIZE, SIZE, 3))
+  return images, rng.integers(CLASSES, size=BATCH).astype(np.int32)
+
+
+def _inputs(task, case, context):
+  """Each replica's part of each batch, however replicas share processes."""
+  context = context or tf.distribute.InputContext()
+  dtype = np.float64 if case.policy == "float64" else np.float32
+  batches = [_examples(step) for step in range(case.steps)]
+  images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+  share = BATCH // context.num_replicas_in_sync
+  data = tf.data.Dataset.from_tensor_slices((images.astype(dtype), labels))
+  data = data.skip(getattr(task, "start_step", 0) * BATCH).batch(share)
+  return data.shard(context.num_input_pipelines, context.input_pipeline_id)
+
+
+def _tiny(case):
+  def norm():
+    return keras.layers.BatchNormalization(momentum=0.9, synchronized=case.sync_bn)
+
+  return keras.Sequential(
+    [
+      keras.layers.InputLayer((SIZE, SIZE, 3)),
+      keras.layers.Conv2D(6, 3, strides=2, use_bias=False),
+      norm(),
+      keras.layers.ReLU(6.0),
+      keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+      norm(),
+      keras.layers.ReLU(6.0),
+      keras.layers.GlobalAveragePooling2D(),
+      keras.layers.Dense(CLASSES),
+      keras.layers.Activation(
+        "linear", dtype="float64" if case.policy == "float64" else "float32"
+      ),
+    ]
+  )
+
+
+class _Losses(keras.metrics.Mean):
+  """The mean loss of a loop in float64; Model Garden keeps it in float32."""
+
+  def __init__(self):
+    super().__init__("loss64", dtype="float64")
+
+
+class TinyTask(base_task.Task):
+  """Model Garden's own training step on a network of two convolutions."""
+
+  case: Case
+
+  def build_model(self):
+    return _tiny(self.case)
+
+  def create_optimizer(self, optimizer_config, runtime_config=None, dp_config=None):
+    return exponential_moving_average.wrap_with_moving_average(
+      super().create_optimizer(optimizer_config.replace(ema=None), runtime_config),
+      optimizer_config.ema,
+    )
+
+  def build_inputs(self, params, input_context=None):
+    return _inputs(self, self.case, input_context)
+
+  def build_metrics(self, training=True):
+    return [_Losses()]
+
+  def build_losses(self, labels, model_outputs, aux_losses=None):
+    return tf.reduce_mean(
+      keras.losses.sparse_categorical_crossentropy(
+        labels, model_outputs, from_logits=True
+      )
+    )
+
+  def process_metrics(self, metrics, labels, model_outputs):
+    loss = self.build_losses(labels, model_outputs)
+    for metric in metrics:
+      metric.update_state(loss)
+
+  def initialize(self, model):
+    pass
+
+
+def _params(case):
+  """The same configuration in every process: that of one replica."""
+  here = pathlib.Path(__file__)
+  recipe = classification_recipe.Recipe(
+    data_dir=str(here.parent),
+    train_files=here.name,
+    validation_files=here.name,
+    num_classes=CLASSES,
+    num_train_examples=BATCH * 5,
+    batch_size=BATCH,
+    eval_batch_size=BATCH,
+    image_size=SIZE,
+    average_decay=case.average_decay,
+    learning_rate=0.01,
+    epsilon=0.002,
+    seed=case.seed,
+  )
+  with mock.patch.dict(os.environ):
+    for name in ("TF_CONFIG", "HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE"):
+      os.environ.pop(name, None)
+    params = image_classification.experiment(recipe)
+  params.override(
+    {
+      "trainer": {
+        "train_steps": case.steps,
+        "steps_per_loop": case.steps_per_loop,
+        "summary_interval": case.steps_per_loop,
+        "checkpoint_interval": 5,
+        "validation_interval": 5,
+        "best_checkpoint_export_subdir": "",
+      }
+    }
+  )
+  return params
+
+
+def _spoil(case, strategy, model):
+  """Returns a train action that changes one weight on rank 1."""
+  steps = []
+
+  def spoil(_):
+    steps.append(None)
+    if len(steps) == case.spoil_step and ranks.rank(strategy) == 1:
+      kernel = strategy.experimental_local_results(model().trainable_variables[0])[0]
+      kernel.assign(kernel * 1.01)
+
+  return spoil
+
+
+def _run(name, case, strategy, folder):
+  rank = ranks.rank(strategy)
+  seed = case.seed + 100 * rank * case.seed_by_rank
+  keras.backend.clear_session()  # names count from the start again
+  keras.utils.set_random_seed(seed)
+  keras.mixed_precision.set_global_policy(case.policy)
+  keras.backend.set_floatx("float64" if case.policy == "float64" else "float32")
+  gin.clear_config(clear_constants=True)
+  gin.parse_config(
+    f"""
+    create_trainer.trainer_cls = @mnv2_hpu.Trainer
+    mnv2_hpu.Trainer.resync_interval = {case.resync_interval}
+    """
+  )
+  params = _params(case)
+  model_dir = str(folder / f"{case.resume_of or name}.{rank}")
+  with strategy.scope():
+    task = TinyTask(params.task, logging_dir=model_dir)
+  task.case = case
+  losses, models = [], []
+
+  def build_model():
+    models.append(TinyTask.build_model(task))
+    return models[-1]
+
+  task.build_model = build_model
+
+  def note_loss(output):
+    losses.append(float(output.get("loss64", output["training_loss"])))
+
+  runner = train_lib.OrbitExperimentRunner(
+    strategy,
+    task,
+    case.mode,
+    params,
+    model_dir,
+    train_actions=[note_loss, _spoil(case, strategy, lambda: models[-1])],
+  )
+  saved = runner.trainer.checkpoint
+  error = ""
+  try:
+    runner.run()
+  except rank_check.RanksDifferError as raised:
+    error = str(raised)
+  held = {"losses": np.array(losses, np.float64), "error": np.array(error)}
+  for index, variable in enumerate(one_model.trained_variables(saved)):
+    for part, local in enumerate(strategy.experimental_local_results(variable)):
+      value = local.numpy()
+      held[f"{index:04d}|{variable.name}|{part}"] = value
+  np.savez(folder / f"{name}.{rank}.npz", **held)
+
+
+def _strategy(name):
+  if name == "mirrored":
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+  return strategies.get_distribution_strategy(name, num_gpus=0)
+
+
+# What rank 0 holds of each type; other ranks hold zeros. NaNs carry a payload.
+EXCHANGED = {
+  "float32": np.array([0x7FC01234, 0x80000000, 0x7F800000], np.uint32).view(np.float32),
+  "float64": np.array([0x7FF8000000000ABC, 1], np.uint64).view(np.float64),
+  "float16": np.array([0x7E01, 0x8000, 0x0001], np.uint16).view(np.float16),
+  "bfloat16": np.array([0x7FC1, 0x8000], np.uint16).view(tf.bfloat16.as_numpy_dtype),
+  "int32": np.array([-(2**31), 7], np.int32),
+  "int64": np.array([2**63 - 1, -1], np.int64),
+  "uint8": np.array([255, 0], np.uint8),
+  "bool": np.array([True, False]),
+}
+
+
+def _exchange(name, strategy, folder):
+  """Writes what each function of `ranks` returned on this rank."""
+  rank = ranks.rank(strategy)
+  variables = [
+    tf.Variable(value if rank == 0 else np.zeros_like(value))
+    for value in EXCHANGED.values()
+  ]
+  with strategy.scope():
+    variables += [
+      tf.Variable(
+        [float(rank + 1)],
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.MEAN,
+      )
+    ]
+  ranks.broadcast_variables(strategy, variables)
+  held = [ranks.local_value(strategy, variable).tobytes() for variable in variables]
+  failure = ""
+  try:
+    with ranks.failing_together(strategy):
+      if rank == 1:
+        raise errors.UserError("only rank 1 sees this")
+  except errors.UserError as raised:
+    failure = str(raised)
+  np.savez(
+    folder / f"{name}.{rank}.npz",
+    rank=rank,
+    size=ranks.size(strategy),
+    gathered=ranks.gather(strategy, np.array([[rank, 2**40 + rank]])),
+    total=ranks.sum_over_ranks(strategy, tf.constant([-1, 2**40 + rank], tf.int64)),
+    of_rank_0=ranks.broadcast_int(strategy, 5 - 10 * rank),
+    failure=failure,
+    **{
+      key: np.frombuffer(b, np.uint8)
+      for key, b in zip(EXCHANGED, held[:-1], strict=True)
+    },
+    statistics=np.frombuffer(held[-1], np.float32),
+  )
+
+
+@contextlib.contextmanager
+def _without_broadcast():
+  """The test hook: no rank takes rank 0's values over, at creation or later."""
+
+  def own_value(extended, replica_id, device, primary_var, **kwargs):
+    value = kwargs["initial_value"]
+    return value if callable(value) else lambda: value
+
+  name = "_get_variable_creator_initial_value"
+  with (
+    mock.patch.object(ranks, "broadcast_variables"),
+    mock.patch.object(collective.CollectiveAllReduceExtended, name, own_value),
+    mock.patch.object(horovod.HorovodExtended, name, own_value),
+  ):
+    yield
+
+
+def main(strategy_name, folder, names):
+  """Runs cases of `CASES` in the environment of a rank."""
+  strategy = _strategy(strategy_name)
+  for name in names:
+    if name == "exchange":
+      _exchange(name, strategy, folder)
+      continue
+    case = CASES[name]
+    with contextlib.nullcontext() if case.broadcast else _without_broadcast():
+      _run(name, case, strategy, folder)
+    print(f"done {name}", flush=True)

@@ -1,0 +1,135 @@
+import base64
+import html.parser
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnv2_hpu.reporting import plots, report
+from mnv2_hpu.reporting.curves import Curves
+
+CURVES = Curves(
+  train={"training_loss": [(10, 2.0), (20, 1.0)], "learning_rate": [(10, 0.045)]},
+  validation={"validation_loss": [(20, 1.5)], "accuracy": [(20, 0.75)]},
+)
+NAMES = ["cat", "<b>dog</b>", "Å & co"]
+
+
+class Page(html.parser.HTMLParser):
+  """Collects tags, attributes, text; fails on a tag that is not closed in order."""
+
+  VOID = ("meta", "img", "br")
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.tags, self.attributes, self.text = [], [], [], []
+    self.feed(text)
+    assert self.open == []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    self.attributes += attrs
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text.append(data)
+
+  def of(self, tag):
+    return [attributes for name, attributes in self.tags if name == tag]
+
+
+def samples():
+  image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+  return [
+    report.Sample(image, label=0, prediction=0, probability=0.99),
+    report.Sample(image[..., 0], label=1, prediction=2, probability=0.4),
+  ]
+
+
+def write(path, names=NAMES, confusion=None):
+  report.write_report(
+    path,
+    title="A <script>alert(1)</script> run",
+    highlights={"top-1": "97.5%"},
+    summary={"data & more": "</table>"},
+    curves=CURVES,
+    confusion=np.diag([5, 6, 7]) if confusion is None else confusion,
+    class_names=names,
+    samples=samples(),
+    footer="versions",
+  )
+  return Page(path.read_text(encoding="utf-8"))
+
+
+def test_page_is_well_formed_and_needs_no_network(tmp_path):
+  page = write(tmp_path / "report.html")
+  links = [value for name, value in page.attributes if name in ("src", "href")]
+  assert len(links) == 5  # three charts, two images
+  assert all(link.startswith("data:image/") for link in links)
+  assert not page.of("script")
+  assert not page.of("link")
+  text = (tmp_path / "report.html").read_text()
+  assert "url(" not in text
+  assert "@import" not in text
+  assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_names_from_outside_are_shown_as_text(tmp_path):
+  page = write(tmp_path / "report.html")
+  shown = "".join(page.text)
+  assert "A <script>alert(1)</script> run" in shown
+  assert "<b>dog</b>" in shown
+  assert "</table>" in shown
+  assert "Å & co" in shown
+
+
+def test_images_survive_and_wrong_predictions_are_marked(tmp_path):
+  page = write(tmp_path / "report.html")
+  assert [figure["class"] for figure in page.of("figure")] == ["right", "wrong"]
+  encoded = page.of("img")[3]["src"].removeprefix("data:image/png;base64,")
+  decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
+  np.testing.assert_array_equal(decoded, samples()[0].image)
+
+
+def test_confusion_matrix_counts_by_label_then_prediction(tmp_path):
+  labels, predictions = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 0])
+  confusion = report.confusion_matrix(labels, predictions, 3)
+  assert confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+  shown = "".join(write(tmp_path / "report.html", confusion=confusion).text)
+  assert "2 of 6 held-out images are predicted wrongly" in shown
+
+
+def test_many_classes_list_the_most_confused_pairs(tmp_path):
+  names = [f"class {i}" for i in range(100)]
+  confusion = np.diag(np.full(100, 50))
+  confusion[7, 93] = 11
+  page = write(tmp_path / "report.html", names, confusion)
+  assert len(page.of("td")) == 2 + 3 - 1  # one fact, one pair
+  assert "class 93" in page.text
+  assert "11" in page.text
+
+
+@pytest.mark.parametrize("chart", plots.CHARTS, ids=lambda chart: chart.title)
+def test_charts_are_the_same_bytes_for_the_same_run(chart):
+  assert chart in plots.charts_of(CURVES)
+  assert plots.chart_svg(chart, CURVES) == plots.chart_svg(chart, CURVES)
+
+
+def test_chart_without_points_is_left_out():
+  only_loss = Curves(train={"training_loss": [(1, 1.0)]}, validation={})
+  assert [chart.title for chart in plots.charts_of(only_loss)] == ["Loss"]
+
+
+def test_overview_shows_curves_above_and_every_image_below(tmp_path):
+  path = tmp_path / "overview.png"
+  plots.save_overview_png(
+    path, curves=CURVES, samples=samples() * 7, class_names=["a", "b", "c"], columns=12
+  )
+  picture = np.asarray(Image.open(path).convert("L"))
+  lower = picture[int(picture.shape[0] * 0.6) :]
+  assert (lower < 128).any(axis=0).sum() > picture.shape[1] / 2

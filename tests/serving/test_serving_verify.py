@@ -1,0 +1,95 @@
+import shutil
+
+import helpers_serving as serving
+import numpy as np
+import pytest
+
+from mnv2_hpu.dataloaders.inception_preprocessing import preprocess_for_eval
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.serving import verify
+
+LABELS = np.array([0, 1, 2, 6])
+RANKED = np.array(
+  [
+    [0.40, 0.30, 0.10, 0.08, 0.06, 0.04, 0.02],  # right
+    [0.40, 0.30, 0.10, 0.08, 0.06, 0.04, 0.02],  # second
+    [0.08, 0.06, 0.02, 0.40, 0.30, 0.10, 0.04],  # seventh
+    [0.10, 0.30, 0.40, 0.08, 0.04, 0.02, 0.06],  # fifth
+  ]
+)
+
+
+def test_counts_are_those_of_a_hand_made_table():
+  other = RANKED.copy()
+  other[0, :2] -= [0.2, 0.0]
+  result = verify.evaluate(LABELS, {"saved_model": RANKED, "tflite": other})
+  assert result.num_examples == 4
+  assert result.top1 == {"saved_model": 1, "tflite": 0}
+  assert result.top5 == {"saved_model": 3, "tflite": 3}
+  assert result.max_difference == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+  ("top1", "expected", "fails"),
+  [
+    ({"saved_model": 990, "tflite": 990}, {"top1": 0.990}, False),
+    ({"saved_model": 990, "tflite": 985}, {}, False),
+    ({"saved_model": 990, "tflite": 984}, {}, True),
+    ({"saved_model": 990}, {"top1": 0.995}, False),
+    ({"saved_model": 990}, {"top1": 0.9961}, True),
+    ({"saved_model": 350}, {"top1": 0.80}, True),  # 80% in training, 35% exported
+  ],
+)
+def test_gap_of_more_than_half_a_percent_fails(top1, expected, fails):
+  result = verify.Verification(1000, top1, {"saved_model": 999}, 0.0)
+  if fails:
+    with pytest.raises(
+      UserError, match=r"not what was evaluated: right \(top1\) of 1000"
+    ):
+      verify.compare(result, expected)
+  else:
+    verify.compare(result, expected)
+
+
+@pytest.mark.slow
+def test_every_record_runs_through_both_formats(trained, exported):
+  labels, probabilities = verify.predict(exported.export_dir, trained.records)
+  assert len(labels) == serving.NUM_RECORDS
+  inputs = np.stack(
+    [preprocess_for_eval(i, serving.SIZE, serving.SIZE, 0.8) for i in trained.images]
+  )
+  logits = trained.model(inputs, training=False).numpy()
+  expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  for name in ("saved_model", "tflite"):
+    np.testing.assert_allclose(probabilities[name], expected, atol=1e-4)
+
+
+def test_folder_without_a_whole_export_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r"no export\.json"):
+    verify.predict(str(tmp_path), "unused")
+  (tmp_path / "export.json").write_text("{}")
+  with pytest.raises(UserError, match="holds none of saved_model"):
+    verify.predict(str(tmp_path), "unused")
+
+
+@pytest.mark.slow
+def test_fresh_process_finds_the_accuracy_of_this_one(trained, exported, tmp_path):
+  folder = str(tmp_path / "export")
+  shutil.copytree(exported.export_dir, folder)
+  labels, probabilities = verify.predict(folder, trained.records)
+  top1 = float(np.mean(probabilities["tflite"].argmax(-1) == labels))
+  result = verify.check_export(folder, trained.records, {"top1": top1})
+  assert result.num_examples == serving.NUM_RECORDS
+  assert result.max_difference < 1e-4
+  with np.load(f"{folder}/check.npz") as stored:
+    np.testing.assert_array_equal(stored["labels"], labels)
+    np.testing.assert_allclose(stored["saved_model"], probabilities["saved_model"])
+  with pytest.raises(UserError, match="the run's evaluation"):
+    verify.compare(result, {"top1": top1 + 0.02})
+
+
+@pytest.mark.slow
+def test_process_that_fails_is_reported(exported, tmp_path, capfd):
+  with pytest.raises(UserError, match="could not be checked"):
+    verify.check_export(exported.export_dir, str(tmp_path / "none-*"))
+  assert "No data file matches" in capfd.readouterr().err

@@ -1,0 +1,69 @@
+"""What a user reads after a mistake in gin, experiment or override."""
+
+import gin
+import pytest
+from official.core import exp_factory
+from official.modeling import hyperparams
+
+import mnv2_hpu
+from mnv2_hpu import error_reports
+from mnv2_hpu.errors import UserError
+
+mnv2_hpu.register()
+
+
+@pytest.fixture(autouse=True)
+def _clear_gin():
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+def _explained(function, *args):
+  with pytest.raises(Exception) as raised:  # noqa: PT011 - what is raised is asserted
+    function(*args)
+  return error_reports.explain(raised.value)
+
+
+def test_misspelt_gin_parameter_names_the_nearest():
+  text = _explained(gin.parse_config, "mobilenet_v2_classification.lerning_rate = 0.1")
+  assert "has no parameter 'lerning_rate'" in text
+  assert "Did you mean 'learning_rate'" in text
+
+
+def test_misspelt_gin_configurable_names_the_nearest():
+  text = _explained(gin.parse_config, "mobilenet_v2_clasification.learning_rate = 0.1")
+  assert "nothing is called 'mobilenet_v2_clasification'" in text
+  assert "'mobilenet_v2_classification'" in text
+
+
+def test_missing_gin_binding_is_named():
+  text = _explained(exp_factory.get_exp_config, "mobilenet_v2_classification")
+  assert "data_dir" in text
+  assert "--gin_params" in text
+
+
+def test_unknown_experiment_names_the_nearest():
+  text = _explained(exp_factory.get_exp_config, "mobilenet_v2_clasification")
+  assert "'mobilenet_v2_clasification' is not registered" in text or (
+    "mobilenet_v2_clasification is not registered" in text
+  )
+  assert "Did you mean 'mobilenet_v2_classification'" in text
+
+
+def test_unknown_override_names_the_nearest():
+  config = exp_factory.get_exp_config("mobilenet_imagenet")
+  override = {"trainer": {"train_stepz": 3}}
+  text = _explained(
+    lambda: hyperparams.override_params_dict(config, override, is_strict=True)
+  )
+  assert "TrainerConfig has no field 'train_stepz'" in text
+  assert "'train_steps'" in text
+
+
+def test_a_defect_is_not_explained():
+  assert error_reports.explain(ValueError("shapes do not match")) is None
+
+
+def test_users_errors_explain_themselves():
+  assert error_reports.explain(UserError("what to do")) == "what to do"
