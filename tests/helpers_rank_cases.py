@@ -311,8 +311,8 @@ def _exchange(name, strategy, folder):
 
 
 @contextlib.contextmanager
-def _without_broadcast():
-  """The test hook: no rank takes rank 0's values over, at creation or later."""
+def without_broadcast():
+  """No rank takes over rank 0's values, at creation or later: the seed's bug."""
 
   def own_value(extended, replica_id, device, primary_var, **kwargs):
     value = kwargs["initial_value"]
@@ -335,6 +335,6 @@ def main(strategy_name, folder, names):
       _exchange(name, strategy, folder)
       continue
     case = CASES[name]
-    with contextlib.nullcontext() if case.broadcast else _without_broadcast():
+    with contextlib.nullcontext() if case.broadcast else without_broadcast():
       _run(name, case, strategy, folder)
     print(f"done {name}", flush=True)
