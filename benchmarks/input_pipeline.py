@@ -21,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
+import photographs
 import tensorflow as tf
 from absl import app, flags
 from official.vision.configs import image_classification as garden_configs
@@ -38,16 +39,6 @@ _ONLY = flags.DEFINE_list("only", [], "Pipelines to measure; all by default.")
 
 SHARDS = 8
 CLASSES = 1001
-# Height, width, and share of the images: the most frequent of ILSVRC 2012, then some of
-# its small and large ones; 0.21 megapixels on average (the set's mean: 0.18).
-SIZES = (
-  (375, 500, 0.45), (500, 375, 0.15), (333, 500, 0.12), (500, 333, 0.05),
-  (500, 500, 0.05), (281, 500, 0.05), (240, 320, 0.05), (150, 200, 0.04),
-  (480, 640, 0.02), (1200, 1600, 0.02),
-)  # fmt: skip
-QUALITY = 92  # with the noise below: 122 kB on average; ILSVRC 2012 has about 110
-NOISE = 12.0  # standard deviation of a pixel, of 255
-
 # Model Garden's crop, which knows no other aspect ratios.
 CROP = {
   "area_range": (0.1, 1.0),
@@ -56,27 +47,14 @@ CROP = {
 }
 
 
-def _jpeg(random, height, width):
-  """A picture of smooth colours under noise."""
-  coarse = random.random((height // 16 + 2, width // 16 + 2, 3)).astype(np.float32)
-  smooth = tf.image.resize(coarse * 255, [height, width], method="bicubic").numpy()
-  noisy = smooth + random.normal(0, NOISE, (height, width, 1))
-  pixels = np.clip(noisy, 0, 255).astype(np.uint8)
-  return tf.io.encode_jpeg(pixels, quality=QUALITY).numpy()
-
-
 def _write(folder):
   """Writes the shards; returns the mean size of a JPEG in bytes."""
   random = np.random.default_rng(0)
-  shares = np.array([share for *_, share in SIZES])
-  sizes = random.choice(len(SIZES), _IMAGES.value, p=shares / shares.sum())
-  total = 0
+  images = photographs.draw(random, _IMAGES.value)
   for shard in range(SHARDS):
     name = f"train-{shard:05d}-of-{SHARDS:05d}"
     with tf.io.TFRecordWriter(str(folder / name)) as writer:
-      for size in sizes[shard::SHARDS]:
-        encoded = _jpeg(random, *SIZES[size][:2])
-        total += len(encoded)
+      for encoded in images[shard::SHARDS]:
         feature = {
           "image/encoded": tf.train.Feature(
             bytes_list=tf.train.BytesList(value=[encoded])
@@ -87,7 +65,7 @@ def _write(folder):
         }
         example = tf.train.Example(features=tf.train.Features(feature=feature))
         writer.write(example.SerializeToString())
-  return total / _IMAGES.value
+  return sum(map(len, images)) / len(images)
 
 
 def _ours(pattern, is_training, **preprocessing):

@@ -1,6 +1,6 @@
 """Images per second of the preparation, against another way and against plain copying.
 
-JPEGs of ImageNet's sizes (about 500 x 375, 110 kB) are made here. The ways take turns
+JPEGs of ImageNet's sizes and bytes are made here (photographs.py). The ways take turns
 round by round (A B C A B C …), so a machine that slows down slows all; the files are in
 the page cache. What is measured, on all cores unless it says otherwise:
 
@@ -9,11 +9,11 @@ the page cache. What is measured, on all cores unless it says otherwise:
   started in the first round, which does not count);
 - the way of the public `preprocess_imagenet.py` scripts (Habana's and the TPU models'):
   one thread decodes every image in a session to learn its size;
-- `cp -r` of the same files.
+- `cp -r` of the same bytes: the folder, a file an image; the archives, two files.
 
 Then memory of all processes together at 10,000 and 100,000 small images.
 
-  python benchmarks/preparation.py --images=1500 --rounds=5
+  python benchmarks/preparation.py --images=10000 --rounds=5
 """
 
 import contextlib
@@ -34,13 +34,13 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+import photographs
 import tensorflow as tf
 from absl import app, flags
-from PIL import Image
 
 from mnv2_hpu.data_preparation import prepare
 
-_IMAGES = flags.DEFINE_integer("images", 1500, "JPEGs to prepare.")
+_IMAGES = flags.DEFINE_integer("images", 10000, "JPEGs to prepare.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that every way is measured.")
 _SLOW_IMAGES = flags.DEFINE_integer("slow_images", 300, "JPEGs for the one thread.")
 _MEMORY = flags.DEFINE_list("memory", ["10000", "100000"], "Small images; or nothing.")
@@ -48,29 +48,15 @@ _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where to write; else a tempor
 _PREPARE = flags.DEFINE_string("prepare", None, "Used by the benchmark itself.")
 
 CLASSES = 10
+PEERS = ("decoding in a session", "cp -r, folder", "cp -r, archives")
 DISTINCT = 60  # images drawn; the files repeat them
 SYNSETS = [f"n{number:08d}" for number in range(1, CLASSES + 1)]
-
-
-def _jpeg(rng, width, height):
-  """Returns a JPEG as detailed as a photograph: about 0.6 bytes a pixel."""
-  layers = []
-  for scale, strength in ((64, 70), (16, 40), (4, 22), (1, 9)):
-    shape = (height // scale + 1, width // scale + 1, 3)
-    noise = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
-    resized = noise.resize((width, height), Image.Resampling.BICUBIC)
-    layers.append((np.asarray(resized, np.float32) - 128) / 128 * strength)
-  pixels = np.clip(128 + sum(layers), 0, 255).astype(np.uint8)
-  buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
-  return buffer.getvalue()
 
 
 def _write_inputs(root):
   """Writes the images twice: as a folder, and as ImageNet's two archives."""
   rng = np.random.default_rng(0)
-  sizes = [(500, 375), (500, 333), (375, 500), (500, 400), (640, 480), (400, 300)]
-  drawn = [_jpeg(rng, *sizes[i % len(sizes)]) for i in range(DISTINCT)]
+  drawn = photographs.draw(rng, DISTINCT)
   folder, archives = root / "folder", root / "archives"
   archives.mkdir(parents=True)
   with tarfile.open(archives / "ILSVRC2012_img_train.tar", "w") as outer:
@@ -149,8 +135,8 @@ def _example(path, data, height, width):
   return tf.train.Example(features=tf.train.Features(feature=values))
 
 
-def _copy(folder, output_dir):
-  subprocess.run(["cp", "-r", str(folder), str(output_dir)], check=True)
+def _copy(input_dir, output_dir):
+  subprocess.run(["cp", "-r", str(input_dir), str(output_dir)], check=True)
   return _IMAGES.value + CLASSES
 
 
@@ -161,7 +147,8 @@ def _measure(root):
     "a folder": lambda out: _prepare("image_folder", folder, out),
     "ImageNet's archives": lambda out: _prepare("imagenet", archives, out),
     "decoding in a session": lambda out: _decode_in_a_session(folder, out),
-    "cp -r": lambda out: _copy(folder, out),
+    "cp -r, folder": lambda out: _copy(folder, out),
+    "cp -r, archives": lambda out: _copy(archives, out),
   }
   size = sum(path.stat().st_size for path in folder.glob("*/*/*"))
   print(f"{_IMAGES.value} images, {size / _IMAGES.value / 1e3:.0f} kB each on average")
@@ -205,7 +192,7 @@ def _peak_memory(root, num_images):
   """Prepares small images in a process of its own; returns (MiB, seconds)."""
   rng = np.random.default_rng(0)
   folder = root / f"small{num_images}"
-  data = _jpeg(rng, 40, 30)
+  data = photographs.jpeg(rng, 30, 40)
   for index in range(num_images):
     path = folder / f"{index % 100:03d}" / f"{index:06d}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +228,7 @@ def main(argv):
     )
     for way, values in rates.items():
       line = f"  {way:<22} {statistics.median(values):8,.0f}"
-      for peer in ("decoding in a session", "cp -r"):
+      for peer in PEERS:
         ratios = [a / b for a, b in zip(values, rates[peer], strict=True)]
         low, high = min(ratios), max(ratios)
         line += f"  / {peer}: {statistics.median(ratios):.2f} ({low:.2f}-{high:.2f})"

@@ -12,7 +12,6 @@ MAKE = "make"  # the target exists; `make test` and `make quickstart` run for re
 TRAIN = "train"  # resolved for real with --dry_run: flags, gin names, files
 ARGUMENTS = "arguments"  # the command parses and validates its flags, then stops
 RUN = "run"  # run as it stands
-HELP = "help"  # prints the flags
 
 TRAIN_MODULES = ("official.vision.train", "mnv2_hpu.cli.train")
 
@@ -20,7 +19,6 @@ TRAIN_MODULES = ("official.vision.train", "mnv2_hpu.cli.train")
 KINDS = (
   (r"(git clone|cd|pip install|uv pip|hl-smi|docker|export)( .*)?", SHOWN),
   (r"make( [a-z-]+)?( [A-Z]+=\S+)?", MAKE),
-  (r"(mnv2-|python ).* --help", HELP),
   (r"python -m official\.vision\.train .*", TRAIN),
   (
     r"(mnv2-train|python entrypoints/train\.py|python -m mnv2_hpu\.cli\.train) .*",

@@ -38,7 +38,6 @@ def test_links_are_those_into_the_repository():
     ("mnv2-doctor", readme.RUN),
     ("mnv2-doctor --probe_hpu", readme.ARGUMENTS),
     ("mnv2-export --model_dir=runs/a", readme.ARGUMENTS),
-    ("mnv2-train --help", readme.HELP),
     ("curl https://example.org | sh", None),
   ],
 )

@@ -77,13 +77,6 @@ def test_command_runs(command, programs):
   assert done.returncode == 0, done.output[-3000:]
 
 
-@commands_of(helpers_readme.HELP)
-def test_help_lists_flags(command, programs):
-  module, arguments = helpers_readme.module_and_arguments(command)
-
-  assert "flags:" in programs.run(module, *arguments).output
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_files_that_a_document_links_to_exist(document):
   targets = helpers_readme.links(document.read_text())

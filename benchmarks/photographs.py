@@ -1,0 +1,34 @@
+"""JPEGs of ImageNet's sizes and bytes, for benchmarks that would read ImageNet."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+# Height, width, and share of the images: the most frequent of ILSVRC 2012, then some of
+# its small and large ones; 0.21 megapixels on average (the set's mean: 0.18).
+SIZES = (
+  (375, 500, 0.45), (500, 375, 0.15), (333, 500, 0.12), (500, 333, 0.05),
+  (500, 500, 0.05), (281, 500, 0.05), (240, 320, 0.05), (150, 200, 0.04),
+  (480, 640, 0.02), (1200, 1600, 0.02),
+)  # fmt: skip
+QUALITY = 92  # with the noise below: 122 kB on average; ILSVRC 2012 has about 110
+NOISE = 12.0  # standard deviation of a pixel, of 255
+
+
+def jpeg(random, height, width):
+  """A picture of smooth colours under noise."""
+  coarse = random.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), np.uint8)
+  smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+  noisy = np.asarray(smooth) + random.normal(0, NOISE, (height, width, 1))
+  pixels = np.clip(noisy, 0, 255).astype(np.uint8)
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
+  return buffer.getvalue()
+
+
+def draw(random, count):
+  """Returns so many encoded images, their sizes drawn by share."""
+  shares = np.array([share for *_, share in SIZES])
+  sizes = random.choice(len(SIZES), count, p=shares / shares.sum())
+  return [jpeg(random, *SIZES[size][:2]) for size in sizes]
