@@ -190,6 +190,8 @@ def _trainer(recipe: Recipe, num_replicas: int) -> cfg.TrainerConfig:
     max_to_keep=recipe.max_checkpoints,
     best_checkpoint_eval_metric="accuracy",
     best_checkpoint_export_subdir="best_ckpt",
+    # The trainer saves on SIGTERM; TensorFlow's handler waits for Google's notices.
+    preemption_on_demand_checkpoint=False,
     optimizer_config=optimizers.optimization_config(recipe, schedule, num_replicas),
   )
 

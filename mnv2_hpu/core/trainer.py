@@ -204,4 +204,6 @@ class Trainer(resilient_trainer.ResilientTrainer):
         f"--mode=eval found no checkpoint in {self.task.logging_dir!r}: its weights "
         "would be random. Give the folder of a training run as --model_dir."
       )
-    super().initialize()
+    # TensorFlow's preemption handler restores outside the scope.
+    with self.strategy.scope():
+      super().initialize()
