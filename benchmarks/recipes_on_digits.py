@@ -53,14 +53,14 @@ RECIPES = {
 STOCK = "stock Model Garden, the same numbers"
 
 
-def _accuracy(task, model, optimizer, metrics, dataset, averaged):
+def _accuracy(validation_step, optimizer, metrics, dataset, averaged):
   """Share of the held-out images that the raw or the averaged weights get right."""
   if averaged:
     optimizer.swap_weights()
   for metric in metrics:
     metric.reset_states()
   for batch in dataset:
-    task.validation_step(batch, model, metrics)
+    validation_step(batch)
   if averaged:
     optimizer.swap_weights()
   return float(metrics[0].result())
@@ -107,28 +107,34 @@ def stock_experiment(recipe):
 def train(params, seed, progress, done):
   """Returns the curve of a run: (step, raw accuracy, averaged accuracy)."""
   keras.utils.set_random_seed(seed)
-  task = task_factory.get_task(params.task)
-  model = task.build_model()
-  optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)
-  optimizer.shadow_copy(model)
+  strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+  with strategy.scope():
+    task = task_factory.get_task(params.task)
+    model = task.build_model()
+    optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)
+    optimizer.shadow_copy(model)
+    metrics = task.build_metrics(training=False)
   batches = iter(task.build_inputs(params.task.train_data))
   held_out = task.build_inputs(params.task.validation_data)
-  metrics = task.build_metrics(training=False)
 
   @tf.function
   def steps(count):
     for _ in tf.range(count):
-      task.train_step(next(batches), model, optimizer)
+      strategy.run(task.train_step, args=(next(batches), model, optimizer))
 
-  task.validation_step = tf.function(task.validation_step)
+  @tf.function
+  def validation_step(batch):
+    strategy.run(task.validation_step, args=(batch, model, metrics))
+
   curve = []
   per_point = params.trainer.train_steps // _EVALUATIONS.value
   for point in range(1, _EVALUATIONS.value + 1):
     steps(tf.constant(per_point))
-    raw, averaged = (
-      _accuracy(task, model, optimizer, metrics, held_out, which)
-      for which in (False, True)
-    )
+    with strategy.scope():
+      raw, averaged = (
+        _accuracy(validation_step, optimizer, metrics, held_out, which)
+        for which in (False, True)
+      )
     curve.append((point * per_point, raw, averaged))
     progress.update(done + point, raw=raw, averaged=averaged)
   keras.backend.clear_session()

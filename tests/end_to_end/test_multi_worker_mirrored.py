@@ -1,53 +1,140 @@
 """Two workers in Model Garden's unmodified driver, started by mnv2-launch."""
 
+import contextlib
+import os
+import pathlib
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import helpers_programs
 import pytest
 import tensorflow as tf
 
+from mnv2_hpu.core import exit_codes
 from mnv2_hpu.reporting import curves
 
 pytestmark = pytest.mark.slow
 
 TRAIN, VALIDATION = 1438, 359
+BATCH = 16  # images of one rank
 
 
-def test_two_workers_train_and_evaluate(digits_records, tmp_path):
+def _command(records, model_dir, steps, *more, launcher=()):
   settings = {
-    "batch_size": 16,
+    "batch_size": BATCH,
     "eval_batch_size": 50,
     "image_size": 32,
     "log_every_steps": 1,
-    "train_epochs": 2 * 2 * 16 / TRAIN,
+    "train_epochs": steps * 2 * BATCH / TRAIN,
+    "checkpoint_every_epochs": 2 * 2 * BATCH / TRAIN,
+    "eval_every_epochs": steps * 2 * BATCH / TRAIN,
     "distribution_strategy": "'multi_worker_mirrored'",
   }
   params = [f"mobilenet_v2_classification.{k} = {v}" for k, v in settings.items()]
-  command = [
-    *(sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", "--"),
+  return [
+    *(sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", *launcher, "--"),
     *(sys.executable, "-W", "ignore", "-m", helpers_programs.STOCK_DRIVER),
     "--experiment=mobilenet_v2_classification",
     "--gin_file=gin/digits.gin",
-    f"--gin_params=DATA_DIR = '{digits_records}'",
+    f"--gin_params=DATA_DIR = '{records}'",
     *(f"--gin_params={param}" for param in params),
-    # Model Garden's default, with which TensorFlow restores outside the scope.
-    "--params_override=trainer.preemption_on_demand_checkpoint=true",
     "--mode=train_and_eval",
-    f"--model_dir={tmp_path}",
+    f"--model_dir={model_dir}",
+    *more,
   ]
 
-  done = subprocess.run(
-    command, cwd=helpers_programs.ROOT, capture_output=True, text=True, check=False
-  )
 
-  output = done.stdout + done.stderr
-  assert done.returncode == 0, output[-5000:]
-  assert "CollectiveAllReduceStrategy, 2 processes" in output
-  assert tf.train.latest_checkpoint(str(tmp_path)).endswith("ckpt-2")
-  loss = curves.read_scalars(str(tmp_path / "train"))["training_loss"]
+@contextlib.contextmanager
+def _started(command, log):
+  """A launcher whose output goes to a file; its ranks end with it."""
+  environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+  with open(log, "w") as output:
+    process = subprocess.Popen(
+      command, cwd=helpers_programs.ROOT, env=environ, stdout=output, stderr=output
+    )
+  try:
+    yield process
+  finally:
+    process.terminate()
+    process.wait()
+
+
+def _ranks(process):
+  """The process of each rank, in order."""
+  children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+  return [int(child) for child in children.read_text().split()]
+
+
+def _await(log, pattern, process):
+  """Waits until the output shows a pattern."""
+  while not re.search(pattern, log.read_text(errors="replace")):
+    assert process.poll() is None, log.read_text(errors="replace")[-5000:]
+    time.sleep(0.1)
+
+
+def _newest_step(model_dir):
+  return int(tf.train.latest_checkpoint(str(model_dir)).split("-")[-1])
+
+
+def test_two_workers_train_and_evaluate(digits_records, tmp_path):
+  log = tmp_path / "log"
+  command = _command(
+    digits_records,
+    tmp_path / "run",
+    2,
+    # Model Garden's default, with which TensorFlow restores outside the scope.
+    "--params_override=trainer.preemption_on_demand_checkpoint=true",
+  )
+  with _started(command, log) as process:
+    code = process.wait()
+
+  assert code == 0, log.read_text()[-5000:]
+  assert "CollectiveAllReduceStrategy, 2 processes" in log.read_text()
+  assert _newest_step(tmp_path / "run") == 2
+  loss = curves.read_scalars(str(tmp_path / "run" / "train"))["training_loss"]
   assert [step for step, _ in loss] == [1, 2]
-  ((step, accuracy),) = curves.read_scalars(str(tmp_path / "validation"))["accuracy"]
+  found = curves.read_scalars(str(tmp_path / "run" / "validation"))["accuracy"]
+  ((step, accuracy),) = found
   assert step == 2
   hits = accuracy * VALIDATION  # each held-out digit counts once
   assert hits == pytest.approx(round(hits), abs=1e-3)
+
+
+def test_a_frozen_rank_is_named_and_the_run_goes_on_from_its_checkpoint(
+  digits_records, tmp_path
+):
+  log, run = tmp_path / "log", tmp_path / "run"
+  steps = 200
+  command = _command(
+    digits_records,
+    run,
+    steps,
+    "--gin_params=mnv2_hpu.FaultSettings.missing_rank_seconds = 5",
+    launcher=("--max_restarts=1", "--grace_seconds=20"),
+  )
+  with _started(command, log) as process:
+    _await(log, r"train \| step: +5 ", process)
+    os.kill(_ranks(process)[1], signal.SIGSTOP)
+    frozen_at = time.monotonic()
+    _await(log, "ended with code", process)
+    assert time.monotonic() - frozen_at < 120
+    _await(log, r"restored from checkpoint", process)
+    restored = int(re.search(r"restored .*ckpt-(\d+)", log.read_text())[1])
+    _await(log, rf"train \| step: +{restored + 5} ", process)
+
+    # SIGTERM to the launcher: all ranks leave a checkpoint behind, within 30 seconds.
+    asked_at = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code = process.wait()
+    assert time.monotonic() - asked_at < 30
+
+  said = log.read_text()
+  assert re.search(r"rank 1 \(.*\) is missing .* had finished is \d+", said)
+  assert f"ended with code {exit_codes.PEER_LOST}; restart 1 of 1" in said
+  assert restored >= 3
+  assert code == exit_codes.TERMINATED, said[-5000:]
+  assert said.count("SIGTERM: a checkpoint will be saved") == 2
+  assert restored + 5 <= _newest_step(run) < steps
