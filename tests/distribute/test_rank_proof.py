@@ -26,7 +26,8 @@ JOBS = {
     "evaluated",
     "exchange",
   ),
-  "multi_worker_mirrored-3": ("sync_bn",),
+  "multi_worker_mirrored-3": ("sync_bn", "float64"),
+  "horovod-4": ("sync_bn", "float64"),
   "horovod-2": (
     "sync_bn",
     "plain_bn",
@@ -49,6 +50,7 @@ AVAILABLE = {
   "hpu": helpers_rank_runs.HAS_BRIDGE,
 }
 SEVERAL = [job for job in JOBS if job.endswith("-2")]
+MORE = [job for job in JOBS if job[-1] in "34"]
 
 
 def _is_available(job):
@@ -67,11 +69,20 @@ def folder(tmp_path_factory):
   return folder
 
 
+def _available(job):
+  if not _is_available(job):
+    pytest.skip(f"{job.split('-')[0]} is not installed here")
+  return job
+
+
 @pytest.fixture(params=SEVERAL)
 def job(request):
-  if not _is_available(request.param):
-    pytest.skip(f"{request.param.split('-')[0]} is not installed here")
-  return request.param
+  return _available(request.param)
+
+
+@pytest.fixture(params=MORE)
+def larger_job(request):
+  return _available(request.param)
 
 
 class Held:
@@ -125,22 +136,33 @@ def test_two_ranks_without_averages_are_two_replicas_bit_by_bit(folder):
     held.assert_bitwise(expected, of_other=rank)
 
 
-def test_three_ranks_hold_the_same(folder):
-  first, *others = (
-    Held(folder, "multi_worker_mirrored-3", "sync_bn", rank) for rank in range(3)
-  )
+def _assert_equal_ranks(folder, job, case):
+  """Returns what rank 0 held, which is what all held."""
+  first, *others = (Held(folder, job, case, rank) for rank in range(int(job[-1])))
   assert len(first.losses) == 20
   for other in others:
     first.assert_bitwise(other)
+  return first
 
 
-def test_two_ranks_compute_what_one_replica_does(folder, job):
+def _assert_computes_what_one_replica_does(folder, job):
   expected = Held(folder, "one_device-1", "float64")
-  actual = Held(folder, job, "float64")
+  actual = _assert_equal_ranks(folder, job, "float64")
   np.testing.assert_allclose(actual.losses, expected.losses, rtol=0, atol=1e-9)
   for (name, a), (_, b) in zip(actual.variables[0], expected.variables[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-7, err_msg=name)
-  actual.assert_bitwise(Held(folder, job, "float64", rank=1))
+
+
+def test_three_and_four_ranks_hold_the_same(folder, larger_job):
+  _assert_equal_ranks(folder, larger_job, "sync_bn")
+
+
+def test_three_and_four_ranks_compute_what_one_replica_does(folder, larger_job):
+  _assert_computes_what_one_replica_does(folder, larger_job)
+
+
+def test_two_ranks_compute_what_one_replica_does(folder, job):
+  _assert_computes_what_one_replica_does(folder, job)
 
 
 def test_ranks_that_start_from_other_weights_are_stopped_before_step_1(folder, job):
