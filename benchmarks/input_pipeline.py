@@ -28,7 +28,11 @@ from official.vision.configs import image_classification as garden_configs
 from official.vision.tasks import image_classification as garden_task
 
 from mnv2_hpu import compat
-from mnv2_hpu.dataloaders import classification_input, inception_preprocessing
+from mnv2_hpu.dataloaders import (
+  classification_input,
+  inception_preprocessing,
+  input_options,
+)
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a batch.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
@@ -71,7 +75,7 @@ def _write(folder):
 def _ours(pattern, is_training, **preprocessing):
   options = inception_preprocessing.PreprocessingOptions(**CROP, **preprocessing)
   return classification_input.build_dataset(
-    classification_input.InputOptions(
+    input_options.InputOptions(
       input_path=pattern,
       global_batch_size=_BATCH_SIZE.value,
       is_training=is_training,

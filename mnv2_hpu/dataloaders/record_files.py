@@ -1,50 +1,23 @@
-"""TFRecord files of labelled images: found, counted and checked before training.
+"""TFRecord files: found, and their records counted without reading them."""
 
-Every mistake that these files can hold is cheaper to report before the first step
-than to meet in the middle of a run, where TensorFlow names neither file nor record.
-"""
-
-import dataclasses
 import os
 import re
 import struct
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 
 import tensorflow as tf
-from absl import logging
-from google.protobuf import message
 
 from mnv2_hpu import errors
 
-IMAGE_KEY = "image/encoded"
-LABEL_KEY = "image/class/label"
-MAX_CHECKED_FILES = 3
-MAX_CHECKED_RECORDS = 32
 MAX_COUNTING_THREADS = 16
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _SHARD_NUMBER = re.compile(r"-\d+-of-\d+$")
 # A TFRecord: length (uint64), its checksum (4 bytes), the data, their checksum.
-_LENGTH = struct.Struct("<Q")
+LENGTH = struct.Struct("<Q")
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckedRecords:
-  """What `check_records` has read.
-
-  Attributes:
-    files: The files that were opened.
-    num_records: How many records were read and decoded.
-    labels: The labels among them, ascending.
-  """
-
-  files: tuple[str, ...]
-  num_records: int
-  labels: tuple[int, ...]
 
 
 def match_files(patterns: str | Sequence[str]) -> list[str]:
@@ -105,101 +78,47 @@ def count_by_file(files: Sequence[str]) -> list[int]:
   """
 
   def count(path: str) -> int:
-    return sum(1 for _ in _record_offsets(path))
+    return sum(1 for _ in record_offsets(path))
 
   with futures.ThreadPoolExecutor(MAX_COUNTING_THREADS) as pool:
     return list(pool.map(count, files))
 
 
-def check_records(
-  files: Sequence[str],
-  num_classes: int,
-  label_key: str = LABEL_KEY,
-  image_key: str = IMAGE_KEY,
-  max_records: int = MAX_CHECKED_RECORDS,
-) -> CheckedRecords:
-  """Reads the first records of the first, the middle and the last file.
-
-  Args:
-    files: Paths of TFRecords.
-    num_classes: Labels are to lie in [0, num_classes).
-    label_key: Feature that holds the label, an int64.
-    image_key: Feature that holds the encoded image.
-    max_records: How many records of each file are read.
-
-  Returns:
-    What was read.
+def record_offsets(path: str) -> Iterator[int]:
+  """Yields the offset in bytes of each record of a TFRecord file.
 
   Raises:
-    UserError: If a file is truncated or no TFRecord, if a record lacks its image or
-      its label, if a label is out of range, if an image cannot be decoded, or if
-      every image is of one colour only. Names the file and the record.
+    UserError: If the file is truncated or is not a TFRecord.
   """
-  positions = {0, len(files) // 2, len(files) - 1}
-  checked = tuple(files[i] for i in sorted(positions)[:MAX_CHECKED_FILES])
-  labels: list[int] = []
-  constant: list[str] = []
-  for path in checked:
-    for _ in _record_offsets(path):  # to the end: finds a truncated tail
-      pass
-    for index, record in enumerate(_read_records(path, max_records)):
-      where = f"record {index} of {path!r}"
-      features = _parse(record, where)
-      labels.append(_label(features, label_key, num_classes, where))
-      image = _decode(_bytes(features, image_key, where), where)
-      if tf.reduce_min(image) == tf.reduce_max(image):
-        constant.append(where)
-  if len(constant) == len(labels):
-    raise errors.UserError(
-      f"All {len(labels)} images that were read are of one colour only, first "
-      f"{constant[0]}. The images were lost when the data set was written; prepare it "
-      "again."
-    )
-  if constant:
-    logging.warning(
-      "%d of %d images that were read are of one colour only, first %s.",
-      len(constant),
-      len(labels),
-      constant[0],
-    )
-  return CheckedRecords(checked, len(labels), tuple(sorted(set(labels))))
-
-
-def describe_problem(
-  path: str,
-  offset: int,
-  length: int,
-  label_key: str = LABEL_KEY,
-  image_key: str = IMAGE_KEY,
-) -> str:
-  """Says why a record cannot be read: sentences that name the file and the record.
-
-  Args:
-    path: Of a TFRecord file.
-    offset: Of the record in bytes.
-    length: Of the record in bytes, as far as TensorFlow could read it: 0 where its
-      checksum is wrong or the file ends within it.
-    label_key: Feature that holds the label, an int64.
-    image_key: Feature that holds the encoded image.
-  """
-  where = f"the record at byte {offset} of {path!r}"
   with tf.io.gfile.GFile(path, "rb") as file:
-    file.seek(offset)
-    header = file.read(HEADER_BYTES)
-    stated = _LENGTH.unpack_from(header)[0] if len(header) == HEADER_BYTES else None
-    record = file.read(length)
-  if stated != length:
-    return (
-      f"{where.capitalize()}, and all after it, cannot be read: its checksum is wrong, "
-      "or the file is cut off."
-    )
-  try:
-    features = _parse(record, where)
-    _label(features, label_key, sys.maxsize, where)
-    _decode(_bytes(features, image_key, where), where)
-  except errors.UserError as error:
-    return str(error)
-  return f"{where.capitalize()} cannot be read."
+    size = file.size()
+    offset = 0
+    while offset < size:
+      header = file.read(HEADER_BYTES)
+      end = offset + HEADER_BYTES + FOOTER_BYTES
+      if len(header) == HEADER_BYTES:
+        end += LENGTH.unpack_from(header)[0]
+      if len(header) < HEADER_BYTES or end > size:
+        if offset == 0:
+          raise not_a_tfrecord(path, header)
+        raise errors.UserError(
+          f"The data file {path!r} is truncated or damaged: the record at byte "
+          f"{offset} does not end within its {size} bytes. Copy or write it again."
+        )
+      yield offset
+      file.seek(end)
+      offset = end
+
+
+def not_a_tfrecord(path: str, start: bytes) -> errors.UserError:
+  """Returns the error that says what a file is instead, from its first bytes."""
+  reason = "it starts with bytes that are no record"
+  if start.startswith(_GZIP_MAGIC):
+    reason = "it is compressed with gzip; decompress it first"
+  return errors.UserError(
+    f"The data file {path!r} is not a TFRecord, or its first record is cut off: "
+    f"{reason}. Received {start[:8]!r}."
+  )
 
 
 def _what_is_there(pattern: str) -> str:
@@ -215,119 +134,3 @@ def _what_is_there(pattern: str) -> str:
   return (
     f"Looked for {name!r} in {directory!r}, which has {len(entries)} entries. {near}"
   )
-
-
-def _record_offsets(path: str) -> Iterator[int]:
-  """Yields the offset in bytes of each record of a TFRecord file."""
-  with tf.io.gfile.GFile(path, "rb") as file:
-    size = file.size()
-    offset = 0
-    while offset < size:
-      header = file.read(HEADER_BYTES)
-      end = offset + HEADER_BYTES + FOOTER_BYTES
-      if len(header) == HEADER_BYTES:
-        end += _LENGTH.unpack_from(header)[0]
-      if len(header) < HEADER_BYTES or end > size:
-        if offset == 0:
-          raise _not_a_tfrecord(path, header)
-        raise errors.UserError(
-          f"The data file {path!r} is truncated or damaged: the record at byte "
-          f"{offset} does not end within its {size} bytes. Copy or write it again."
-        )
-      yield offset
-      file.seek(end)
-      offset = end
-
-
-def _not_a_tfrecord(path: str, start: bytes) -> errors.UserError:
-  reason = "it starts with bytes that are no record"
-  if start.startswith(_GZIP_MAGIC):
-    reason = "it is compressed with gzip; decompress it first"
-  return errors.UserError(
-    f"The data file {path!r} is not a TFRecord, or its first record is cut off: "
-    f"{reason}. Received {start[:8]!r}."
-  )
-
-
-def _read_records(path: str, max_records: int) -> Iterator[bytes]:
-  """Yields the first records of a file, with their checksums verified."""
-  index = 0
-  try:
-    for record in tf.data.TFRecordDataset(path).take(max_records):
-      yield record.numpy()
-      index += 1
-  except tf.errors.DataLossError as error:
-    if index == 0:
-      with tf.io.gfile.GFile(path, "rb") as file:
-        raise _not_a_tfrecord(path, file.read(HEADER_BYTES)) from error
-    raise errors.UserError(
-      f"Record {index} of {path!r} is damaged: {error.message}. Copy or write the "
-      "file again."
-    ) from error
-
-
-def _parse(record: bytes, where: str) -> dict[str, tf.train.Feature]:
-  try:
-    return dict(tf.train.Example.FromString(record).features.feature)
-  except message.DecodeError as error:
-    raise errors.UserError(
-      f"{where.capitalize()} is not a tf.train.Example ({len(record)} bytes)."
-    ) from error
-
-
-def _feature(
-  features: dict[str, tf.train.Feature], key: str, where: str
-) -> tf.train.Feature:
-  if key not in features:
-    raise errors.UserError(
-      f"There is no feature {key!r} in {where}. {errors.did_you_mean(key, features)} "
-      "Set image_field_key or label_field_key, or prepare the data again."
-    )
-  return features[key]
-
-
-def _label(
-  features: dict[str, tf.train.Feature], key: str, num_classes: int, where: str
-) -> int:
-  values = _feature(features, key, where).int64_list.value
-  if len(values) != 1:
-    raise errors.UserError(
-      f"The feature {key!r} in {where} holds {len(values)} integers; a label is one."
-    )
-  label = int(values[0])
-  if not 0 <= label < num_classes:
-    raise errors.UserError(
-      f"The label {label} in {where} is outside the classes: num_classes is "
-      f"{num_classes}, which allows 0 to {num_classes - 1}. "
-      + _range_hint(label, num_classes)
-    )
-  return label
-
-
-def _range_hint(label: int, num_classes: int) -> str:
-  if label == num_classes:
-    return (
-      f"If the labels start at 1 and 0 is the background (ImageNet in slim's and Model "
-      f"Garden's layout: 1 to 1000), set num_classes to {num_classes + 1}."
-    )
-  return "Set num_classes to the number of classes, or prepare the data again."
-
-
-def _bytes(features: dict[str, tf.train.Feature], key: str, where: str) -> bytes:
-  values = _feature(features, key, where).bytes_list.value
-  if len(values) != 1 or not values[0]:
-    raise errors.UserError(
-      f"The feature {key!r} in {where} holds no image: {len(values)} byte strings, "
-      f"{sum(map(len, values))} bytes."
-    )
-  return values[0]
-
-
-def _decode(encoded: bytes, where: str) -> tf.Tensor:
-  try:
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-  except tf.errors.InvalidArgumentError as error:
-    raise errors.UserError(
-      f"The image in {where} cannot be decoded ({len(encoded)} bytes that start with "
-      f"{encoded[:8]!r}). Allowed are JPEG, PNG, GIF and BMP; prepare the data again."
-    ) from error

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from mnv2_hpu import errors
-from mnv2_hpu.dataloaders import record_files
+from mnv2_hpu.dataloaders import record_check, record_files
 
 _RECORD_OVERHEAD = record_files.HEADER_BYTES + record_files.FOOTER_BYTES
 
@@ -156,7 +156,7 @@ class UnreadableRecords:
       if (file, offset) in self.seen:
         continue
       self.seen.add((file, offset))
-      problem = record_files.describe_problem(
+      problem = record_check.describe_problem(
         self._files[file], offset, length, **self._keys
       )
       if len(self.seen) > self._limit:

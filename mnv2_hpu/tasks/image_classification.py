@@ -14,8 +14,9 @@ from official.vision.tasks import image_classification as upstream
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as exp_cfg
-from mnv2_hpu.dataloaders import classification_input, record_files
+from mnv2_hpu.dataloaders import classification_input, record_check, record_files
 from mnv2_hpu.dataloaders.inception_preprocessing import PreprocessingOptions
+from mnv2_hpu.dataloaders.input_options import InputOptions
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import step_dropout
 from mnv2_hpu.optimization import exponential_moving_average
@@ -49,12 +50,12 @@ def _float32_policy() -> Iterator[None]:
 
 def input_options(
   data: exp_cfg.DataConfig, model: exp_cfg.ImageClassificationModel
-) -> classification_input.InputOptions:
+) -> InputOptions:
   """Returns what the input pipeline needs to know of a data and a model config."""
   height, width = model.input_size[:2]
   least_area, greatest_area = data.crop_area_range
   least_ratio, greatest_ratio = data.crop_aspect_ratio_range
-  return classification_input.InputOptions(
+  return InputOptions(
     input_path=data.input_path,
     global_batch_size=data.global_batch_size,
     is_training=bool(data.is_training),
@@ -203,7 +204,7 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     config = self.task_config
     used = [config.train_data] * train + [config.validation_data] * evaluate
     for data in used:
-      record_files.check_records(
+      record_check.check_records(
         record_files.match_files(data.input_path),
         config.model.num_classes,
         label_key=data.label_field_key,

@@ -10,8 +10,13 @@ from official.vision.configs import image_classification as garden_configs
 from official.vision.tasks import image_classification as garden_task
 
 from mnv2_hpu import errors
-from mnv2_hpu.dataloaders import classification_input, inception_preprocessing
-from mnv2_hpu.dataloaders.classification_input import InputOptions, build_dataset
+from mnv2_hpu.dataloaders import (
+  classification_input,
+  inception_preprocessing,
+  input_options,
+)
+from mnv2_hpu.dataloaders.classification_input import build_dataset
+from mnv2_hpu.dataloaders.input_options import InputOptions
 
 UNDISTORTED = inception_preprocessing.PreprocessingOptions(
   crop=False, flip=False, color_distortion=False
@@ -136,7 +141,7 @@ def test_evaluation_steps(examples, pipelines, replicas, steps):
 
 
 @pytest.mark.parametrize("is_training", [True, False])
-@pytest.mark.parametrize("preprocessing", classification_input.PREPROCESSINGS)
+@pytest.mark.parametrize("preprocessing", input_options.PREPROCESSINGS)
 def test_shapes_are_static(tmp_path, is_training, preprocessing):
   pattern = _write_files(tmp_path, 6, 2)
   options = _options(pattern, is_training, preprocessing=preprocessing)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.dataloaders import classification_input, record_files
+from mnv2_hpu.dataloaders import classification_input, input_options, record_files
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
 
 STEPS = 11
@@ -37,7 +37,7 @@ def _write_files(directory, sizes):
 
 def _batches(pattern, context, steps, start_step=0, **overrides):
   """The batches of a few steps, as `(images, labels)` arrays."""
-  options = classification_input.InputOptions(
+  options = input_options.InputOptions(
     **{
       "input_path": pattern,
       "global_batch_size": 4,

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mnv2_hpu import errors
 from mnv2_hpu.dataloaders import classification_input
-from mnv2_hpu.dataloaders.classification_input import InputOptions
+from mnv2_hpu.dataloaders.input_options import InputOptions
 
 PER_FILE = 6
 
