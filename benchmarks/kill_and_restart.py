@@ -14,6 +14,7 @@ import concurrent.futures
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -60,10 +61,9 @@ def _start(model_dir):
     f"--model_dir={model_dir}",
   ]
   threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-  unbuffered = {"PYTHONUNBUFFERED": "1"}
   with open(f"{model_dir}.log", "ab") as log:
     return subprocess.Popen(
-      command, env={**os.environ, **threads, **unbuffered}, stdout=log, stderr=log
+      command, env={**os.environ, **threads}, stdout=log, stderr=log
     )
 
 
@@ -81,9 +81,15 @@ def _finish(process, model_dir):
     raise RuntimeError(f"{model_dir} ended with {process.returncode}:\n{tail}")
 
 
-def _last_line(model_dir):
-  lines = Path(f"{model_dir}.log").read_text(errors="replace").splitlines()
-  return next((line.strip()[:60] for line in reversed(lines) if line.strip()), "")
+def _files(model_dir):
+  """What a killed run left of its checkpoints: steps, and parts of one in the making."""
+  names = os.listdir(model_dir)
+  steps = sorted(
+    int(name[5:-6]) for name in names if re.fullmatch(r"ckpt-\d+\.index", name)
+  )
+  return f"ckpt {steps[-1] if steps else None}" + ", saving" * any(
+    "_temp" in n for n in names
+  )
 
 
 def _undisturbed(model_dir):
@@ -97,7 +103,7 @@ def _undisturbed(model_dir):
 
 
 def _disturbed(model_dir, moments):
-  """Trains, killed at each of the moments; returns what it last said before each."""
+  """Trains, killed at each of the moments; returns what it had saved by then."""
   said = []
   for moment in moments:
     since = time.time()
@@ -109,7 +115,7 @@ def _disturbed(model_dir, moments):
     except subprocess.TimeoutExpired:
       process.kill()
       process.wait()
-      said.append(f"{moment:.2f} s: {_last_line(model_dir)}")
+      said.append(f"{moment:.1f} s ({_files(model_dir)})")
   else:
     process = _start(model_dir)
   _finish(process, model_dir)
@@ -159,7 +165,8 @@ def main(argv):
     for done, task in enumerate(concurrent.futures.as_completed(tasks), start=1):
       number, said, differences = task.result()
       kills, failed = kills + len(said), failed + bool(differences)
-      print(f"trial {number}: {'DIFFERS' if differences else 'equal'}; killed", said)
+      verdict = "DIFFERS" if differences else "equal"
+      print(f"trial {number}: {verdict}; killed after", "; ".join(said) or "its end")
       for difference in differences[:10]:
         print("  ", difference)
       progress.update(done)
