@@ -82,7 +82,7 @@ def _finish(process, model_dir):
 
 
 def _files(model_dir):
-  """What a killed run left of its checkpoints: steps, and parts of one in the making."""
+  """What a killed run had saved, and whether it was saving."""
   names = os.listdir(model_dir)
   steps = sorted(
     int(name[5:-6]) for name in names if re.fullmatch(r"ckpt-\d+\.index", name)
