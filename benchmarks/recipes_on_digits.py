@@ -142,7 +142,7 @@ def train(params, seed, progress, done):
 
 
 def _draw(curves):
-  figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), sharey=True, dpi=120)
+  figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, dpi=120)
   for column, title in ((1, "raw weights"), (2, "averaged weights")):
     for color, (name, runs) in zip(
       ("C0", "C1", "C2", "C3"), curves.items(), strict=True
@@ -158,8 +158,9 @@ def _draw(curves):
     axes[column - 1].set(title=title, xlabel="step", ylim=(0.85, 1.0))
     axes[column - 1].grid(alpha=0.3)
   axes[0].set_ylabel("top-1, 359 held-out digits")
-  axes[0].legend(loc="lower right")
-  figure.tight_layout()
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="lower center", ncols=4)
+  figure.tight_layout(rect=(0, 0.07, 1, 1))
   figure.savefig(_PICTURE.value)
 
 
