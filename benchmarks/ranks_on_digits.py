@@ -11,12 +11,12 @@ itself, for a mean over ranks hides the defect. Writes docs/ranks_on_digits.png 
 prints the table of docs/multi_card.md.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -47,6 +47,7 @@ import helpers_rank_cases
 _DATA_DIR = flags.DEFINE_string("data_dir", "build/quickstart/tfrecords", "Digits.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs on one rank.")
 _EPOCHS = flags.DEFINE_integer("epochs", 30, "Of each run.")
+_RUNS = flags.DEFINE_string("runs", "build/ranks_on_digits", "Folder; resumed from.")
 _PICTURE = flags.DEFINE_string("picture", "docs/ranks_on_digits.png", "File.")
 _DEFECTIVE = flags.DEFINE_string(
   "defective_rank", None, "Used by the benchmark itself."
@@ -110,6 +111,7 @@ class _OwnAccuracy:
     self._interval = params.trainer.validation_interval
     self.trained = None
     self.curve = []
+    self.collisions = []
 
   def _accuracy(self):
     right = total = 0
@@ -128,17 +130,28 @@ class _OwnAccuracy:
       variable.assign(ranks.local_value(self._strategy, own))
     own = self._accuracy()
     path = str(self._folder / f"ckpt-{step}")
-    ranks.gather(self._strategy, np.zeros(1, np.int64))  # wait for each other
     checkpoint = tf.train.Checkpoint(model=self._plain)
-    checkpoint.write(path)
-    ranks.gather(self._strategy, np.zeros(1, np.int64))
-    try:
+    self._wait_for_each_other()
+    with self._noting_collisions(f"step {step}, writing"):
+      checkpoint.write(path)
+    self._wait_for_each_other()
+    in_folder = float("nan")
+    with self._noting_collisions(f"step {step}, reading"):
       checkpoint.read(path).assert_consumed()
       in_folder = self._accuracy()
-    except (tf.errors.OpError, ValueError) as error:
-      print(f"step {step}: the folder's checkpoint cannot be read: {error}")
-      in_folder = float("nan")
+    self._wait_for_each_other()
     self.curve.append((step, own, in_folder))
+
+  def _wait_for_each_other(self):
+    ranks.gather(self._strategy, np.zeros(1, np.int64))
+
+  @contextlib.contextmanager
+  def _noting_collisions(self, what):
+    """Counts what the two ranks destroy for each other, and goes on."""
+    try:
+      yield
+    except (tf.errors.OpError, ValueError) as error:
+      self.collisions.append(f"{what}: {error}".splitlines()[0])
 
 
 def _be_defective_rank(folder):
@@ -159,7 +172,8 @@ def _be_defective_rank(folder):
     )
     note.trained = runner.trainer
     runner.run()
-  (folder / f"curve{rank}.json").write_text(json.dumps(note.curve))
+  found = {"curve": note.curve, "collisions": note.collisions}
+  (folder / f"rank{rank}.json").write_text(json.dumps(found))
 
 
 def _experiment(bindings):
@@ -169,13 +183,14 @@ def _experiment(bindings):
 
 
 def _defective(folder):
-  """Returns the two ranks' curves: (step, its own accuracy, the folder's)."""
+  """Returns what each rank found: curve (step, own, the folder's) and collisions."""
   folder = folder / "defective"
+  shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir()
   command = [sys.executable, __file__, f"--defective_rank={folder}"]
   command += [f"--data_dir={_DATA_DIR.value}", f"--epochs={_EPOCHS.value}"]
   _launch(command, 2, folder / "log")
-  return [json.loads((folder / f"curve{rank}.json").read_text()) for rank in range(2)]
+  return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
 def _column(curve, number):
@@ -190,9 +205,10 @@ def _draw(runs, defective):
       left.plot(*_column(curve, 2), color=color, marker=".", label=label)
   left.set(title="one training job (averaged weights)", ylabel="top-1, held-out digits")
   right.plot(*_column(runs[2][0], 1), color="C1", marker=".", label="2 ranks, whole")
-  for rank, curve in enumerate(defective):
+  curves_found = [found["curve"] for found in defective]
+  for rank, curve in enumerate(curves_found):
     right.plot(*_column(curve, 1), color=f"C{3 + rank}", label=f"rank {rank}'s weights")
-  right.plot(*_column(defective[0], 2), "k.", label="what the common folder holds")
+  right.plot(*_column(curves_found[0], 2), "k.", label="what the common folder holds")
   right.set(title="no broadcast, both ranks write (raw weights)")
   for axes in (left, right):
     axes.set(xlabel="step", ylim=(0, 1.02))
@@ -212,8 +228,9 @@ def _print_table(runs, defective):
       cells.append(f"{statistics.mean(values):.2%}{spread}")
     batch = GLOBAL_BATCH // num_ranks
     print(f"| {num_ranks} x {batch}, {len(found)} seed(s) | {' | '.join(cells)} |")
-  for rank, curve in enumerate(defective):
-    print(f"| no broadcast: rank {rank} | {curve[-1][1]:.2%} | |")
+  for rank, found in enumerate(defective):
+    print(f"| no broadcast: rank {rank} | {found['curve'][-1][1]:.2%} | |")
+    print("\n".join(f"  rank {rank}, {line}" for line in found["collisions"]))
 
 
 def main(argv):
@@ -225,7 +242,8 @@ def main(argv):
   mpl.use("Agg")
   jobs = [(1, seed) for seed in range(_SEEDS.value)] + [(n, 0) for n in RANKS]
   runs = {num_ranks: [] for num_ranks, _ in jobs}
-  folder = Path(tempfile.mkdtemp())
+  folder = Path(_RUNS.value).resolve()
+  folder.mkdir(parents=True, exist_ok=True)
   with Progress(len(jobs) + 1, "run") as progress:
     for done, (num_ranks, seed) in enumerate(jobs, start=1):
       runs[num_ranks].append(_whole(folder, num_ranks, seed))
@@ -234,7 +252,6 @@ def main(argv):
     progress.update(len(jobs) + 1)
   _draw(runs, defective)
   _print_table(runs, defective)
-  shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
