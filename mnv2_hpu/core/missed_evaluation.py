@@ -12,7 +12,7 @@ import tensorflow as tf
 from official.core import actions
 from official.core import config_definitions as cfg
 
-from mnv2_hpu.core import driver_flags
+from mnv2_hpu import driver_flags
 from mnv2_hpu.distribute import ranks
 from mnv2_hpu.reporting import curves
 

@@ -8,10 +8,10 @@ from official.core import base_task
 from official.core import config_definitions as cfg
 from official.modeling import optimization
 
+from mnv2_hpu import driver_flags
 from mnv2_hpu.compat import keras
 from mnv2_hpu.core import (
   checkpoints_on_disk,
-  driver_flags,
   resilient_trainer,
   run_lock,
   run_record,

@@ -8,7 +8,7 @@ import gin
 import tensorflow as tf
 from official.common import distribute_utils
 
-from mnv2_hpu.core import driver_flags
+from mnv2_hpu import driver_flags
 from mnv2_hpu.distribute import addresses, cluster, habana, horovod
 from mnv2_hpu.errors import UserError, did_you_mean
 

@@ -7,7 +7,7 @@ import helpers_mpirun
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.core import driver_flags
+from mnv2_hpu import driver_flags
 from mnv2_hpu.distribute import horovod, horovod_launch, horovod_ops, strategies
 from mnv2_hpu.errors import UserError
 
