@@ -6,6 +6,7 @@ the same file.
 """
 
 import os
+import struct
 import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from typing import NamedTuple
 _BLOCK = tarfile.BLOCKSIZE
 _EMPTY = bytes(_BLOCK)
 _PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK = b"x", b"g", b"L", b"K"
+# Of a header: name, size, checksum, type, and the prefix of a long name (POSIX ustar).
+_HEADER = struct.Struct("100s 24x 12s 12x 8s c 188x 155s 12x")
+_CHECKSUM = slice(148, 156)  # counted as eight spaces
 _NAMES_LIMIT = 1 << 20  # bytes of an extended header; a path has at most 4,096
 
 
@@ -87,12 +91,30 @@ def _header(
     raise TarError(f"cut off: it ends at byte {end}, without the mark of the end")
   if block == _EMPTY:
     return None
+  info = _short_named_file(block)
+  if info is not None:
+    return info
   try:
     return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
   except tarfile.HeaderError as error:
     if position == start:
       raise TarError("not a tar file, or a compressed one") from error
     raise TarError(f"damaged at byte {position}: {error}") from error
+
+
+def _short_named_file(block: bytes) -> tarfile.TarInfo | None:
+  """Reads what nearly every header is, in half of the time that tarfile takes."""
+  name, size, checksum, kind, prefix = _HEADER.unpack(block)
+  if kind != tarfile.REGTYPE or prefix[0]:
+    return None
+  info = tarfile.TarInfo(name.partition(b"\0")[0].decode("utf-8", "surrogateescape"))
+  try:
+    info.size = int(size.rstrip(b" \0"), 8)
+    expected = int(checksum.rstrip(b" \0"), 8)
+  except ValueError:
+    return None
+  actual = sum(block) - sum(block[_CHECKSUM]) + sum(b" " * 8)
+  return info if actual == expected and info.size >= 0 else None
 
 
 def _extension(descriptor: int, kind: bytes, offset: int, size: int) -> dict[str, str]:
