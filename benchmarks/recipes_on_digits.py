@@ -159,7 +159,7 @@ def _draw(curves):
     axes[column - 1].grid(alpha=0.3)
   axes[0].set_ylabel("top-1, 359 held-out digits")
   handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="lower center", ncols=4)
+  figure.legend(handles, labels, loc="lower center", ncols=4, fontsize="small")
   figure.tight_layout(rect=(0, 0.07, 1, 1))
   figure.savefig(_PICTURE.value)
 
