@@ -96,9 +96,13 @@ class ResilientTrainer(base_trainer.Trainer):
     """Returns orbit's inner loop, in parts after which a SIGTERM is noticed."""
     return termination.in_parts(super().create_train_loop_fn(), self._training_parts)
 
+  def _take_over_restored(self) -> None:
+    """Called before the steps of a loop: variables may have been restored since."""
+
   def train_loop_begin(self) -> None:
-    """Makes up for an owed evaluation when a resumed run trains its first loop."""
+    """Notes where the loop starts, on each rank where rank 0 does."""
     super().train_loop_begin()
+    self._take_over_restored()
     self._loop_start = self._step()
     self._termination.begin()
 
@@ -110,8 +114,10 @@ class ResilientTrainer(base_trainer.Trainer):
     # Loops end where those of the uninterrupted run do, wherever this one resumed.
     loop = self.config.trainer.steps_per_loop
     left_of_loop = loop - self._step() % loop
+    # Rank 0's: after a recovery others know its step only once they have taken over.
+    steps = ranks.broadcast_int(self._strategy, min(int(num_steps), left_of_loop))
     try:
-      logs = super().train(tf.minimum(num_steps, left_of_loop))
+      logs = super().train(tf.constant(steps))
     except termination.Terminated:
       self._save_and_end()
     except tf.errors.OpError:

@@ -146,9 +146,8 @@ class Trainer(resilient_trainer.ResilientTrainer):
       self._base_optimizer._set_hyper(name, value)
 
   def train_loop_begin(self) -> None:
-    """Takes over rank 0's variables after a restore; starts the progress there."""
+    """Starts the progress where the first loop starts."""
     super().train_loop_begin()
-    self._take_over_restored()
     if self._progress is None and self._is_first:
       self._progress = Progress(
         self.config.trainer.train_steps,
@@ -194,10 +193,13 @@ class Trainer(resilient_trainer.ResilientTrainer):
   def initialize(self) -> None:
     """Called where the model folder holds no checkpoint: reads the initial one.
 
-    So it always is on ranks other than 0, which take over rank 0's variables later.
+    So it always is on ranks other than 0, which take over rank 0's variables later, but
+    its step now: from it orbit counts when to evaluate and to end.
     """
     self._one_model.invalidate()
     if not self._is_first:
+      with self.strategy.scope():
+        self.global_step.assign(self.task.start_step)
       return
     if driver_flags.driver_mode() == "eval":
       raise UserError(

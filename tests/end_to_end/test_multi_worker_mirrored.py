@@ -13,6 +13,7 @@ import helpers_programs
 import pytest
 import tensorflow as tf
 
+from mnv2_hpu.checkpoints import compare
 from mnv2_hpu.core import exit_codes
 from mnv2_hpu.reporting import curves
 
@@ -22,15 +23,18 @@ TRAIN, VALIDATION = 1438, 359
 BATCH = 16  # images of one rank
 
 
-def _command(records, model_dir, steps, *more, launcher=()):
+def _command(
+  records, model_dir, steps, *more, launcher=(), log_every=1, eval_every=None
+):
+  epochs_per_step = 2 * BATCH / TRAIN
   settings = {
     "batch_size": BATCH,
     "eval_batch_size": 50,
     "image_size": 32,
-    "log_every_steps": 1,
-    "train_epochs": steps * 2 * BATCH / TRAIN,
-    "checkpoint_every_epochs": 2 * 2 * BATCH / TRAIN,
-    "eval_every_epochs": steps * 2 * BATCH / TRAIN,
+    "log_every_steps": log_every,
+    "train_epochs": steps * epochs_per_step,
+    "checkpoint_every_epochs": 2 * epochs_per_step,
+    "eval_every_epochs": (eval_every or steps) * epochs_per_step,
     "distribution_strategy": "'multi_worker_mirrored'",
   }
   params = [f"mobilenet_v2_classification.{k} = {v}" for k, v in settings.items()]
@@ -138,3 +142,53 @@ def test_a_frozen_rank_is_named_and_the_run_goes_on_from_its_checkpoint(
   assert code == exit_codes.TERMINATED, said[-5000:]
   assert said.count("SIGTERM: a checkpoint will be saved") == 2
   assert restored + 5 <= _newest_step(run) < steps
+
+
+def _run(command, log):
+  with _started(command, log) as process:
+    assert process.wait() == 0, log.read_text()[-5000:]
+
+
+def test_an_ended_run_goes_on_bit_by_bit_and_a_finished_one_ends_at_once(
+  digits_records, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")  # fixes the order of sums
+  run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+  steps, log = 24, tmp_path / "log"
+
+  def command(model_dir):
+    return _command(digits_records, model_dir, steps, log_every=4, eval_every=8)
+
+  with _started(command(run), log) as process:
+    _await(log, r"train \| step: +4 ", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == exit_codes.TERMINATED, log.read_text()[-5000:]
+  assert 4 <= _newest_step(run) < steps
+
+  _run(command(run), log)
+  _run(command(undisturbed), log)
+  assert compare.differences(str(run), str(undisturbed)) == []
+  before = sorted(run.rglob("*"))
+  _run(command(run), log)
+  after = {path for path in run.rglob("*") if "tfevents" not in path.name}
+  assert after <= {*before}
+  validation = curves.read_scalars(str(run / "validation"))["accuracy"]
+  assert [step for step, _ in validation] == [8, 16, 24]
+
+
+def test_a_bad_loss_sends_all_ranks_back_together(digits_records, tmp_path):
+  log = tmp_path / "log"
+  command = _command(
+    digits_records,
+    tmp_path / "run",
+    24,
+    "--gin_params=mobilenet_v2_classification.learning_rate = 1e25",
+    "--params_override=trainer.recovery_max_trials=1",
+    log_every=2,
+  )
+  with _started(command, log) as process:
+    assert process.wait() == 1
+  said = log.read_text()
+  bad = re.findall(r"the loss of step (\d+) is NaN or infinite; (going back)?", said)
+  assert sorted(bad) == [("3", ""), ("3", ""), ("3", "going back"), ("3", "going back")]
+  assert _newest_step(tmp_path / "run") == 2
