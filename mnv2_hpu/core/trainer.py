@@ -55,6 +55,8 @@ class Trainer(resilient_trainer.ResilientTrainer):
   them start from its variables, are checked to stay equal, and end together.
   """
 
+  joins_ranks = True  # asked by `distribute.rank_folders`
+
   _optimizer: Any
   _checkpoint_exporter: Any
 

@@ -3,6 +3,8 @@
 Every rank takes part in saving, because reading a variable may reduce it over the
 ranks. What ranks other than 0 save nobody wants: it goes to a scratch folder that
 exists as long as the process. They neither read nor write the run's model folder.
+
+All of this is for trainers that join ranks; under others nothing is changed.
 """
 
 import atexit
@@ -22,6 +24,22 @@ from mnv2_hpu.distribute import cluster
 
 _PREFIX = "mnv2_hpu.rank"
 _LOCK = "lock"  # held as long as the process lives
+_TRAINER = "create_trainer.trainer_cls"  # Model Garden's
+
+
+def joins_ranks() -> bool:
+  """Returns whether the trainer that gin binds makes one run of several ranks.
+
+  Such a trainer says so by an attribute of this name. Model Garden's own restores on
+  every rank what that rank finds in the model folder.
+  """
+  try:
+    bound = gin.query_parameter(_TRAINER)
+  except ValueError:  # not bound, or not in a driver of Model Garden
+    return False
+  if isinstance(bound, gin.config.ConfigurableReference):
+    bound = bound.configurable.wrapped
+  return getattr(bound, "joins_ranks", False)
 
 
 def _remove_abandoned() -> None:
@@ -85,4 +103,5 @@ def install() -> None:
   @gin.config.register_finalize_hook
   def hook(config: dict) -> None:
     del config  # binds nothing
-    take_own_folder()
+    if joins_ranks():
+      take_own_folder()

@@ -9,7 +9,7 @@ import tensorflow as tf
 from official.common import distribute_utils
 
 from mnv2_hpu import driver_flags
-from mnv2_hpu.distribute import addresses, cluster, habana, horovod
+from mnv2_hpu.distribute import addresses, cluster, habana, horovod, rank_folders
 from mnv2_hpu.errors import UserError, did_you_mean
 
 UPSTREAM_NAMES = (
@@ -50,7 +50,7 @@ def _check_ranks(name: str) -> None:
   """Refuses several independent trainings in one folder.
 
   Raises:
-    UserError: if several ranks run, and the strategy does not join them.
+    UserError: if several ranks run, and strategy or trainer do not join them.
   """
   size = cluster.world_size(os.environ)
   driver_flags.check_mode(size)
@@ -61,6 +61,13 @@ def _check_ranks(name: str) -> None:
       f"runtime.distribution_strategy {name!r} does not join them: they would be "
       f"{size} trainings that overwrite each other. Use {' or '.join(joining)}, or "
       "start one process."
+    )
+  in_driver = driver_flags.driver_mode() is not None
+  if in_driver and name in STRATEGIES and size > 1 and not rank_folders.joins_ranks():
+    raise UserError(
+      f"runtime.distribution_strategy {name!r} on {size} processes needs a trainer "
+      "that gives all of them rank 0's variables, after a restore too. Model Garden's "
+      "own does not: add --gin_params='create_trainer.trainer_cls = @mnv2_hpu.Trainer'."
     )
 
 

@@ -17,8 +17,17 @@ from mnv2_hpu.distribute import rank_folders
 flags.DEFINE_string("model_dir", None, "")
 flags.FLAGS(["program", "--model_dir=/the/users"])
 logging.set_verbosity(logging.INFO)
+
+@gin.configurable
+class Trainer:
+  joins_ranks = sys.argv[2] == "joins_ranks"
+
+@gin.configurable
+def create_trainer(trainer_cls=None):
+  pass
+
 rank_folders.install()
-gin.parse_config_files_and_bindings([], [])
+gin.parse_config_files_and_bindings([], ["create_trainer.trainer_cls = @Trainer"])
 print("said to standard output", flush=True)
 print("verbosity", logging.get_verbosity(), file=sys.stderr)
 print("model_dir", flags.FLAGS.model_dir, file=sys.stderr)
@@ -27,9 +36,9 @@ time.sleep(float(sys.argv[1]))
 """
 
 
-def _start(rank, folder, seconds=0):
+def _start(rank, folder, seconds=0, trainer="joins_ranks"):
   return subprocess.Popen(
-    [sys.executable, "-c", PROGRAM, str(seconds)],
+    [sys.executable, "-c", PROGRAM, str(seconds), trainer],
     env={
       **os.environ,
       **helpers_mpirun.environment(rank, 2, folder),
@@ -49,6 +58,12 @@ def test_rank_0_keeps_its_folder_and_its_voice(tmp_path):
   stdout, stderr = _start(0, tmp_path).communicate()
   assert _said(stderr)["model_dir"] == "/the/users"
   assert _said(stderr)["verbosity"] == "0"
+  assert stdout == "said to standard output\n"
+
+
+def test_under_a_trainer_that_restores_on_every_rank_nothing_changes(tmp_path):
+  stdout, stderr = _start(1, tmp_path, trainer="does not").communicate()
+  assert _said(stderr)["model_dir"] == "/the/users"
   assert stdout == "said to standard output\n"
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from official.common import distribute_utils
 
 import mnv2_hpu
-from mnv2_hpu import compat
+from mnv2_hpu import compat, driver_flags
 from mnv2_hpu.distribute import habana, strategies
 from mnv2_hpu.errors import UserError
 
@@ -76,6 +76,14 @@ def two_ranks(monkeypatch):
 def test_ranks_that_would_train_apart_are_refused(name):
   with pytest.raises(UserError, match=rf"started 2 processes.*'{name}' does not join"):
     distribute_utils.get_distribution_strategy(name, num_gpus=0)
+
+
+@pytest.mark.parametrize("name", ["hpu", "horovod"])
+@pytest.mark.usefixtures("two_ranks")
+def test_ranks_under_model_gardens_own_trainer_are_refused(name, monkeypatch):
+  monkeypatch.setattr(driver_flags, "driver_mode", lambda: "train")
+  with pytest.raises(UserError, match=r"trainer_cls = @mnv2_hpu\.Trainer'"):
+    distribute_utils.get_distribution_strategy(name)
 
 
 @pytest.mark.usefixtures("two_ranks")
