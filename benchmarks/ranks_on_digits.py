@@ -159,10 +159,10 @@ def _be_defective_rank(folder):
   strategy = tf.distribute.MultiWorkerMirroredStrategy()
   rank = ranks.rank(strategy)
   params = _experiment(_bindings(2, seed=0))
-  keras.utils.set_random_seed(rank)
   model_dir = str(folder / f"rank{rank}")
   task = task_factory.get_task(params.task, logging_dir=model_dir)
   note = _OwnAccuracy(strategy, task, params, folder)
+  keras.utils.set_random_seed(rank)
   with (
     helpers_rank_cases.without_broadcast(),
     mock.patch.object(rank_check, "check"),
