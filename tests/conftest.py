@@ -23,10 +23,12 @@ os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 
 # Files that take longest, longest first: two workers then end at about the same time.
 LONGEST = (
-  "test_quickstart.py",
+  "test_rank_proof.py",
+  "test_multi_worker_mirrored.py",
+  "test_faults.py",
   "test_backbone_swap.py",
-  "test_bad_input.py",
-  "test_stock_driver.py",
+  "test_quickstart.py",
+  "test_horovod_driver.py",
   "test_mobilenet_v2_numbers.py",
   "test_gin_files.py",
 )
