@@ -108,16 +108,11 @@ class ResilientTrainer(base_trainer.Trainer):
 
   def train(self, num_steps: tf.Tensor) -> dict[str, Any]:
     """Trains so many steps, or fewer if asked to end."""
-    if self._first_step is None:
-      self._evaluate_if_owed()
-      self._first_step = self._step()
-    # Loops end where those of the uninterrupted run do, wherever this one resumed.
-    loop = self.config.trainer.steps_per_loop
-    left_of_loop = loop - self._step() % loop
-    # Rank 0's: after a recovery others know its step only once they have taken over.
-    steps = ranks.broadcast_int(self._strategy, min(int(num_steps), left_of_loop))
     try:
-      logs = super().train(tf.constant(steps))
+      if self._first_step is None:
+        self._evaluate_if_owed()
+        self._first_step = self._step()
+      logs = super().train(tf.constant(self._steps_of_loop(int(num_steps))))
     except termination.Terminated:
       self._save_and_end()
     except tf.errors.OpError:
@@ -127,6 +122,16 @@ class ResilientTrainer(base_trainer.Trainer):
     if self._is_off_orbits_grid(step) and missed_evaluation.is_due(self._plan, step):
       missed_evaluation.make_up(self, self.task.logging_dir)
     return logs
+
+  def _steps_of_loop(self, asked: int) -> int:
+    """Returns the steps of the next loop, the same on all ranks.
+
+    Loops end where those of the uninterrupted run do, wherever this one resumed.
+    """
+    loop = self.config.trainer.steps_per_loop
+    own = min(asked, loop - self._step() % loop)
+    # Rank 0's: after a recovery others know its step only once they have taken over.
+    return ranks.broadcast_int(self._strategy, own)
 
   def _is_off_orbits_grid(self, step: int) -> bool:
     """Whether orbit, counting from where it resumed, has no evaluation here."""

@@ -121,8 +121,8 @@ class Heartbeat:
     except OSError as error:
       how = f"the connection broke: {error}"
     self._end(
-      f"{self._names[other]} is missing ({how}). The last step that all ranks had "
-      f"finished is {self._common}."
+      f"{self._names[other]} is missing ({how}). The last step that all ranks are "
+      f"known to have finished is {self._common}."  # told once a second
     )
 
   def _beat(self) -> None:

@@ -66,7 +66,7 @@ def test_others_end_and_name_a_killed_rank_and_the_last_common_step(ranks):
   for text in texts:
     assert text.startswith(f"rank 2 (process {ranks[2].pid} on ")
     assert "is missing (its process has ended)" in text
-    assert "all ranks had finished is 40." in text
+    assert "are known to have finished is 40." in text
 
 
 def test_others_end_and_name_a_frozen_rank(ranks):

@@ -149,7 +149,7 @@ def test_a_frozen_rank_is_named_and_the_run_goes_on_from_its_checkpoint(
     assert time.monotonic() - asked_at < 30
 
   said = log.read_text()
-  assert re.search(r"rank 1 \(.*\) is missing .* had finished is \d+", said)
+  assert re.search(r"rank 1 \(.*\) is missing .* have finished is \d+", said)
   assert f"ended with code {exit_codes.PEER_LOST}; restart 1 of 1" in said
   assert restored >= 3
   assert code == exit_codes.TERMINATED, said[-5000:]
