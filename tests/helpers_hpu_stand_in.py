@@ -13,7 +13,7 @@ replaced, which together are the device:
 
 `--ranks` is a small mpirun: so many processes with the variables of Open MPI, forked
 after everything is imported. Several ranks need free ports: bind
-`mnv2_hpu.cluster.port` to `free_ports(ranks)`.
+`mnv2_hpu.cluster.port` to the first of `addresses.free_ports(ranks)`.
 """
 
 import atexit
@@ -21,7 +21,6 @@ import importlib.util
 import os
 import pathlib
 import runpy
-import socket
 import sys
 import types
 
@@ -63,24 +62,6 @@ def install():
   )
   bridge.load_habana_module = lambda: bridge.habana_ops.initialize(handshake)
   habana.DEVICE_TYPE = "CPU"
-
-
-def free_ports(count):
-  """Returns the first of so many ports that follow each other and are free."""
-  while True:
-    with socket.socket() as probe:
-      probe.bind(("localhost", 0))
-      first = probe.getsockname()[1]
-    held = []
-    try:
-      for port in range(first, first + count):
-        held.append(socket.create_server(("localhost", port)))
-    except (OSError, OverflowError):
-      continue
-    finally:
-      for one in held:
-        one.close()
-    return first
 
 
 def _run(module, args):

@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from types import FrameType
 from absl import flags
 
 from mnv2_hpu.cli import main as cli_main
+from mnv2_hpu.distribute import addresses
 from mnv2_hpu.errors import UserError
 
 _PAUSE_SECONDS = 1.0  # before the first restart; doubles up to the greatest
@@ -48,18 +48,12 @@ class Options:
   grace_seconds: float = 35.0
 
 
-def _free_ports(count: int) -> list[int]:
-  sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-  ports = [int(one.getsockname()[1]) for one in sockets]
-  for one in sockets:
-    one.close()
-  return ports
-
-
 def _environments(processes: int) -> list[dict[str, str]]:
   if not processes:
     return [dict(os.environ)]
-  cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(processes)]}
+  cluster = {
+    "worker": [f"127.0.0.1:{port}" for port in addresses.free_ports(processes)]
+  }
   return [
     {
       **os.environ,

@@ -1,7 +1,10 @@
-"""TF_CONFIG for processes that MPI started: who listens where."""
+"""Who listens where: free ports, and TF_CONFIG for processes that MPI started."""
 
+import contextlib
 import json
+import random
 import re
+import socket
 from collections import Counter
 from collections.abc import Mapping
 
@@ -10,6 +13,30 @@ from mnv2_hpu.errors import UserError
 
 # Below Linux's range for outgoing connections, which starts at 32768.
 DEFAULT_PORT = 23456
+_CHOSEN_PORTS = range(15_000, 30_000)  # below it too, and below Kubernetes' node ports
+
+
+def free_ports(count: int) -> list[int]:
+  """Returns ports that follow each other, on which nobody on this machine listens.
+
+  Their processes may take their time to listen: the system gives no such port to an
+  outgoing connection, as it does with those of its own choice.
+
+  Raises:
+    OSError: if none are found.
+  """
+  # Not the generator that a training seeds: two of them would choose the same.
+  chosen = random.SystemRandom().sample(_CHOSEN_PORTS, 1000)
+  for first in chosen:
+    ports = list(range(first, first + count))
+    with contextlib.ExitStack() as held:
+      try:
+        for port in ports:
+          held.enter_context(socket.create_server(("", port)))
+      except OSError:
+        continue
+      return ports
+  raise OSError(f"no {count} free ports that follow each other were found")
 
 
 def _named(hosts: str) -> list[str]:

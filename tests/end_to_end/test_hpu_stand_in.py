@@ -1,11 +1,11 @@
 """Habana's own strategy through the drivers, with the CPU in a card's place."""
 
-import helpers_hpu_stand_in
 import helpers_programs
 import pytest
 import tensorflow as tf
 
 from mnv2_hpu import compat
+from mnv2_hpu.distribute import addresses
 
 pytestmark = [
   pytest.mark.slow,
@@ -53,7 +53,7 @@ def test_one_card_by_the_launchers_flags(programs, digits_records, tmp_path):
 
 
 def test_two_cards_through_the_stock_driver(programs, digits_records, tmp_path):
-  port = helpers_hpu_stand_in.free_ports(2)
+  port, _ = addresses.free_ports(2)
   done = programs.run(
     "helpers_hpu_stand_in",
     "--ranks=2",
