@@ -95,6 +95,11 @@ _EXPLANATIONS: tuple[
     re.compile(r"Unable to open file: (\S+?)\.? Searched config paths: (.+)"),
     lambda match: f"--gin_file={match[1]}: no such file; looked in {match[2]}",
   ),
+  (  # raised in an input pipeline; TensorFlow puts its own error around it
+    Exception,
+    re.compile(r"\bUserError: (.+?)(?:\nTraceback|\Z)", re.DOTALL),
+    lambda match: match[1],
+  ),
 )
 
 

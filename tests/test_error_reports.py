@@ -2,6 +2,7 @@
 
 import gin
 import pytest
+import tensorflow as tf
 from official.core import exp_factory
 from official.modeling import hyperparams
 
@@ -67,3 +68,13 @@ def test_a_defect_is_not_explained():
 
 def test_users_errors_explain_themselves():
   assert error_reports.explain(UserError("what to do")) == "what to do"
+
+
+def test_users_errors_explain_themselves_behind_an_input_pipeline():
+  def refuse(_):
+    raise UserError("what is wrong\nand what to do")
+
+  data = tf.data.Dataset.range(1).map(
+    lambda number: tf.numpy_function(refuse, [number], tf.int64)
+  )
+  assert _explained(next, iter(data)) == "what is wrong\nand what to do"

@@ -1,7 +1,9 @@
 """Model Garden's trainer, kept going or ended well where something goes wrong."""
 
+import contextlib
 import math
 import tempfile
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import tensorflow as tf
@@ -109,15 +111,13 @@ class ResilientTrainer(base_trainer.Trainer):
   def train(self, num_steps: tf.Tensor) -> dict[str, Any]:
     """Trains so many steps, or fewer if asked to end."""
     try:
-      if self._first_step is None:
-        self._evaluate_if_owed()
-        self._first_step = self._step()
-      logs = super().train(tf.constant(self._steps_of_loop(int(num_steps))))
+      with self._ending_well():
+        if self._first_step is None:
+          self._evaluate_if_owed()
+          self._first_step = self._step()
+        logs = super().train(tf.constant(self._steps_of_loop(int(num_steps))))
     except termination.Terminated:
       self._save_and_end()
-    except tf.errors.OpError:
-      self._watchdog.await_verdict()
-      raise
     step = self._step()
     if self._is_off_orbits_grid(step) and missed_evaluation.is_due(self._plan, step):
       missed_evaluation.make_up(self, self.task.logging_dir)
@@ -171,7 +171,17 @@ class ResilientTrainer(base_trainer.Trainer):
       "so many times."
     )
 
-  # ---- SIGTERM ----
+  # ---- Ends ----
+
+  @contextlib.contextmanager
+  def _ending_well(self) -> Iterator[None]:
+    """Lets the other ranks know of an error that ends this one."""
+    with self._watchdog.telling_errors():
+      try:
+        yield
+      except tf.errors.OpError:
+        self._watchdog.await_verdict()
+        raise
 
   def _save_and_end(self) -> NoReturn:
     """Saves a checkpoint of this step on all ranks, and ends the process."""
@@ -212,10 +222,8 @@ class ResilientTrainer(base_trainer.Trainer):
     if missed_evaluation.evaluates() and not is_due:
       return {}
     try:
-      logs = super().evaluate(num_steps)
-    except tf.errors.OpError:
-      self._watchdog.await_verdict()
-      raise
+      with self._ending_well():
+        logs = super().evaluate(num_steps)
     except termination.Terminated:
       optimizer = self._optimizer
       if isinstance(optimizer, ExponentialMovingAverage) and optimizer.is_swapped:

@@ -25,8 +25,8 @@ _GROWTH = 4  # of a part over the one before it, at most
 _EXIT_SECONDS = 10  # for the interpreter to end once the checkpoint is written
 
 
-class Terminated(Exception):  # noqa: N818 (an event, not an error)
-  """All ranks have agreed to stop where they are."""
+class Terminated(BaseException):
+  """All ranks have agreed to stop where they are; like `SystemExit` no error."""
 
 
 class Termination:

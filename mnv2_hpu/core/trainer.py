@@ -173,7 +173,8 @@ class Trainer(resilient_trainer.ResilientTrainer):
 
   def evaluate(self, num_steps: tf.Tensor) -> dict[str, Any]:
     """Evaluates the averaged weights, and before them the raw ones if asked to."""
-    self._take_over_restored()
+    with self._ending_well():
+      self._take_over_restored()
     raw = self._evaluate_raw(num_steps) if self._evaluate_raw_weights else {}
     return {**super().evaluate(num_steps), **raw}
 

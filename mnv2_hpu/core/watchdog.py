@@ -1,5 +1,6 @@
 """Ends a training in which a rank is missing or nothing moves, and says which."""
 
+import contextlib
 import faulthandler
 import os
 import secrets
@@ -8,12 +9,14 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from typing import NoReturn
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from mnv2_hpu import error_reports
 from mnv2_hpu.core import exit_codes
 from mnv2_hpu.core.fault_settings import FaultSettings
 from mnv2_hpu.distribute import cluster, heartbeat, ranks
@@ -65,6 +68,22 @@ class Watchdog:
     self._has_left = True
     if self._heartbeat is not None:
       self._heartbeat.leave()
+
+  @contextlib.contextmanager
+  def telling_errors(self) -> Iterator[None]:
+    """Tells the other ranks of an error that ends this one.
+
+    They would wait for it, or say no more than that it is gone.
+    """
+    try:
+      yield
+    except Exception as error:
+      self._has_left = True
+      if self._heartbeat is not None:
+        self._heartbeat.fail(
+          error_reports.explain(error) or f"{type(error).__name__}: {error}"
+        )
+      raise
 
   def await_verdict(self) -> None:
     """After a collective failed: lets the heartbeat say which rank is to blame."""

@@ -3,18 +3,24 @@
 Each rank keeps a TCP connection to rank 0 and sends a line a second; rank 0 answers
 with the last step that all have reached. A rank whose process ends closes its
 connection, and is noticed at once; one that is frozen, or whose machine is gone, falls
-silent. Rank 0 tells the others whom it misses; they miss rank 0 themselves. Threads of
-Python do all this: they go on while TensorFlow waits in a collective.
+silent. Rank 0 tells the others whom it misses; they miss rank 0 themselves. A rank that
+ends with an error says so first: ranks that meet the same one end with their own, and
+the others with its message. Threads of Python do all this: they go on while TensorFlow
+waits in a collective.
 """
 
 import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 _BEAT_SECONDS = 1.0
+# For a rank to meet the error that another one has told it of.
+_SAME_ERROR_SECONDS = 5.0
+_MOST_OF_MESSAGE = 1000  # characters of an error
 
 
 class Heartbeat:
@@ -76,13 +82,18 @@ class Heartbeat:
 
   def leave(self) -> None:
     """Tells the others that this rank ends as it should."""
+    self._take_leave({"bye": True})
+
+  def fail(self, message: str) -> None:
+    """Tells the others, once, that this rank ends with an error."""
+    self._take_leave({"failed": message[:_MOST_OF_MESSAGE]})
+
+  def _take_leave(self, last_line: dict[str, Any]) -> None:
     with self._lock:
+      if self._has_ended:
+        return
       self._has_ended = True
-      for connection in self._connections.values():
-        try:
-          _send(connection, {"bye": True})
-        except OSError:
-          continue  # it is gone already, and nobody needs it now
+    self._tell(last_line)
 
   def _start(self, target: Callable[..., None], *args: Any) -> None:
     threading.Thread(target=target, args=args, daemon=True).start()
@@ -113,9 +124,14 @@ class Heartbeat:
         if "missing" in line:
           self._end(line["missing"])
           return
+        if "failed" in line:
+          how = f"it ended with an error: {line['failed']}"
+          time.sleep(_SAME_ERROR_SECONDS)
+          break
         self._steps[other] = line["step"]
         self._common = max(self._common, line.get("common", 0))
-      how = "its process has ended"
+      else:
+        how = "its process has ended"
     except TimeoutError:
       how = f"no sign of life for {self._silence:g} seconds"
     except OSError as error:

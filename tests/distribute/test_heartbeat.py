@@ -26,7 +26,7 @@ else:
   own.connect("127.0.0.1", port, key=7)
 own.reached(40 + rank)
 for line in sys.stdin:  # ended by the test
-  own.leave()
+  own.leave() if line == "leave\\n" else own.fail(line.strip())
   print("left", flush=True)
 """
 
@@ -85,12 +85,33 @@ def test_others_end_and_name_rank_0_where_it_is_killed(ranks):
   assert all(text.startswith("rank 0 is missing") for text in texts)
 
 
+def _say(process, line):
+  """Lets a rank leave or fail; returns its exit code."""
+  process.stdin.write(f"{line}\n")
+  process.stdin.close()
+  assert process.stdout.readline() == "left\n"
+  return process.wait()
+
+
 def test_ranks_that_leave_are_not_missed(ranks):
   for process in (ranks[1], ranks[0], ranks[2]):
-    process.stdin.write("leave\n")
-    process.stdin.close()
-    assert process.stdout.readline() == "left\n"
-    assert process.wait() == 0
+    assert _say(process, "leave") == 0
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+def test_others_end_and_cite_the_error_of_a_rank(ranks, failing):
+  others = [process for process in ranks if process is not ranks[failing]]
+  assert _say(ranks[failing], "ValueError: 7 is no label") == 0
+  codes, texts = _endings(others)
+  assert codes == [75, 75]
+  for text in texts:
+    assert text.startswith(f"rank {failing}")
+    assert "is missing (it ended with an error: ValueError: 7 is no label)" in text
+
+
+def test_ranks_that_meet_one_error_each_end_with_their_own(ranks):
+  for process in (ranks[1], ranks[0], ranks[2]):
+    assert _say(process, "RanksDifferError: …") == 0
 
 
 def test_a_stranger_is_not_taken_for_a_rank():

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,3 +200,35 @@ def test_a_bad_loss_sends_all_ranks_back_together(digits_records, tmp_path):
   bad = re.findall(r"the loss of step (\d+) is NaN or infinite; (going back)?", said)
   assert sorted(bad) == [("3", ""), ("3", ""), ("3", "going back"), ("3", "going back")]
   assert _newest_step(tmp_path / "run") == 2
+
+
+def test_an_error_of_one_rank_is_told_by_the_other(digits_records, tmp_path):
+  """A file that only one of them reads holds no pictures behind its first records."""
+  records = shutil.copytree(digits_records, tmp_path / "records")
+  path = records / "train-00000-of-00004"
+  examples = [
+    *map(
+      tf.train.Example.FromString,
+      tf.data.TFRecordDataset(str(path)).as_numpy_iterator(),
+    )
+  ]
+  for example in examples[len(examples) // 2 :]:
+    example.features.feature["image/encoded"].bytes_list.value[0] = b"no picture"
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for example in examples:
+      writer.write(example.SerializeToString())
+  log = tmp_path / "log"
+  command = _command(
+    records,
+    tmp_path / "run",
+    STEPS,
+    "--gin_params=mobilenet_v2_classification.max_unreadable_records = 0",
+  )
+  with _started(command, log) as process:
+    # That of the rank that is the first to have ended.
+    assert process.wait() in (1, exit_codes.PEER_LOST), log.read_text()[-5000:]
+  problem = rf"The image in the record at byte \d+ of '{path}' cannot be decoded"
+  said = log.read_text()
+  assert len(re.findall(rf"^error: {problem}", said, re.MULTILINE)) == 1
+  told = rf"^error: rank [01] .*is missing \(it ended with an error: {problem}"
+  assert len(re.findall(told, said, re.MULTILINE)) == 1
