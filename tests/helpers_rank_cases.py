@@ -79,6 +79,11 @@ def _inputs(task, case, context):
   share = BATCH // context.num_replicas_in_sync
   data = tf.data.Dataset.from_tensor_slices((images.astype(dtype), labels))
   data = data.skip(getattr(task, "start_step", 0) * BATCH).batch(share)
+  # Cases follow each other in one process: giving up an iterator that is
+  # autotuned may block it for a minute (docs/multi_card.md).
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  data = data.with_options(options)
   return data.shard(context.num_input_pipelines, context.input_pipeline_id)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 OUTCOMES = ("passed", "failed", "errors", "skipped")
+LINES_OF_PROBLEM = 15
 
 
 def print_steps(lines: list[str]) -> int:
@@ -37,10 +38,26 @@ def count(reports: list[Path]) -> dict[str, int]:
   return counts
 
 
+def print_problems(reports: list[Path]) -> None:
+  """Prints what failed, and how each message ends; tests that share one in one row."""
+  tests: dict[str, list[str]] = {}
+  for report in reports:
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+      for problem in [*case.iter("failure"), *case.iter("error")]:
+        lines = (problem.text or problem.get("message", "")).strip().splitlines()
+        name = f"{case.get('classname')}.{case.get('name')}"
+        tests.setdefault("\n".join(lines[-LINES_OF_PROBLEM:]), []).append(name)
+  for message, names in tests.items():
+    print(f"\n== {names[0]}", f"and {len(names) - 1} more" if names[1:] else "")
+    print(message)
+
+
 def main(results: Path) -> None:
-  """Prints the table, then one line as pytest ends with."""
+  """Prints what failed, the table, then one line as pytest ends with."""
+  reports = sorted(results.glob("*.xml"))
+  print_problems(reports)
   total = print_steps((results / "steps.tsv").read_text().splitlines())
-  counts = count(sorted(results.glob("*.xml")))
+  counts = count(reports)
   shown = [f"{counts[name]} {name}" for name in OUTCOMES if counts[name]]
   print(f"\n==== {', '.join(shown) or 'no tests ran'} in {total}.00s ====")
 

@@ -57,16 +57,25 @@ def _is_available(job):
   return AVAILABLE.get(job.split("-")[0], True)
 
 
+class Runs:
+  """What the jobs left; a job that failed fails the tests that ask for it."""
+
+  def __init__(self, folder):
+    self._folder = folder
+    jobs = {job: cases for job, cases in JOBS.items() if _is_available(job)}
+    self._problems = helpers_rank_runs.start(folder, jobs)
+
+  def of(self, job):
+    """The folder of a job."""
+    if job in self._problems:
+      pytest.fail(self._problems[job], pytrace=False)
+    return self._folder / job
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def runs(tmp_path_factory):
   """Runs all jobs, once for all tests."""
-  folder = tmp_path_factory.mktemp("ranks")
-  jobs = {job: cases for job, cases in JOBS.items() if _is_available(job)}
-  helpers_rank_runs.start(
-    folder,
-    *(f"{job.replace('-', ':')}:{','.join(cases)}" for job, cases in jobs.items()),
-  )
-  return folder
+  return Runs(tmp_path_factory.mktemp("ranks"))
 
 
 def _available(job):
@@ -94,8 +103,8 @@ class Held:
     variables: by replica of the process: (name, value) in order.
   """
 
-  def __init__(self, folder, job, case, rank=0):
-    with np.load(folder / job / f"{case}.{rank}.npz") as stored:
+  def __init__(self, runs, job, case, rank=0):
+    with np.load(runs.of(job) / f"{case}.{rank}.npz") as stored:
       content = dict(stored)
     self.losses = content.pop("losses")
     self.error = str(content.pop("error"))
@@ -117,114 +126,114 @@ class Held:
 
 
 @pytest.mark.parametrize("case", ["sync_bn", "plain_bn", "bfloat16"])
-def test_two_ranks_are_two_replicas_of_one_process_bit_by_bit(folder, job, case):
-  expected = Held(folder, "mirrored-1", case)
+def test_two_ranks_are_two_replicas_of_one_process_bit_by_bit(runs, job, case):
+  expected = Held(runs, "mirrored-1", case)
   assert len(expected.losses) == 20
   assert np.ptp(expected.losses) > 0.01  # it does learn something
   names = " ".join(name for name, _ in expected.variables[0])
   assert "average" in names
   assert "momentum" in names
   for rank in range(2):
-    Held(folder, job, case, rank).assert_bitwise(expected, of_other=rank)
+    Held(runs, job, case, rank).assert_bitwise(expected, of_other=rank)
 
 
-def test_two_ranks_without_averages_are_two_replicas_bit_by_bit(folder):
-  expected = Held(folder, "mirrored-1", "no_average")
+def test_two_ranks_without_averages_are_two_replicas_bit_by_bit(runs):
+  expected = Held(runs, "mirrored-1", "no_average")
   assert not any("average" in name for name, _ in expected.variables[0])
   for rank in range(2):
-    held = Held(folder, "multi_worker_mirrored-2", "no_average", rank)
+    held = Held(runs, "multi_worker_mirrored-2", "no_average", rank)
     held.assert_bitwise(expected, of_other=rank)
 
 
-def _assert_equal_ranks(folder, job, case):
+def _assert_equal_ranks(runs, job, case):
   """Returns what rank 0 held, which is what all held."""
-  first, *others = (Held(folder, job, case, rank) for rank in range(int(job[-1])))
+  first, *others = (Held(runs, job, case, rank) for rank in range(int(job[-1])))
   assert len(first.losses) == 20
   for other in others:
     first.assert_bitwise(other)
   return first
 
 
-def _assert_computes_what_one_replica_does(folder, job):
-  expected = Held(folder, "one_device-1", "float64")
-  actual = _assert_equal_ranks(folder, job, "float64")
+def _assert_computes_what_one_replica_does(runs, job):
+  expected = Held(runs, "one_device-1", "float64")
+  actual = _assert_equal_ranks(runs, job, "float64")
   np.testing.assert_allclose(actual.losses, expected.losses, rtol=0, atol=1e-9)
   for (name, a), (_, b) in zip(actual.variables[0], expected.variables[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-7, err_msg=name)
 
 
-def test_three_and_four_ranks_hold_the_same(folder, larger_job):
-  _assert_equal_ranks(folder, larger_job, "sync_bn")
+def test_three_and_four_ranks_hold_the_same(runs, larger_job):
+  _assert_equal_ranks(runs, larger_job, "sync_bn")
 
 
-def test_three_and_four_ranks_compute_what_one_replica_does(folder, larger_job):
-  _assert_computes_what_one_replica_does(folder, larger_job)
+def test_three_and_four_ranks_compute_what_one_replica_does(runs, larger_job):
+  _assert_computes_what_one_replica_does(runs, larger_job)
 
 
-def test_two_ranks_compute_what_one_replica_does(folder, job):
-  _assert_computes_what_one_replica_does(folder, job)
+def test_two_ranks_compute_what_one_replica_does(runs, job):
+  _assert_computes_what_one_replica_does(runs, job)
 
 
-def test_ranks_that_start_from_other_weights_are_stopped_before_step_1(folder, job):
+def test_ranks_that_start_from_other_weights_are_stopped_before_step_1(runs, job):
   """The seed's bug: the broadcast is built and never run."""
   for rank in range(2):
-    held = Held(folder, job, "seeds_differ", rank)
+    held = Held(runs, job, "seeds_differ", rank)
     assert len(held.losses) == 0
     assert "at step 0, rank 1 and rank 0 differ" in held.error
     assert "conv2d" in held.error
     assert "shape [3, 3, 3, 6], 162 values" in held.error
 
 
-def test_ranks_that_draw_other_weights_start_from_rank_0s(folder):
+def test_ranks_that_draw_other_weights_start_from_rank_0s(runs):
   healed = [
-    Held(folder, "multi_worker_mirrored-2", "seeds_healed", rank) for rank in range(2)
+    Held(runs, "multi_worker_mirrored-2", "seeds_healed", rank) for rank in range(2)
   ]
   assert not healed[0].error
   healed[0].assert_bitwise(healed[1])
 
 
-def test_a_weight_that_changes_on_one_rank_ends_the_run_before_the_checkpoint(folder):
+def test_a_weight_that_changes_on_one_rank_ends_the_run_before_the_checkpoint(runs):
   """Rank 1 changes a kernel after step 3; a checkpoint is due at step 5."""
   for rank in range(2):
-    held = Held(folder, "multi_worker_mirrored-2", "spoiled", rank)
+    held = Held(runs, "multi_worker_mirrored-2", "spoiled", rank)
     assert len(held.losses) == 4  # the fifth loop ends with the check
     assert "at step 5, rank 1 and rank 0 differ" in held.error
-  model_dir = folder / "multi_worker_mirrored-2" / "spoiled.0"
+  model_dir = runs.of("multi_worker_mirrored-2") / "spoiled.0"
   steps = {path.stem for path in model_dir.glob("ckpt-*.index")}
   assert "ckpt-5" not in steps
 
 
-def test_resync_interval_repairs_and_reports(folder):
+def test_resync_interval_repairs_and_reports(runs):
   job = "multi_worker_mirrored-2"
-  first, second = (Held(folder, job, "resynced", rank) for rank in range(2))
+  first, second = (Held(runs, job, "resynced", rank) for rank in range(2))
   assert not first.error
   assert len(first.losses) == 6
   first.assert_bitwise(second)
-  assert "drifted apart at step 5" in (folder / job / "0.log").read_text()
+  assert "drifted apart at step 5" in (runs.of(job) / "0.log").read_text()
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(folder):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(runs):
   """10 steps, then 10 more from rank 0's checkpoint: with batch statistics by rank."""
   job = "multi_worker_mirrored-2"
   for rank in range(2):
-    resumed = Held(folder, job, "rest", rank)
-    whole = Held(folder, job, "plain_bn", rank)
+    resumed = Held(runs, job, "rest", rank)
+    whole = Held(runs, job, "plain_bn", rank)
     assert resumed.losses.tobytes() == whole.losses[10:].tobytes()
     resumed.losses = whole.losses
     resumed.assert_bitwise(whole)
 
 
-def test_evaluation_starts_from_rank_0s_checkpoint(folder):
+def test_evaluation_starts_from_rank_0s_checkpoint(runs):
   """Rank 1's folder holds none, which ends TensorFlow's own strategy in a deadlock."""
   job = "multi_worker_mirrored-2"
-  first, second = (Held(folder, job, "evaluated", rank) for rank in range(2))
+  first, second = (Held(runs, job, "evaluated", rank) for rank in range(2))
   assert dict(first.variables[0])["global_step:0"] == 20
   first.assert_bitwise(second)
 
 
-def test_ranks_exchange_values_bit_by_bit(folder, job):
+def test_ranks_exchange_values_bit_by_bit(runs, job):
   for rank in range(2):
-    with np.load(folder / job / f"exchange.{rank}.npz") as stored:
+    with np.load(runs.of(job) / f"exchange.{rank}.npz") as stored:
       got = dict(stored)
     assert (got["rank"], got["size"], got["of_rank_0"]) == (rank, 2, 5)
     assert got["gathered"].tolist() == [[[0, 2**40]], [[1, 2**40 + 1]]]
