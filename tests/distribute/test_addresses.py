@@ -1,6 +1,7 @@
 """TF_CONFIG as MPI's ranks must see it, against values written by hand."""
 
 import json
+import socket
 
 import pytest
 
@@ -101,3 +102,19 @@ def test_ranks_dealt_to_the_machines_in_turn_are_refused():
 
   with pytest.raises(UserError, match=r"rank 1 process 1 of 'node-a'.*process 0"):
     addresses.tf_config(by_node, "node-a:2,node-b:2")
+
+
+def test_free_ports_follow_each_other_and_can_be_listened_on():
+  ports = addresses.free_ports(3)
+  assert ports == [ports[0], ports[0] + 1, ports[0] + 2]
+  assert ports[-1] < 32768  # outgoing connections take others
+  for port in ports:
+    socket.create_server(("", port)).close()
+
+
+def test_a_port_in_use_is_not_free(monkeypatch):
+  with socket.create_server(("", 0)) as taken:
+    port = taken.getsockname()[1]
+    monkeypatch.setattr(addresses, "_CHOSEN_PORTS", [port] * 1000)
+    with pytest.raises(OSError, match="no 1 free ports"):
+      addresses.free_ports(1)
