@@ -9,17 +9,23 @@ import pytest
 
 _LAUNCH = [sys.executable, "-m", "mnv2_hpu.cli.launch"]
 
-# Dies by kill -9 until it has been started so often; notes its TF_CONFIG.
+# Dies by kill -9 until it has been started so often; notes its TF_CONFIG. Rank 0 dies
+# only once every rank noted this start, as the launcher then ends the others at once.
 _WORKER = """
 import json, os, pathlib, signal, sys, time
 folder, needed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-config = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))
+alone = '{"task": {"index": 0}, "cluster": {"worker": ["here"]}}'
+config = json.loads(os.environ.get("TF_CONFIG", alone))
 rank = config["task"]["index"]
+def starts(rank):
+  noted = folder / f"starts-{rank}"
+  return len(noted.read_text().splitlines()) if noted.exists() else 0
 with open(folder / f"starts-{rank}", "a") as file:
   file.write(json.dumps(config) + "\\n")
-starts = len((folder / f"starts-{rank}").read_text().splitlines())
-if starts < needed:
+if starts(rank) < needed:
   if rank == 0:
+    while any(starts(r) < starts(0) for r in range(len(config["cluster"]["worker"]))):
+      time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGKILL)
   time.sleep(60)  # as a rank that waits for the dead one
 """
