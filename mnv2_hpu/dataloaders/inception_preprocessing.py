@@ -11,41 +11,12 @@ Images are resized as TensorFlow 1 did: corners not aligned, no half-pixel centr
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import tensorflow as tf
 
-from mnv2_hpu.dataloaders import image_decoding
+from mnv2_hpu.dataloaders import color_distortion, image_decoding
 
-BRIGHTNESS_DELTA = 32.0 / 255.0
-SATURATION_RANGE = (0.5, 1.5)
-HUE_DELTA = 0.2
-CONTRAST_RANGE = (0.5, 1.5)
 MAX_CROP_ATTEMPTS = 100
-
-# The orders in which slim applies the colour distortions; one is drawn an image.
-_FAST_COLOR_ORDERS = (("brightness", "saturation"),)
-_FULL_COLOR_ORDERS = (
-  ("brightness", "saturation", "hue", "contrast"),
-  ("saturation", "brightness", "contrast", "hue"),
-  ("contrast", "hue", "brightness", "saturation"),
-  ("hue", "saturation", "contrast", "brightness"),
-)
-# From an image in [0, 1] and a number drawn from [0, 1).
-_COLOR_DISTORTIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
-  "brightness": lambda image, drawn: (
-    image + _between(-BRIGHTNESS_DELTA, BRIGHTNESS_DELTA, drawn)
-  ),
-  "saturation": lambda image, drawn: tf.image.adjust_saturation(
-    image, _between(*SATURATION_RANGE, drawn)
-  ),
-  "hue": lambda image, drawn: tf.image.adjust_hue(
-    image, _between(-HUE_DELTA, HUE_DELTA, drawn)
-  ),
-  "contrast": lambda image, drawn: tf.image.adjust_contrast(
-    image, _between(*CONTRAST_RANGE, drawn)
-  ),
-}
 
 _FAST_RESIZE_METHODS = (tf.compat.v1.image.ResizeMethod.BILINEAR,)
 _FULL_RESIZE_METHODS = (
@@ -141,7 +112,8 @@ def preprocess_for_eval(
     `[height, width, 3]`, float32 in [-1, 1]. The aspect ratio is not kept.
   """
   window = functools.partial(central_crop_window, central_fraction=central_fraction)
-  return _to_model_range(_resize(_cut(image, window), height, width))
+  resized = _resize(_cut(image, window), height, width)
+  return color_distortion.to_model_range(resized)
 
 
 def distorted_crop_window(
@@ -207,18 +179,20 @@ def distort_crop(
     `[height, width, 3]`, float32 in [-1, 1].
   """
   # In one operation, of which a step runs thousands.
-  resize_draw, flip_draw, order_draw, *color_draws = tf.unstack(
-    tf.random.stateless_uniform([3 + len(_COLOR_DISTORTIONS)], seed, alg="philox")
+  draws = tf.random.stateless_uniform(
+    [2 + color_distortion.NUM_DRAWS], seed, alg="philox"
   )
   methods = _FAST_RESIZE_METHODS if options.fast_mode else _FULL_RESIZE_METHODS
   resize = functools.partial(_resize, crop, height, width)
-  image = _choose(resize_draw, [functools.partial(resize, m) for m in methods])
+  image = color_distortion.choose(
+    draws[0], [functools.partial(resize, method) for method in methods]
+  )
   if options.flip:
     # Along the axes listed: width, or none.
-    image = tf.reverse(image, tf.fill([tf.cast(flip_draw < 0.5, tf.int32)], 1))
+    image = tf.reverse(image, tf.fill([tf.cast(draws[1] < 0.5, tf.int32)], 1))
   if options.color_distortion:
-    image = _distort_color(image, options.fast_mode, order_draw, color_draws)
-  return _to_model_range(image)
+    return color_distortion.distort_color(image, draws[2:], options.fast_mode)
+  return color_distortion.to_model_range(image)
 
 
 def _cut(
@@ -230,36 +204,6 @@ def _cut(
   if image.dtype == tf.string:
     return image_decoding.decode_window(image, window, least_size)
   return tf.slice(image, *window(tf.shape(image)))
-
-
-def _between(low: float, high: float, drawn: tf.Tensor) -> tf.Tensor:
-  """Maps a number drawn from [0, 1) to [low, high)."""
-  return low + drawn * (high - low)
-
-
-def _distort_color(
-  image: tf.Tensor, fast_mode: bool, order_draw: tf.Tensor, draws: list[tf.Tensor]
-) -> tf.Tensor:
-  """Distorts the colours of a float image in [0, 1], and clips to that range."""
-  draw_of = dict(zip(_COLOR_DISTORTIONS, draws, strict=True))
-
-  def apply(order: tuple[str, ...]) -> tf.Tensor:
-    distorted = image
-    for name in order:
-      distorted = _COLOR_DISTORTIONS[name](distorted, draw_of[name])
-    return distorted
-
-  orders = _FAST_COLOR_ORDERS if fast_mode else _FULL_COLOR_ORDERS
-  image = _choose(order_draw, [functools.partial(apply, order) for order in orders])
-  # `tf.clip_by_value` takes two passes over the image.
-  return tf.raw_ops.ClipByValue(t=image, clip_value_min=0.0, clip_value_max=1.0)
-
-
-def _choose(drawn: tf.Tensor, branches: list[Callable[[], tf.Tensor]]) -> tf.Tensor:
-  """Returns what one of the branches computes, by a number drawn from [0, 1)."""
-  if len(branches) == 1:
-    return branches[0]()
-  return tf.switch_case(tf.cast(drawn * len(branches), tf.int32), branches)
 
 
 def _resize(
@@ -278,8 +222,3 @@ def _resize(
   resized = tf.cast(resized, tf.float32)
   resized = tf.ensure_shape(resized, [height, width, 3])
   return resized if is_float else resized * (1.0 / 255.0)
-
-
-def _to_model_range(image: tf.Tensor) -> tf.Tensor:
-  """Maps [0, 1] to [-1, 1]."""
-  return (image - 0.5) * 2.0
