@@ -1,5 +1,6 @@
 """Model Garden's trainer, with checks before step 0 and progress after it."""
 
+import dataclasses
 from typing import Any, NoReturn
 
 import gin
@@ -59,6 +60,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
 
   _optimizer: Any
   _checkpoint_exporter: Any
+  _eval_options: Any
 
   def __init__(
     self,
@@ -107,7 +109,14 @@ class Trainer(resilient_trainer.ResilientTrainer):
     # Before its input is built. Only rank 0 sees the checkpoints.
     step = run_record.latest_step(task.logging_dir) if self._is_first else 0
     task.start_step = ranks.broadcast_int(strategy, step)
+    task.repeat_evaluation = evaluate
     super().__init__(config, task, model, optimizer, train, evaluate, **kwargs)
+    # None where the task does not tell, or another input was given.
+    self._whole_evaluation: int | None = getattr(task, "evaluation_steps", None)
+    if evaluate and self._whole_evaluation is not None:
+      self._eval_options = dataclasses.replace(
+        self._eval_options, recreate_iterator_for_each_eval=False
+      )
     self._evaluate_raw_weights = evaluate_raw_weights and isinstance(
       optimizer, optimization.ExponentialMovingAverage
     )
@@ -172,18 +181,37 @@ class Trainer(resilient_trainer.ResilientTrainer):
     return logs
 
   def evaluate(self, num_steps: tf.Tensor) -> dict[str, Any]:
-    """Evaluates the averaged weights, and before them the raw ones if asked to."""
+    """Evaluates the averaged weights, and before them the raw ones if asked to.
+
+    Args:
+      num_steps: Batches of the validation set, from its start; -1 all of them.
+    """
     with self._ending_well():
       self._take_over_restored()
     raw = self._evaluate_raw(num_steps) if self._evaluate_raw_weights else {}
-    return {**super().evaluate(num_steps), **raw}
+    return {**self._evaluate_once(num_steps), **raw}
+
+  def _evaluate_once(self, num_steps: tf.Tensor) -> dict[str, Any]:
+    """Evaluates with an iterator that lasts from one evaluation to the next.
+
+    TensorFlow may stop the whole process for a minute when it gives one up
+    (docs/benchmarks.md), and a new one starts with nothing prefetched.
+    """
+    whole = self._whole_evaluation
+    if whole is None:
+      return super().evaluate(num_steps)
+    steps = whole if num_steps < 0 else min(int(num_steps), whole)
+    logs = super().evaluate(tf.constant(steps, tf.int32))
+    if steps != whole:  # the next one is to start with the first image too
+      self._eval_iter = None
+    return logs
 
   def _evaluate_raw(self, num_steps: tf.Tensor) -> dict[str, Any]:
     """The metrics of the weights as they are; neither swaps nor exports."""
     optimizer, exporter = self._optimizer, self._checkpoint_exporter
     self._optimizer = self._checkpoint_exporter = None
     try:
-      logs = super().evaluate(num_steps)
+      logs = self._evaluate_once(num_steps)
     finally:
       self._optimizer, self._checkpoint_exporter = optimizer, exporter
     return {f"raw_{name}": value for name, value in logs.items()}

@@ -45,7 +45,7 @@ def build_dataset(
   Returns:
     Batches `(images, labels)`: `[batch, height, width, 3]` float32 and `[batch]`
     int32, where batch is that of one replica. Endless in training; in evaluation as
-    many batches in every pipeline.
+    many batches in every pipeline, and then from the start if they are to be repeated.
 
   Raises:
     UserError: If files are missing or empty, if the replicas do not divide the batch,
@@ -61,6 +61,8 @@ def build_dataset(
   batches = dataset.batch(
     batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE
   )
+  if options.repeat_evaluation and not options.is_training:
+    batches = batches.repeat()
   if options.is_training:  # evaluation did before it added padding
     batches = batches.map(functools.partial(_check_labels, options.num_classes))
   return batches.prefetch(prefetch).with_options(_tf_data_options(options))
@@ -103,6 +105,13 @@ def records_per_step(
   """
   replicas = context.num_replicas_in_sync // context.num_input_pipelines
   return replicas * per_replica_batch_size(global_batch_size, context)
+
+
+def count_examples(options: InputOptions) -> int:
+  """Returns the number of examples; counts the records where it is not stated."""
+  if options.num_examples is not None:
+    return options.num_examples
+  return record_position.count_records(record_files.match_files(options.input_path))
 
 
 def evaluation_steps(
@@ -151,9 +160,7 @@ def _evaluation_examples(
   options: InputOptions, files: list[str], context: tf.distribute.InputContext
 ) -> tf.data.Dataset:
   """This pipeline's share of the examples in a fixed order, then padding."""
-  num_examples = options.num_examples
-  if num_examples is None:
-    num_examples = record_position.count_records(files)
+  num_examples = count_examples(options)
   records = record_reader.evaluation_records(
     files, context, num_examples, options.cycle_length
   )

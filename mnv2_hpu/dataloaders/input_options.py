@@ -15,7 +15,7 @@ class InputOptions:
   Attributes:
     input_path: Paths or glob patterns of TFRecords (`record_files.match_files`).
     global_batch_size: Examples a step, over all replicas of all pipelines.
-    is_training: Endless, shuffled and distorted; otherwise once, in order, padded.
+    is_training: Endless, shuffled and distorted; otherwise in order, padded.
     image_size: Height and width of the images in pixels.
     num_classes: Labels lie in [0, num_classes).
     preprocessing: `inception` (values in [-1, 1]), or `model_garden` (mean and
@@ -28,6 +28,7 @@ class InputOptions:
       the same in all processes.
     start_step: Step at which training resumes: its batches, and all after it, are bit
       for bit those that an uninterrupted run reads there.
+    repeat_evaluation: Whether evaluation is endless too: all batches again and again.
     num_examples: Records in all files; None counts them where the number is needed.
     max_unreadable_records: Most training records of a pipeline that cannot be read and
       are skipped; one more stops the run. Each is logged with its file, and the next
@@ -57,6 +58,7 @@ class InputOptions:
   shuffle_buffer_size: int = 10000
   seed: int = 0
   start_step: int = 0
+  repeat_evaluation: bool = False
   num_examples: int | None = None
   max_unreadable_records: int = 100
   cache: bool = False

@@ -103,12 +103,12 @@ def gather(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
   Returns:
     `[ranks, *values.shape]`: the values of each rank, bit by bit.
   """
-  values = np.ascontiguousarray(values)
+  values = np.asarray(values)
   rows = np.zeros((size(strategy), values.nbytes), np.uint8)
   rows[rank(strategy)] = np.frombuffer(values.tobytes(), np.uint8)
   if len(rows) > 1:
     rows = _sum_bytes(strategy, rows.ravel())
-  return np.frombuffer(rows.tobytes(), values.dtype).reshape(-1, *values.shape)
+  return np.frombuffer(rows.tobytes(), values.dtype).reshape(len(rows), *values.shape)
 
 
 def sum_over_ranks(

@@ -97,9 +97,15 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
   Attributes:
     start_step: step at which training resumes, to be set before its input is built:
       the input continues there as if training had never stopped.
+    repeat_evaluation: whether the evaluation input starts again after its last batch,
+      to be set likewise.
+    evaluation_steps: steps in which an evaluation sees each image once; None until the
+      evaluation input is built.
   """
 
   start_step: int = 0
+  repeat_evaluation: bool = False
+  evaluation_steps: int | None = None
 
   _optimizer: Any = None
 
@@ -175,9 +181,19 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     input_context: tf.distribute.InputContext | None = None,
   ) -> tf.data.Dataset:
     """Builds the input of one worker; see `dataloaders.classification_input`."""
-    options = input_options(params, self.task_config.model)
-    if params.is_training:
-      options = dataclasses.replace(options, start_step=self.start_step)
+    options = dataclasses.replace(
+      input_options(params, self.task_config.model),
+      start_step=self.start_step,
+      repeat_evaluation=self.repeat_evaluation,
+    )
+    if not options.is_training:
+      examples = classification_input.count_examples(options)
+      options = dataclasses.replace(options, num_examples=examples)
+      self.evaluation_steps = classification_input.evaluation_steps(
+        examples,
+        options.global_batch_size,
+        input_context or tf.distribute.InputContext(),
+      )
     return classification_input.build_dataset(options, input_context)
 
   def _check_fields(self) -> None:

@@ -107,6 +107,19 @@ def test_evaluation_gives_each_replica_of_a_pipeline_a_batch_a_step(tmp_path):
   assert dataset.element_spec[1].shape == [1]
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_repeated_evaluation_is_the_same_each_time(tmp_path, cache):
+  pattern = _write_files(tmp_path, 9, 2)
+  once, endless = (
+    build_dataset(_options(pattern, False, cache=cache, repeat_evaluation=repeat))
+    for repeat in (False, True)
+  )
+  np.testing.assert_array_equal(
+    _images(endless, 9), np.concatenate([_images(once, 3)] * 3)
+  )
+  assert _labels(endless, 9) == 3 * _labels(once)
+
+
 def test_padding_is_black_and_last(tmp_path):
   options = _options(_write_files(tmp_path, 5, 2), False)
   images, labels = list(build_dataset(options))[-1]
