@@ -6,6 +6,7 @@ written. After each part the ranks exchange two numbers: whether anybody was ask
 stop, and how many steps the next part has. The parts change no result.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from mnv2_hpu.core import exit_codes
 from mnv2_hpu.distribute import ranks
 
 _GROWTH = 4  # of a part over the one before it, at most
-_EXIT_SECONDS = 10  # for the interpreter to end once the checkpoint is written
+_EXIT_SECONDS = 10  # for what runs at exit, once the checkpoint is written
 
 
 class Terminated(BaseException):
@@ -60,15 +61,19 @@ class Termination:
 
 
 def end_process() -> NoReturn:
-  """Ends the process with the code of a termination, even if a thread is stuck.
+  """Ends the process with the code of a termination, once what is to run at exit has.
 
-  Raises:
-    SystemExit: always.
+  Python's own way tears down TensorFlow's iterators too, which may keep the whole
+  process for a minute (docs/benchmarks.md); who sent a SIGTERM waits seconds.
   """
+  # Exit functions may wait for another rank that is stuck.
   timer = threading.Timer(_EXIT_SECONDS, os._exit, (exit_codes.TERMINATED,))
   timer.daemon = True
   timer.start()
-  raise SystemExit(exit_codes.TERMINATED)
+  atexit._run_exitfuncs()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(exit_codes.TERMINATED)
 
 
 class Parts:
