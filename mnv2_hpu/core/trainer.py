@@ -1,10 +1,12 @@
 """Model Garden's trainer, with checks before step 0 and progress after it."""
 
 import dataclasses
+import resource
 from typing import Any, NoReturn
 
 import gin
 import tensorflow as tf
+from absl import logging
 from official.core import base_task
 from official.core import config_definitions as cfg
 from official.modeling import optimization
@@ -189,7 +191,11 @@ class Trainer(resilient_trainer.ResilientTrainer):
     with self._ending_well():
       self._take_over_restored()
     raw = self._evaluate_raw(num_steps) if self._evaluate_raw_weights else {}
-    return {**self._evaluate_once(num_steps), **raw}
+    logs = {**self._evaluate_once(num_steps), **raw}
+    # In KiB; a number that grows with each evaluation is a leak.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    logging.info("The most memory this process has held: %d MiB.", peak // 1024)
+    return logs
 
   def _evaluate_once(self, num_steps: tf.Tensor) -> dict[str, Any]:
     """Evaluates with an iterator that lasts from one evaluation to the next.

@@ -1,5 +1,7 @@
 """The trainer's evaluations, against those of Model Garden's own trainer."""
 
+import resource
+
 import helpers_pictures
 import numpy as np
 import pytest
@@ -85,3 +87,16 @@ def test_whole_evaluations_share_one_iterator(build, monkeypatch):
   for _ in range(3):
     _loss(ours, -1)
   assert len(made) == 1
+
+
+def test_evaluations_do_not_hold_on_to_memory(build):
+  """What many cycles of training and evaluation died of elsewhere."""
+  ours = build(trainer.Trainer)
+
+  def peak_after(evaluations):
+    for _ in range(evaluations):
+      _loss(ours, -1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
+
+  settled = peak_after(10)
+  assert peak_after(40) < settled + 16
