@@ -1,19 +1,14 @@
-"""A small mpirun: processes with the variables that Open MPI sets, on this machine.
-
-Horovod built without MPI lets them meet as `horovod_launch` says; a test needs neither
-Open MPI nor horovodrun.
-"""
+"""Ranks that Open MPI's mpirun starts on this machine."""
 
 import importlib.util
-import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+MPIRUN = str(pathlib.Path(sys.executable).with_name("mpirun"))
 needs_horovod = pytest.mark.skipif(
   importlib.util.find_spec("horovod") is None,
   reason="Horovod is NOT TESTED: it is not installed. `make setup-horovod` builds it, "
@@ -33,31 +28,25 @@ def environment(rank, ranks, folder):
   }
 
 
-def start(arguments_of_ranks, folder, timeout=300):
-  """Runs `python arguments…` for each rank; the first that fails ends the others.
-
-  Returns:
-    (exit code, standard output and error) of each rank.
-  """
-  logs = [folder / f"{rank}.log" for rank in range(len(arguments_of_ranks))]
-  running = []
+def command(arguments_of_ranks):
+  """The command by which Open MPI runs `python arguments…` for each rank."""
+  # Unbound: by default it ties each of two ranks to a core, other tests need them too.
+  launched = [MPIRUN, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
   for rank, arguments in enumerate(arguments_of_ranks):
-    with open(logs[rank], "w") as log:
-      running.append(
-        subprocess.Popen(
-          [sys.executable, *map(str, arguments)],
-          cwd=ROOT,
-          env={**os.environ, **environment(rank, len(logs), folder)},
-          stdout=log,
-          stderr=subprocess.STDOUT,
-        )
-      )
-  end = time.monotonic() + timeout
-  while None in (codes := [process.poll() for process in running]):
-    if any(codes) or time.monotonic() > end:
-      for process in running:
-        process.terminate()
-      break
-    time.sleep(0.2)
-  codes = [process.wait() for process in running]
-  return [(code, log.read_text()) for code, log in zip(codes, logs, strict=True)]
+    separator = [":"] if rank else []
+    launched += [*separator, "-np", "1", sys.executable, *map(str, arguments)]
+  return launched
+
+
+def run(arguments_of_ranks, timeout=300):
+  """Runs ranks by Open MPI's mpirun; returns its exit code and all output."""
+  done = subprocess.run(
+    command(arguments_of_ranks),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    timeout=timeout,
+    check=False,
+  )
+  return done.returncode, done.stdout

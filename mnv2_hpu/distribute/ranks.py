@@ -106,9 +106,9 @@ def gather(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
   values = np.asarray(values)
   rows = np.zeros((size(strategy), values.nbytes), np.uint8)
   rows[rank(strategy)] = np.frombuffer(values.tobytes(), np.uint8)
-  if len(rows) > 1:
-    rows = _sum_bytes(strategy, rows.ravel())
-  return np.frombuffer(rows.tobytes(), values.dtype).reshape(len(rows), *values.shape)
+  gathered = _sum_bytes(strategy, rows.ravel()) if len(rows) > 1 else rows
+  shape = (len(rows), *values.shape)
+  return np.frombuffer(gathered.tobytes(), values.dtype).reshape(shape)
 
 
 def sum_over_ranks(

@@ -16,8 +16,8 @@ def ranks(tmp_path_factory):
   """What each of two ranks found."""
   folder = tmp_path_factory.mktemp("ranks")
   arguments = [pathlib.Path(program.__file__), folder]
-  for code, output in helpers_mpirun.start([arguments] * 2, folder):
-    assert code == 0, output[-3000:]
+  code, output = helpers_mpirun.run([arguments] * 2)
+  assert code == 0, output[-3000:]
   return [dict(np.load(folder / f"{rank}.npz")) for rank in range(2)]
 
 
