@@ -28,20 +28,21 @@ def environment(rank, ranks, folder):
   }
 
 
-def command(arguments_of_ranks):
-  """The command by which Open MPI runs `python arguments…` for each rank."""
-  # Unbound: by default it ties each of two ranks to a core, other tests need them too.
-  launched = [MPIRUN, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
-  for rank, arguments in enumerate(arguments_of_ranks):
-    separator = [":"] if rank else []
-    launched += [*separator, "-np", "1", sys.executable, *map(str, arguments)]
-  return launched
+def command(ranks):
+  """The command by which Open MPI starts so many ranks of the program behind it."""
+  # Unbound: by default it ties each of two ranks to a core; other tests need them too.
+  flags = ("--allow-run-as-root", "--oversubscribe", "--bind-to", "none")
+  return [MPIRUN, *flags, "-np", str(ranks)]
 
 
 def run(arguments_of_ranks, timeout=300):
-  """Runs ranks by Open MPI's mpirun; returns its exit code and all output."""
+  """Runs `python arguments…` for each rank; returns the exit code and all output."""
+  launched = command(1)
+  for rank, arguments in enumerate(arguments_of_ranks):
+    another = [":", "-np", "1"] if rank else []
+    launched += [*another, sys.executable, *map(str, arguments)]
   done = subprocess.run(
-    command(arguments_of_ranks),
+    launched,
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,

@@ -3,6 +3,7 @@ r"""Starts the processes of a training, and starts all of them again when one di
 Examples:
   mnv2-launch --max_restarts=3 -- mnv2-train --gin_file=gin/imagenet.gin --model_dir=run
   mnv2-launch --max_restarts=3 -- horovodrun -np 8 mnv2-train --model_dir=run …
+  mnv2-launch --stop_signal=SIGUSR1 -- mpirun -np 8 mnv2-train --model_dir=run …
   mnv2-launch --np=2 --max_restarts=3 -- mnv2-train --model_dir=run …
 
 With --np the command is started so many times on this machine, each with its TF_CONFIG;
@@ -39,13 +40,15 @@ class Options:
     command: the program and its arguments.
     processes: how many of it; 0 starts one without TF_CONFIG.
     max_restarts: how often all are started again.
-    grace_seconds: between SIGTERM and SIGKILL.
+    grace_seconds: between the signal that asks to end and SIGKILL.
+    stop_signal: the signal that asks to end.
   """
 
   command: tuple[str, ...]
   processes: int = 0
   max_restarts: int = 0
   grace_seconds: float = 35.0
+  stop_signal: signal.Signals = signal.SIGTERM
 
 
 def _environments(processes: int) -> list[dict[str, str]]:
@@ -126,10 +129,10 @@ class Launcher:
       time.sleep(_POLL_SECONDS)
 
   def _end(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends what still runs: SIGTERM, and SIGKILL after the time of grace."""
+    """Ends what still runs: asks, and after the time of grace sends SIGKILL."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
-      os.killpg(process.pid, signal.SIGTERM)
+      os.killpg(process.pid, self._options.stop_signal)
     deadline = time.monotonic() + self._options.grace_seconds
     for process in running:
       try:
@@ -147,7 +150,16 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "max_restarts", 0, "How often to start all again.", lower_bound=0
   )
-  flags.DEFINE_float("grace_seconds", 35.0, "From SIGTERM to SIGKILL.", lower_bound=0.0)
+  flags.DEFINE_float(
+    "grace_seconds", 35.0, "From asking to end to SIGKILL.", lower_bound=0.0
+  )
+  flags.DEFINE_enum(
+    "stop_signal",
+    "SIGTERM",
+    ["SIGTERM", "SIGUSR1"],
+    "What asks the command to end; SIGUSR1 for Open MPI's mpirun, which hands it on, "
+    "but kills its processes less than a second after a SIGTERM.",
+  )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -159,7 +171,13 @@ def main(argv: Sequence[str]) -> int:
       "mnv2-launch --max_restarts=3 -- mnv2-train --model_dir=run"
     )
   values = flags.FLAGS
-  options = Options(command, values.np, values.max_restarts, values.grace_seconds)
+  options = Options(
+    command,
+    values.np,
+    values.max_restarts,
+    values.grace_seconds,
+    signal.Signals[values.stop_signal],
+  )
   return Launcher(options).run()
 
 

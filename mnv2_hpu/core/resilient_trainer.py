@@ -194,7 +194,7 @@ class ResilientTrainer(base_trainer.Trainer):
     )
     path = manager.save(checkpoint_number=step)
     self._watchdog.leave()
-    logging.info("Ended by SIGTERM at step %d; checkpoint: %s", step, path)
+    logging.info("Asked to end at step %d; checkpoint: %s", step, path)
     termination.end_process()
 
   # ---- Evaluation ----

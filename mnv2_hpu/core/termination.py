@@ -1,9 +1,11 @@
 """SIGTERM: noticed between steps, by all ranks at the same one.
 
 Training runs in parts of about a second, so that a launcher which allows few seconds
-before it kills (horovodrun 5, Open MPI 1 unless told otherwise) finds the checkpoint
-written. After each part the ranks exchange two numbers: whether anybody was asked to
-stop, and how many steps the next part has. The parts change no result.
+before it kills (horovodrun 5) finds the checkpoint written. Open MPI 5 allows less
+than one; but it hands SIGUSR1 on and waits: this signal asks for the same.
+
+After each part the ranks exchange two numbers: whether anybody was asked to stop, and
+how many steps the next part has. The parts change no result.
 """
 
 import atexit
@@ -23,6 +25,7 @@ from mnv2_hpu.core import exit_codes
 from mnv2_hpu.distribute import ranks
 
 _GROWTH = 4  # of a part over the one before it, at most
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _EXIT_SECONDS = 10  # for what runs at exit, once the checkpoint is written
 
 
@@ -31,9 +34,9 @@ class Terminated(BaseException):
 
 
 class Termination:
-  """Whether this process was asked to stop, by SIGTERM.
+  """Whether this process was asked to stop, by SIGTERM or SIGUSR1.
 
-  Before `begin` there is nothing to save and the process ends at once. A second SIGTERM
+  Before `begin` there is nothing to save and the process ends at once. A second signal
   ends it at once at any time.
   """
 
@@ -42,9 +45,10 @@ class Termination:
     self._has_begun = False
 
   def listen(self) -> None:
-    """Takes over SIGTERM; outside of the main thread it stays as it is."""
+    """Takes over the signals; outside of the main thread they stay as they are."""
     if threading.current_thread() is threading.main_thread():
-      signal.signal(signal.SIGTERM, self._on_signal)
+      for number in _SIGNALS:
+        signal.signal(number, self._on_signal)
 
   def begin(self) -> None:
     """Says that there is something to save now."""
@@ -52,12 +56,15 @@ class Termination:
 
   def _on_signal(self, number: int, frame: FrameType | None) -> None:
     del frame
-    signal.signal(number, signal.SIG_DFL)
+    for each in _SIGNALS:
+      signal.signal(each, signal.SIG_DFL)
     self.is_requested = True
     if not self._has_begun:
       sys.exit(exit_codes.TERMINATED)
     # Not print: the signal may have come in the middle of one.
-    os.write(2, b"SIGTERM: a checkpoint will be saved, then this process ends.\n")
+    name = signal.Signals(number).name
+    text = f"{name}: a checkpoint will be saved, then this process ends.\n"
+    os.write(2, text.encode())
 
 
 def end_process() -> NoReturn:

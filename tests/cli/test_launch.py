@@ -70,13 +70,20 @@ def test_all_ranks_are_started_again_where_one_dies(tmp_path):
 
 
 @pytest.mark.parametrize("saves", [True, False], ids=["saves", "ignores it"])
-def test_sigterm_is_handed_on_and_nothing_is_restarted(saves):
+@pytest.mark.parametrize("stop_signal", ["SIGTERM", "SIGUSR1"])
+def test_sigterm_is_handed_on_and_nothing_is_restarted(saves, stop_signal):
   handler = "lambda *_: sys.exit(143)" if saves else "signal.SIG_IGN"
   worker = (
     "import signal, sys, time; "
-    f"signal.signal(signal.SIGTERM, {handler}); print('up', flush=True); time.sleep(60)"
+    f"signal.signal(signal.{stop_signal}, {handler}); "
+    "print('up', flush=True); time.sleep(60)"
   )
-  flags = ["--max_restarts=5", "--grace_seconds=1", "--"]
+  flags = [
+    "--max_restarts=5",
+    "--grace_seconds=1",
+    f"--stop_signal={stop_signal}",
+    "--",
+  ]
   process = subprocess.Popen(
     [*_LAUNCH, *flags, sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True
   )

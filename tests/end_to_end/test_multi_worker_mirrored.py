@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import helpers_mpirun
 import helpers_programs
 import pytest
 import tensorflow as tf
@@ -26,7 +27,14 @@ STEPS = 24
 
 
 def _command(
-  records, model_dir, steps, *more, launcher=(), log_every=1, eval_every=None
+  records,
+  model_dir,
+  steps,
+  *more,
+  launcher=("--np=2",),
+  mpirun=(),
+  log_every=1,
+  eval_every=None,
 ):
   epochs_per_step = 2 * BATCH / TRAIN
   settings = {
@@ -41,8 +49,16 @@ def _command(
   }
   params = [f"mobilenet_v2_classification.{k} = {v}" for k, v in settings.items()]
   return [
-    *(sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", *launcher, "--"),
-    *(sys.executable, "-W", "ignore", "-m", helpers_programs.STOCK_DRIVER),
+    *(sys.executable, "-m", "mnv2_hpu.cli.launch", *launcher),
+    *(
+      "--",
+      *mpirun,
+      sys.executable,
+      "-W",
+      "ignore",
+      "-m",
+      helpers_programs.STOCK_DRIVER,
+    ),
     "--experiment=mobilenet_v2_classification",
     "--gin_file=gin/digits.gin",
     f"--gin_params=DATA_DIR = '{records}'",
@@ -131,7 +147,7 @@ def test_a_frozen_rank_is_named_and_the_run_goes_on_from_its_checkpoint(
     run,
     steps,
     "--gin_params=mnv2_hpu.FaultSettings.missing_rank_seconds = 5",
-    launcher=("--max_restarts=1", "--grace_seconds=20"),
+    launcher=("--np=2", "--max_restarts=1", "--grace_seconds=20"),
   )
   with _started(command, log) as process:
     _await(log, r"train \| step: +5 ", process)
@@ -156,6 +172,26 @@ def test_a_frozen_rank_is_named_and_the_run_goes_on_from_its_checkpoint(
   assert code == exit_codes.TERMINATED, said[-5000:]
   assert said.count("SIGTERM: a checkpoint will be saved") == 2
   assert restored + 5 <= _newest_step(run) < steps
+
+
+def test_ranks_of_mpirun_leave_a_checkpoint_behind(digits_records, tmp_path):
+  """Open MPI kills ranks at once after a SIGTERM, but hands SIGUSR1 on."""
+  log, run = tmp_path / "log", tmp_path / "run"
+  command = _command(
+    digits_records,
+    run,
+    200,
+    launcher=("--stop_signal=SIGUSR1",),
+    mpirun=helpers_mpirun.command(2),
+  )
+  with _started(command, log) as process:
+    _await(log, r"train \| step: +4 ", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == exit_codes.TERMINATED, log.read_text()[-5000:]
+  said = log.read_text()
+  assert "CollectiveAllReduceStrategy, 2 processes" in said
+  assert said.count("SIGUSR1: a checkpoint will be saved") == 2
+  assert 4 <= _newest_step(run) < 200
 
 
 def test_an_ended_run_goes_on_bit_by_bit_and_a_finished_one_ends_at_once(
