@@ -193,6 +193,8 @@ class ResilientTrainer(base_trainer.Trainer):
       max_to_keep=trainer.max_to_keep,
     )
     path = manager.save(checkpoint_number=step)
+    # Launchers end all ranks once one has ended: none may before rank 0 has written.
+    ranks.wait_for_all(self._strategy)
     self._watchdog.leave()
     logging.info("Asked to end at step %d; checkpoint: %s", step, path)
     termination.end_process()

@@ -126,6 +126,11 @@ def broadcast_int(strategy: tf.distribute.Strategy, value: int) -> int:
   return int(gather(strategy, np.array(value, np.int64))[0])
 
 
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+  """Returns once all ranks have called it."""
+  gather(strategy, np.zeros([], np.uint8))
+
+
 def local_value(strategy: tf.distribute.Strategy, variable: tf.Variable) -> np.ndarray:
   """Returns what the first replica of this process holds of a variable.
 
