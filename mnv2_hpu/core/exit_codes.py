@@ -5,6 +5,6 @@ ended shows as 128 plus its number in a shell, and as the negative number in Pyt
 """
 
 TERMINATED = (
-  143  # SIGTERM came; a checkpoint was saved. 128 + 15, as without a handler.
+  143  # asked to end; a checkpoint was saved. 128 + 15, as without a handler.
 )
 PEER_LOST = 75  # another rank is gone, or nothing moves: start all again (EX_TEMPFAIL)

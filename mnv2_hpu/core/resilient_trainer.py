@@ -31,7 +31,7 @@ class ResilientTrainer(base_trainer.Trainer):
   * A checkpoint that cannot be written is logged at each inner loop; training goes on.
   * A loss of NaN or infinity ends the training, naming the step; or, where
     `trainer.recovery_max_trials` allows, Model Garden goes back to the last checkpoint.
-  * After SIGTERM all ranks save a checkpoint and end, with exit code 143.
+  * After SIGTERM or SIGUSR1 all ranks save a checkpoint and end, with exit code 143.
   * An evaluation that a killed run owes is made up for after the restart.
   * Where a rank is missing or nothing moves, all ranks end and say so (exit code 75).
   """

@@ -113,6 +113,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
     task.start_step = ranks.broadcast_int(strategy, step)
     task.repeat_evaluation = evaluate
     super().__init__(config, task, model, optimizer, train, evaluate, **kwargs)
+    task.repeat_evaluation = False  # who builds that input again, wants it to end
     # None where the task does not tell, or another input was given.
     self._whole_evaluation: int | None = getattr(task, "evaluation_steps", None)
     if evaluate and self._whole_evaluation is not None:

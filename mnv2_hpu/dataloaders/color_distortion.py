@@ -38,7 +38,7 @@ NUM_DRAWS = 1 + len(_DISTORTIONS)
 
 
 def distort_color(image: tf.Tensor, draws: tf.Tensor, fast_mode: bool) -> tf.Tensor:
-  """Distorts the colours of an image, clips it, and maps it to the network's range.
+  """Distorts the colours of an image, and clips it.
 
   Args:
     image: `[height, width, 3]`, float32 in [0, 1].
@@ -47,7 +47,7 @@ def distort_color(image: tf.Tensor, draws: tf.Tensor, fast_mode: bool) -> tf.Ten
       contrast, in one of four orders.
 
   Returns:
-    `[height, width, 3]`, float32 in [-1, 1].
+    `[height, width, 3]`, float32 in [0, 1].
   """
   order, *amounts = tf.unstack(draws)
   drawn = dict(zip(_DISTORTIONS, amounts, strict=True))
@@ -61,13 +61,7 @@ def distort_color(image: tf.Tensor, draws: tf.Tensor, fast_mode: bool) -> tf.Ten
   orders = _FAST_ORDERS if fast_mode else _FULL_ORDERS
   image = choose(order, [functools.partial(apply, names) for names in orders])
   # `tf.clip_by_value` takes two passes over the image.
-  image = tf.raw_ops.ClipByValue(t=image, clip_value_min=0.0, clip_value_max=1.0)
-  return to_model_range(image)
-
-
-def to_model_range(image: tf.Tensor) -> tf.Tensor:
-  """Maps [0, 1] to [-1, 1]."""
-  return (image - 0.5) * 2.0
+  return tf.raw_ops.ClipByValue(t=image, clip_value_min=0.0, clip_value_max=1.0)
 
 
 def choose(drawn: tf.Tensor, branches: list[Callable[[], tf.Tensor]]) -> tf.Tensor:

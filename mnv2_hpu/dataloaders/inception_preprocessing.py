@@ -112,8 +112,7 @@ def preprocess_for_eval(
     `[height, width, 3]`, float32 in [-1, 1]. The aspect ratio is not kept.
   """
   window = functools.partial(central_crop_window, central_fraction=central_fraction)
-  resized = _resize(_cut(image, window), height, width)
-  return color_distortion.to_model_range(resized)
+  return _to_model_range(_resize(_cut(image, window), height, width))
 
 
 def distorted_crop_window(
@@ -191,8 +190,8 @@ def distort_crop(
     # Along the axes listed: width, or none.
     image = tf.reverse(image, tf.fill([tf.cast(draws[1] < 0.5, tf.int32)], 1))
   if options.color_distortion:
-    return color_distortion.distort_color(image, draws[2:], options.fast_mode)
-  return color_distortion.to_model_range(image)
+    image = color_distortion.distort_color(image, draws[2:], options.fast_mode)
+  return _to_model_range(image)
 
 
 def _cut(
@@ -222,3 +221,8 @@ def _resize(
   resized = tf.cast(resized, tf.float32)
   resized = tf.ensure_shape(resized, [height, width, 3])
   return resized if is_float else resized * (1.0 / 255.0)
+
+
+def _to_model_range(image: tf.Tensor) -> tf.Tensor:
+  """Maps [0, 1] to [-1, 1]."""
+  return (image - 0.5) * 2.0

@@ -78,6 +78,12 @@ def test_more_steps_than_there_are_images_count_none_twice(build):
   assert _loss(ours, 1000) == _loss(ours, -1) == _loss(ours, 4)
 
 
+def test_the_input_that_others_build_of_the_task_ends(build):
+  ours = build(trainer.Trainer)
+  data = ours.task.build_inputs(ours.task.task_config.validation_data)
+  assert len(list(data.take(100))) == 4
+
+
 def test_whole_evaluations_share_one_iterator(build, monkeypatch):
   """Giving one up may stop the process for a minute (docs/benchmarks.md)."""
   ours = build(trainer.Trainer)

@@ -33,7 +33,7 @@ def _by_tensorflow(image, names, drawn):
   }
   for name in names:
     image = apply[name](image)
-  return 2 * np.clip(image.numpy(), 0, 1) - 1
+  return np.clip(image.numpy(), 0, 1)
 
 
 @pytest.mark.parametrize("brightness", [0.0, 0.3, 0.5, NEARLY_ONE])
@@ -45,9 +45,9 @@ def test_fast_mode_is_brightness_then_saturation(brightness, saturation):
   expected = _by_tensorflow(_image(), ("brightness", "saturation"), drawn)
   assert distorted.shape == (23, 31, 3)
   assert distorted.dtype == tf.float32
-  np.testing.assert_allclose(distorted, expected, atol=2e-6)
-  assert (np.abs(expected) == 1).any()  # some pixels were clipped
-  assert np.ptp(expected) > 1.5
+  np.testing.assert_allclose(distorted, expected, atol=1e-6)
+  assert ((expected == 0) | (expected == 1)).any()  # some pixels were clipped
+  assert np.ptp(expected) > 0.75
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,7 @@ def test_full_mode_has_slims_four_orders(order, names):
   distorted = color_distortion.distort_color(_image(), draws, fast_mode=False)
   drawn = {"brightness": 0.8, "saturation": 0.9, "hue": 0.7, "contrast": 0.6}
   expected = _by_tensorflow(_image(), names, drawn)
-  np.testing.assert_allclose(distorted, expected, atol=1e-5)
-
-
-def test_the_range_of_the_network():
-  np.testing.assert_array_equal(
-    color_distortion.to_model_range(tf.constant([0.0, 0.5, 1.0])), [-1.0, 0.0, 1.0]
-  )
+  np.testing.assert_allclose(distorted, expected, atol=5e-6)
 
 
 def test_a_number_drawn_chooses_each_branch_equally_often():
