@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from mnv2_hpu import disk
+from mnv2_hpu import files
 from mnv2_hpu.core import checkpoints_on_disk, finite
 from mnv2_hpu.distribute import batch_statistics, one_model, ranks
 from mnv2_hpu.errors import UserError
@@ -120,7 +120,7 @@ def _flush_to_disk(prefix: str) -> None:
   if "://" in prefix:
     return
   for path in (*glob.glob(f"{glob.escape(prefix)}.*"), _folder(prefix) or "."):
-    disk.flush(path)
+    files.fsync(path)
 
 
 def _remove_unfinished(prefix: str) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mnv2_hpu import disk
+from mnv2_hpu import files
 from mnv2_hpu.data_preparation import image_index, images
 from mnv2_hpu.data_preparation.listing import ImageSequence, SourceImage
 from mnv2_hpu.errors import UserError
@@ -120,7 +120,7 @@ def write_shard(task: ShardTask) -> None:
         record = _record(task, image, report)
         if record is not None:
           writer.write(record)
-    disk.flush(aside)
+    files.fsync(aside)
     report.save(task.report_path)
     os.replace(aside, path)
   except (OSError, tf.errors.OpError) as error:

@@ -1,0 +1,66 @@
+"""Files that are there whole or not at all, and that a crash of the machine keeps."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import IO, Any
+
+TMP_SUFFIX = ".tmp"
+
+
+def fsync(path: str | os.PathLike[str]) -> None:
+  """Waits until the bytes of a file, or the names in a folder, are on the disk."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+  """Opens a temporary file that replaces `path` when the block ends without an error.
+
+  After an error `path` is what it was, and the temporary file is gone; after a kill the
+  next write of `path` overwrites it.
+
+  Args:
+    path: File to write; its folder exists. `gs://…` and other schemes of `tf.io.gfile`
+      are written through it.
+    mode: `"w"` (text, UTF-8) or `"wb"`.
+
+  Yields:
+    The open temporary file.
+  """
+  path = os.fspath(path)
+  if "://" in path:
+    with _atomic_write_remote(path, mode) as file:
+      yield file
+    return
+  tmp_path = path + TMP_SUFFIX
+  try:
+    with open(tmp_path, mode, encoding=None if "b" in mode else "utf-8") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(tmp_path, path)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(tmp_path)
+    raise
+  fsync(os.path.dirname(path) or ".")
+
+
+@contextlib.contextmanager
+def _atomic_write_remote(path: str, mode: str) -> Iterator[IO[Any]]:
+  import tensorflow as tf  # only here: reading files must not cost its import
+
+  tmp_path = path + TMP_SUFFIX
+  try:
+    with tf.io.gfile.GFile(tmp_path, mode) as file:
+      yield file
+  except BaseException:
+    with contextlib.suppress(tf.errors.NotFoundError):
+      tf.io.gfile.remove(tmp_path)
+    raise
+  tf.io.gfile.rename(tmp_path, path, overwrite=True)

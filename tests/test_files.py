@@ -1,0 +1,45 @@
+"""A write that fails or is killed leaves the file as it was."""
+
+import pytest
+
+from mnv2_hpu import files
+
+
+@pytest.mark.parametrize(("mode", "content"), [("w", "größer\n"), ("wb", b"\x00\xff")])
+def test_writes_text_and_bytes(tmp_path, mode, content):
+  with files.atomic_write(tmp_path / "file", mode) as file:
+    file.write(content)
+  path = tmp_path / "file"
+  assert (path.read_text("utf-8") if mode == "w" else path.read_bytes()) == content
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_keeps_the_earlier_file(tmp_path):
+  path = tmp_path / "file"
+  path.write_text("earlier")
+
+  def fail_midway():
+    with files.atomic_write(path) as file:
+      file.write("half of it")
+      raise ZeroDivisionError
+
+  with pytest.raises(ZeroDivisionError):
+    fail_midway()
+  assert path.read_text() == "earlier"
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_write_left_is_overwritten(tmp_path):
+  (tmp_path / f"file{files.TMP_SUFFIX}").write_text("half of an earlier one, long")
+  with files.atomic_write(tmp_path / "file") as file:
+    file.write("new")
+  assert (tmp_path / "file").read_text() == "new"
+  assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_scheme_is_written_through_tensorflow():
+  tf = pytest.importorskip("tensorflow")
+  with files.atomic_write("ram://folder/file") as file:
+    file.write("text")
+  assert tf.io.gfile.GFile("ram://folder/file").read() == "text"
+  assert tf.io.gfile.listdir("ram://folder") == ["file"]
