@@ -44,7 +44,7 @@ class Recipe:
   shuffle_buffer_size: int = 10_000  # examples
   cache: bool = False  # keep the encoded examples in memory
   deterministic: bool = True  # False does not wait for a slow file
-  max_unreadable_records: int = 100  # that training skips, per pipeline
+  max_corrupt_records: int = 100  # that training skips, per pipeline
   autotune_ram_mib: int = 2048  # most that tf.data makes ahead by its own choice
   seed: int = 0  # of initial weights, dropout, the order and distortion of examples
 

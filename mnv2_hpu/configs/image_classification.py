@@ -28,7 +28,7 @@ class DataConfig(upstream.DataConfig):
   color_distortion: bool = True
   reduced_decoding: bool = False  # decode large crops at a half, quarter or eighth
   num_examples: int = 0  # 0: counted from the files
-  max_unreadable_records: int = 100  # that training skips, per pipeline
+  max_corrupt_records: int = 100  # that training skips, per pipeline
   autotune_ram_mib: int = 2048  # most that tf.data makes ahead by its own choice
   seed: int = 0  # of the order of examples; the same on every process
 
@@ -133,7 +133,7 @@ def _data(
     aug_rand_hflip=recipe.flip,
     color_distortion=recipe.color_distortion,
     reduced_decoding=recipe.reduced_decoding,
-    max_unreadable_records=recipe.max_unreadable_records,
+    max_corrupt_records=recipe.max_corrupt_records,
     autotune_ram_mib=recipe.autotune_ram_mib,
     shuffle_buffer_size=recipe.shuffle_buffer_size,
     cache=recipe.cache,

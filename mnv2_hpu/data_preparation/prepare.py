@@ -9,8 +9,8 @@ from typing import Any
 import mnv2_hpu
 from mnv2_hpu.data_preparation import (
   image_index,
+  shards,
   sources,
-  tfrecord_writer,
   workers,
   workspace,
 )
@@ -88,13 +88,13 @@ def prepare(
     report_progress: is told (images done, images in all) as each shard is finished.
 
   Raises:
-    UserError: see `sources`, `workspace` and `tfrecord_writer`; a split without one
+    UserError: see `sources`, `workspace` and `shards`; a split without one
       readable image; more shards than images.
   """
   start = time.monotonic()
   _check_folders(options)
   output_dir = Path(options.output_dir)
-  with workspace.hold(output_dir) as work:
+  with workspace.lock(output_dir) as work:
     index_dir = work.make_index_dir()
     listing = sources.list_source(options.source, _source_options(options, index_dir))
     plan = _plan(options, listing)
@@ -102,10 +102,10 @@ def prepare(
       work.finish()
       info = DatasetInfo.load(output_dir)
       return PreparationResult(info, options.output_dir, 0, listing.num_images, 0.0)
-    work.adopt_plan(plan)
+    work.start_or_resume(plan)
     tasks = _tasks(options, listing, plan["shards"], work, index_dir)
     kept = _write_missing(options, listing, tasks, work, report_progress)
-    info = _sum_up(options, listing, plan["shards"], work)
+    info = _summarize(options, listing, plan["shards"], work)
     info.save(output_dir)
     work.finish()
     written = listing.num_images - kept
@@ -138,7 +138,7 @@ def _plan(options: PreparationOptions, listing: Listing) -> dict[str, Any]:
   if options.strict and listing.skipped:
     first = listing.skipped[0]
     raise UserError(
-      f"{tfrecord_writer.printable(first['file'])}: {first['reason']}. Mend or remove "
+      f"{shards.printable(first['file'])}: {first['reason']}. Mend or remove "
       "it, or leave --strict out to skip it."
     )
   return {
@@ -172,26 +172,26 @@ def _num_shards(split: str, num_images: int, requested: int, usual: int | None) 
 def _tasks(
   options: PreparationOptions,
   listing: Listing,
-  shards: Mapping[str, int],
+  num_shards: Mapping[str, int],
   work: workspace.Workspace,
   index_dir: Path,
-) -> list[tfrecord_writer.ShardTask]:
+) -> list[shards.ShardTask]:
   """Decides what each shard holds."""
   tasks = []
   for split, images in listing.splits.items():
     order_path = str(index_dir / f"{split}.order")
     seed = f"{options.seed}:{split}"
     try:
-      image_index.write_order(order_path, len(images), shards[split], seed)
+      image_index.write_order(order_path, len(images), num_shards[split], seed)
     except OSError as error:
       raise UserError(f"{order_path} cannot be written: {error.strerror}.") from error
     tasks += [
-      tfrecord_writer.ShardTask(
+      shards.ShardTask(
         path=str(work.output_dir / name),
         report_path=str(work.report_path(name)),
         split_images=images,
         order_path=order_path,
-        num_shards=shards[split],
+        num_shards=num_shards[split],
         shard=shard,
         label_names=listing.label_names,
         read=listing.read,
@@ -199,7 +199,7 @@ def _tasks(
         jpeg_only=listing.jpeg_only,
         strict=options.strict,
       )
-      for shard, name in enumerate(tfrecord_writer.shard_names(split, shards[split]))
+      for shard, name in enumerate(shards.shard_names(split, num_shards[split]))
     ]
   return tasks
 
@@ -207,7 +207,7 @@ def _tasks(
 def _write_missing(
   options: PreparationOptions,
   listing: Listing,
-  tasks: Sequence[tfrecord_writer.ShardTask],
+  tasks: Sequence[shards.ShardTask],
   work: workspace.Workspace,
   report_progress: Callable[[int, int], None],
 ) -> int:
@@ -217,28 +217,28 @@ def _write_missing(
   kept = done = listing.num_images - to_write
   report_progress(done, listing.num_images)
   processes = workers.choose_processes(options.num_processes, len(missing), to_write)
-  for task, _ in workers.run(tfrecord_writer.write_shard, missing, processes):
+  for task, _ in workers.run(shards.write_shard, missing, processes):
     done += task.num_images
     report_progress(done, listing.num_images)
   return kept
 
 
-def _sum_up(
+def _summarize(
   options: PreparationOptions,
   listing: Listing,
-  shards: Mapping[str, int],
+  num_shards: Mapping[str, int],
   work: workspace.Workspace,
 ) -> DatasetInfo:
   skipped = [
-    {"file": tfrecord_writer.printable(entry["file"]), "reason": entry["reason"]}
+    {"file": shards.printable(entry["file"]), "reason": entry["reason"]}
     for entry in listing.skipped
   ]
   converted: list[dict[str, str]] = []
   splits = {}
-  for split, num_shards in shards.items():
+  for split, count in num_shards.items():
     per_class = [0] * len(listing.label_names)
-    for name in tfrecord_writer.shard_names(split, num_shards):
-      report = tfrecord_writer.ShardReport.load(work.report_path(name))
+    for name in shards.shard_names(split, count):
+      report = shards.ShardReport.load(work.report_path(name))
       if not any(report.examples_per_class):
         raise UserError(
           f"none of the images of {name} can be read; the first: "
@@ -250,11 +250,11 @@ def _sum_up(
       ]
       skipped += report.skipped
       converted += report.converted
-    pattern = f"{split}-*-of-{num_shards:05d}"
-    splits[split] = SplitInfo(sum(per_class), num_shards, pattern, per_class)
+    pattern = f"{split}-*-of-{count:05d}"
+    splits[split] = SplitInfo(sum(per_class), count, pattern, per_class)
   return DatasetInfo(
     source=listing.source,
-    label_names=[tfrecord_writer.printable(name) for name in listing.label_names],
+    label_names=[shards.printable(name) for name in listing.label_names],
     num_classes=len(listing.label_names),
     splits=splits,
     skipped=sorted(skipped, key=lambda entry: entry["file"]),

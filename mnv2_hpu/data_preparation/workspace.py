@@ -27,7 +27,7 @@ _PLAN = "plan.json"
 
 
 class Workspace:
-  """The work folder of `output_dir`, held by this process. Made by `hold`."""
+  """The work folder of `output_dir`, held by this process. Made by `lock`."""
 
   def __init__(self, output_dir: Path) -> None:
     self.output_dir = output_dir
@@ -53,7 +53,7 @@ class Workspace:
     """Returns whether a preparation was begun here and is not finished."""
     return (self.folder / _PLAN).exists()
 
-  def adopt_plan(self, plan: Mapping[str, Any]) -> bool:
+  def start_or_resume(self, plan: Mapping[str, Any]) -> bool:
     """Starts a plan, or continues it where an earlier run did not finish.
 
     Args:
@@ -134,7 +134,7 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def hold(output_dir: Path) -> Iterator[Workspace]:
+def lock(output_dir: Path) -> Iterator[Workspace]:
   """Makes `output_dir` and keeps every other preparation out of it.
 
   Afterwards, the work folder of a preparation that was finished, or never begun, is

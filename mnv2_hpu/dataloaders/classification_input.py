@@ -15,11 +15,11 @@ from official.vision.dataloaders import classification_input as garden_input
 
 from mnv2_hpu import errors
 from mnv2_hpu.dataloaders import (
+  corrupt_records,
   inception_preprocessing,
   record_files,
   record_position,
   record_reader,
-  unreadable_records,
 )
 from mnv2_hpu.dataloaders.input_options import InputOptions
 
@@ -130,30 +130,30 @@ def _training_examples(
   options: InputOptions, files: list[str], context: tf.distribute.InputContext
 ) -> tf.data.Dataset:
   """Distorted examples of this pipeline's share of every epoch, without end."""
-  records_before = options.start_step * records_per_step(
+  num_consumed = options.start_step * records_per_step(
     options.global_batch_size, context
   )
   records = record_reader.training_records(
     files,
     context,
     seed=options.seed,
-    records_before=records_before,
+    num_consumed=num_consumed,
     shuffle_buffer_size=options.shuffle_buffer_size,
     num_examples=options.num_examples,
     cache=options.cache,
     cycle_length=options.cycle_length,
     deterministic=options.deterministic,
   )
-  distort_seed = record_reader.derive_seed(
+  distort_seed = record_reader.fold_in(
     options.seed, "distort", context.input_pipeline_id
   )
-  unreadable = unreadable_records.UnreadableRecords(
+  corrupt = corrupt_records.CorruptRecords(
     files,
-    options.max_unreadable_records,
+    options.max_corrupt_records,
     options.image_field_key,
     options.label_field_key,
   )
-  return unreadable.skip(records, records_before, _parse_fn(options, distort_seed))
+  return corrupt.skip(records, num_consumed, _parse_fn(options, distort_seed))
 
 
 def _evaluation_examples(

@@ -30,7 +30,7 @@ class InputOptions:
       for bit those that an uninterrupted run reads there.
     repeat_evaluation: Whether evaluation is endless too: all batches again and again.
     num_examples: Records in all files; None counts them where the number is needed.
-    max_unreadable_records: Most training records of a pipeline that cannot be read and
+    max_corrupt_records: Most training records of a pipeline that cannot be read and
       are skipped; one more stops the run. Each is logged with its file, and the next
       readable record stands in for it. Evaluation stops at the first.
     cache: Whether to keep the encoded records of this pipeline in memory.
@@ -60,7 +60,7 @@ class InputOptions:
   start_step: int = 0
   repeat_evaluation: bool = False
   num_examples: int | None = None
-  max_unreadable_records: int = 100
+  max_corrupt_records: int = 100
   cache: bool = False
   cycle_length: int | None = None
   deterministic: bool = True
@@ -84,9 +84,9 @@ class InputOptions:
       "shuffle_buffer_size": self.shuffle_buffer_size,
       "autotune_ram_mib": self.autotune_ram_mib,
     }
-    if self.max_unreadable_records < 0:
+    if self.max_corrupt_records < 0:
       raise errors.UserError(
-        f"max_unreadable_records is {self.max_unreadable_records}; it must be at least "
+        f"max_corrupt_records is {self.max_corrupt_records}; it must be at least "
         "0, which stops at the first."
       )
     for name, value in counts.items():

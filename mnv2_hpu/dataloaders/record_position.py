@@ -20,20 +20,18 @@ class Position(NamedTuple):
 
   Attributes:
     epoch: Epochs before this one are complete.
-    skipped: Records of this epoch that come before the position.
+    offset: Records of this epoch that come before the position.
   """
 
   epoch: int
-  skipped: int
+  offset: int
 
 
-def find(
-  records_before: int, epoch_length: Callable[[tf.Tensor], tf.Tensor]
-) -> Position:
+def find(num_consumed: int, epoch_length: Callable[[tf.Tensor], tf.Tensor]) -> Position:
   """Returns the position that a number of records precede.
 
   Args:
-    records_before: Records of this pipeline that come before the position.
+    num_consumed: Records of this pipeline that come before the position.
     epoch_length: From an epoch (int64 scalar, counted from 0) to the records, at least
       one, that this pipeline reads in it (int64 scalar). Traced, not called eagerly.
   """
@@ -48,7 +46,7 @@ def find(
 
   # On the host, whatever the device of the strategy in whose scope this is called.
   with tf.init_scope(), tf.device("CPU:0"):
-    epoch, left = search(tf.constant(records_before, tf.int64))
+    epoch, left = search(tf.constant(num_consumed, tf.int64))
     return Position(int(epoch), int(left))
 
 
@@ -62,13 +60,13 @@ def count_records(files: Sequence[str]) -> int:
   return record_files.count_examples(files) if recorded is None else recorded
 
 
-def log(position: Position, records_before: int, pipeline: str) -> None:
+def log(position: Position, num_consumed: int, pipeline: str) -> None:
   """Says where a pipeline resumes and what it skips."""
   logging.info(
     "Input pipeline %s resumes after %d records, in epoch %d (the first is 0): it "
     "reads %d records of that epoch without decoding them, and skips them.",
     pipeline,
-    records_before,
+    num_consumed,
     position.epoch,
-    position.skipped,
+    position.offset,
   )

@@ -14,22 +14,22 @@ import tensorflow as tf
 from absl import logging
 
 from mnv2_hpu import errors
-from mnv2_hpu.dataloaders import record_files, record_position, unreadable_records
+from mnv2_hpu.dataloaders import corrupt_records, record_files, record_position
 
 MAX_CYCLE_LENGTH = 16
 # With fewer files than this a pipeline, an uneven division is unfair: shard records.
 MIN_FILES_PER_PIPELINE = 8
 
 
-def derive_seed(seed: int, *use: object) -> int:
-  """Returns a seed in [1, 2**31 - 1) for one use of another, the same everywhere.
+def fold_in(seed: int, *tags: object) -> int:
+  """Returns a seed in [1, 2**31 - 1) for a use of another, the same everywhere.
 
-  >>> derive_seed(0, "files") == derive_seed(0, "files")
+  >>> fold_in(0, "files") == fold_in(0, "files")
   True
-  >>> derive_seed(0, "records", 0) == derive_seed(0, "records", 1)
+  >>> fold_in(0, "records", 0) == fold_in(0, "records", 1)
   False
   """
-  return 1 + zlib.crc32(repr((seed, *use)).encode()) % (2**31 - 2)
+  return 1 + zlib.crc32(repr((seed, *tags)).encode()) % (2**31 - 2)
 
 
 def training_records(
@@ -38,7 +38,7 @@ def training_records(
   *,
   seed: int,
   shuffle_buffer_size: int,
-  records_before: int = 0,
+  num_consumed: int = 0,
   num_examples: int | None = None,
   cache: bool = False,
   cycle_length: int | None = None,
@@ -54,7 +54,7 @@ def training_records(
     context: Which of how many pipelines this is.
     seed: The same in every process.
     shuffle_buffer_size: Records among which the next one is drawn.
-    records_before: Records of this pipeline that an earlier part of the run has used:
+    num_consumed: Records of this pipeline that an earlier part of the run has used:
       the first one returned is the one that would have followed them.
     num_examples: Records in all files; None counts them where it matters.
     cache: Whether to keep the records of this pipeline in memory. Its share of the
@@ -65,20 +65,20 @@ def training_records(
       read twice and as many never.
 
   Returns:
-    `unreadable_records.LocatedRecord`s; epochs are not mixed.
+    `corrupt_records.LocatedRecord`s; epochs are not mixed.
 
   Raises:
     UserError: If there are fewer records than pipelines.
   """
-  order = functools.partial(_file_order, len(files), derive_seed(seed, "files"))
-  shuffle_seed = derive_seed(seed, "records", context.input_pipeline_id)
+  order = functools.partial(_file_order, len(files), fold_in(seed, "files"))
+  shuffle_seed = fold_in(seed, "records", context.input_pipeline_id)
   by_files = _shard_by_files(files, context, num_examples)
 
   sizes = [tf.io.gfile.stat(path).length for path in files]
 
   def open_file(index: tf.Tensor) -> tf.data.Dataset:
     path, size = tf.gather(files, index), tf.gather(tf.constant(sizes, tf.int64), index)
-    return unreadable_records.located_records(path, index, size)
+    return corrupt_records.located_records(path, index, size)
 
   def read(epoch: tf.Tensor) -> tf.data.Dataset:
     indices = tf.data.Dataset.from_tensor_slices(tf.cast(order(epoch), tf.int64))
@@ -90,17 +90,17 @@ def training_records(
 
   cached = read(tf.constant(0, tf.int64)).cache() if cache else None
   start = record_position.Position(0, 0)
-  if records_before:
+  if num_consumed:
     length = _epoch_length(files, context, order, by_files, fixed_share=cache)
-    start = record_position.find(records_before, length)
-    record_position.log(start, records_before, _name(context))
+    start = record_position.find(num_consumed, length)
+    record_position.log(start, num_consumed, _name(context))
 
   def read_shuffled(epoch: tf.Tensor) -> tf.data.Dataset:
     records = read(epoch) if cached is None else cached
     # Of this function's graph, in the place of the global seed of the process.
     tf.compat.v1.set_random_seed(shuffle_seed)
     records = records.shuffle(shuffle_buffer_size, seed=epoch)
-    skipped = tf.cast(epoch == start.epoch, tf.int64) * start.skipped
+    skipped = tf.cast(epoch == start.epoch, tf.int64) * start.offset
     return records.skip(skipped)
 
   return tf.data.Dataset.counter(start.epoch).flat_map(read_shuffled)

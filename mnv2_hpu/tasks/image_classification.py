@@ -67,7 +67,7 @@ def input_options(
     seed=data.seed,
     deterministic=data.deterministic is not False,
     cache=data.cache,
-    max_unreadable_records=data.max_unreadable_records,
+    max_corrupt_records=data.max_corrupt_records,
     autotune_ram_mib=data.autotune_ram_mib,
     prefetch=data.prefetch_buffer_size,
     image_field_key=data.image_field_key,

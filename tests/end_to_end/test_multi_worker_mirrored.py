@@ -258,7 +258,7 @@ def test_an_error_of_one_rank_is_told_by_the_other(digits_records, tmp_path):
     records,
     tmp_path / "run",
     STEPS,
-    "--gin_params=mobilenet_v2_classification.max_unreadable_records = 0",
+    "--gin_params=mobilenet_v2_classification.max_corrupt_records = 0",
   )
   with _started(command, log) as process:
     # That of the rank that is the first to have ended.

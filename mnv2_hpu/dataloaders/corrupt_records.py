@@ -1,6 +1,6 @@
 """Training goes on where a record cannot be read: named, counted, replaced.
 
-In the place of an unreadable record the next readable one is seen once more. So the
+In the place of a corrupt record the next readable one is seen once more. So the
 stream keeps its length, every later record its position, and a resumed run reads what
 an uninterrupted one reads.
 """
@@ -77,7 +77,7 @@ def _enumerate(
   return records.scan(start, number)
 
 
-class UnreadableRecords:
+class CorruptRecords:
   """Skips the records that cannot be read, up to a limit.
 
   Attributes:
@@ -161,12 +161,12 @@ class UnreadableRecords:
       )
       if len(self.seen) > self._limit:
         raise errors.UserError(
-          f"{problem} That makes {len(self.seen)} unreadable training records; "
-          f"max_unreadable_records allows {self._limit}. Check the data with "
+          f"{problem} That makes {len(self.seen)} corrupt training records; "
+          f"max_corrupt_records allows {self._limit}. Check the data with "
           "mnv2-verify-data --deep, prepare it again, or raise the limit."
         )
       logging.warning(
-        "%s Skipped: unreadable record %d of at most %d.",
+        "%s Skipped: corrupt record %d of at most %d.",
         problem,
         len(self.seen),
         self._limit,

@@ -90,7 +90,7 @@ def test_the_next_record_stands_in_for_one_that_cannot_be_read(write, caplog, na
   (logged,) = caplog.records  # once, though each epoch meets it
   assert problem in logged.getMessage().lower()
   assert str(folder / "train-1") in logged.getMessage()
-  assert "unreadable record 1 of at most 100" in logged.getMessage()
+  assert "corrupt record 1 of at most 100" in logged.getMessage()
 
 
 def test_a_resumed_run_replaces_the_same_records(write):
@@ -127,11 +127,9 @@ def test_the_readable_part_of_a_damaged_file_is_read(write, caplog, cut):
 
 def test_more_than_the_limit_stops_the_run(write):
   folder = write({3: b"\xff", 7: b"\xff", 8: b"\xff"})
-  _read(folder, 12, max_unreadable_records=3)
-  with pytest.raises(
-    tf.errors.OpError, match="max_unreadable_records allows 2"
-  ) as info:
-    _read(folder, 12, max_unreadable_records=2)
+  _read(folder, 12, max_corrupt_records=3)
+  with pytest.raises(tf.errors.OpError, match="max_corrupt_records allows 2") as info:
+    _read(folder, 12, max_corrupt_records=2)
   assert str(folder / "train-") in str(info.value)
 
 
@@ -142,11 +140,11 @@ def test_many_in_a_row_all_count(tmp_path, caplog):
     for number in range(170):
       writer.write(b"\xff" if 10 <= number < 160 else _example(number % 10))
   options = {"shuffle_buffer_size": 1, "num_examples": 170}
-  _read(tmp_path, 60, max_unreadable_records=150, **options)
+  _read(tmp_path, 60, max_corrupt_records=150, **options)
   assert len({record.getMessage() for record in caplog.records}) == 150
-  assert "unreadable record 150 of at most 150" in caplog.records[-1].getMessage()
-  with pytest.raises(tf.errors.OpError, match="max_unreadable_records allows 149"):
-    _read(tmp_path, 60, max_unreadable_records=149, **options)
+  assert "corrupt record 150 of at most 150" in caplog.records[-1].getMessage()
+  with pytest.raises(tf.errors.OpError, match="max_corrupt_records allows 149"):
+    _read(tmp_path, 60, max_corrupt_records=149, **options)
 
 
 def test_evaluation_stops_at_an_unreadable_record(write):
@@ -156,5 +154,5 @@ def test_evaluation_stops_at_an_unreadable_record(write):
 
 
 def test_a_negative_limit_is_refused(tmp_path):
-  with pytest.raises(errors.UserError, match="max_unreadable_records is -1"):
-    _dataset(tmp_path, max_unreadable_records=-1)
+  with pytest.raises(errors.UserError, match="max_corrupt_records is -1"):
+    _dataset(tmp_path, max_corrupt_records=-1)
