@@ -40,7 +40,7 @@ def _rank():
 
   import mnv2_hpu
   from mnv2_hpu.configs import classification_recipe, image_classification
-  from mnv2_hpu.distribute import one_model, rank_check, ranks
+  from mnv2_hpu.distribute import rank_check, ranks, variable_sync
 
   mnv2_hpu.register()
   strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -53,8 +53,8 @@ def _rank():
     model = task.build_model()
     optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)
     optimizer.shadow_copy(model)
-    one_model.create_slots(optimizer, model.trainable_variables)
-    variables = one_model.trained_variables(
+    variable_sync.create_slots(optimizer, model.trainable_variables)
+    variables = variable_sync.trained_variables(
       tf.train.Checkpoint(model=model, optimizer=optimizer)
     )
   size = sum(ranks.local_value(strategy, v).nbytes for v in variables)

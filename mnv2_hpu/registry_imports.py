@@ -9,11 +9,11 @@ from official.vision import registry_imports
 from mnv2_hpu import error_reports
 from mnv2_hpu.configs import backbones, gin_files, image_classification, optimizers
 from mnv2_hpu.core import trainer
-from mnv2_hpu.distribute import rank_folders, strategies
+from mnv2_hpu.distribute import strategies, worker_dirs
 from mnv2_hpu.modeling import mobilenet_v2
 from mnv2_hpu.tasks import image_classification as image_classification_task
 
 gin_files.add_search_path()
 strategies.install_hook()
-rank_folders.install()
+worker_dirs.install()
 error_reports.install_excepthook()

@@ -13,7 +13,7 @@ replaced, which together are the device:
 
 `--ranks` is a small mpirun: so many processes with the variables of Open MPI, forked
 after everything is imported. Several ranks need free ports: bind
-`mnv2_hpu.cluster.port` to the first of `addresses.free_ports(ranks)`.
+`mnv2_hpu.cluster.port` to the first of `cluster.free_ports(ranks)`.
 """
 
 import atexit

@@ -21,7 +21,13 @@ import mnv2_hpu.registry_imports  # noqa: F401
 from mnv2_hpu import errors
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import classification_recipe, image_classification
-from mnv2_hpu.distribute import horovod, one_model, rank_check, ranks, strategies
+from mnv2_hpu.distribute import (
+  horovod_strategy,
+  rank_check,
+  ranks,
+  strategies,
+  variable_sync,
+)
 from mnv2_hpu.optimization import exponential_moving_average
 
 BATCH = 12  # of all replicas: 2, 3 and 4 of them divide it
@@ -246,7 +252,7 @@ def _run(name, case, strategy, folder):
   except rank_check.RanksDifferError as raised:
     error = str(raised)
   held = {"losses": np.array(losses, np.float64), "error": np.array(error)}
-  for index, variable in enumerate(one_model.trained_variables(saved)):
+  for index, variable in enumerate(variable_sync.trained_variables(saved)):
     for part, local in enumerate(strategy.experimental_local_results(variable)):
       value = local.numpy()
       held[f"{index:04d}|{variable.name}|{part}"] = value
@@ -327,7 +333,7 @@ def without_broadcast():
   with (
     mock.patch.object(ranks, "broadcast_variables"),
     mock.patch.object(collective.CollectiveAllReduceExtended, name, own_value),
-    mock.patch.object(horovod.HorovodExtended, name, own_value),
+    mock.patch.object(horovod_strategy.HorovodExtended, name, own_value),
   ):
     yield
 

@@ -19,7 +19,7 @@ import sys
 
 import helpers_hpu_stand_in
 
-from mnv2_hpu.distribute import addresses
+from mnv2_hpu import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS = 400  # until a rank of a job is ended
@@ -58,7 +58,7 @@ def start(folder, jobs):
 
 
 def _tf_config(ranks):
-  workers = [f"localhost:{port}" for port in addresses.free_ports(ranks)]
+  workers = [f"localhost:{port}" for port in cluster.free_ports(ranks)]
   return [
     {
       "TF_CONFIG": json.dumps(

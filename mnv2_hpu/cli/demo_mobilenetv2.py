@@ -31,9 +31,10 @@ from absl import flags  # noqa: E402
 from official.common import flags as tfm_flags  # noqa: E402
 
 import mnv2_hpu  # noqa: E402
+from mnv2_hpu import cluster  # noqa: E402
 from mnv2_hpu.cli import main as cli_main  # noqa: E402
 from mnv2_hpu.cli import seed_flags, train  # noqa: E402
-from mnv2_hpu.distribute import cluster, habana  # noqa: E402
+from mnv2_hpu.distribute import habana  # noqa: E402
 from mnv2_hpu.errors import UserError  # noqa: E402
 
 DRIVER_FLAGS = ("model_dir", "gin_file", "gin_params", "dry_run")

@@ -15,7 +15,7 @@ from absl import flags
 from mnv2_hpu.cli import doctor_checks, doctor_facts, process
 from mnv2_hpu.cli import main as cli_main
 from mnv2_hpu.cli.doctor_checks import Finding
-from mnv2_hpu.distribute import hpu_facts
+from mnv2_hpu.distribute import hpu_environment
 
 _PROBE_HPU = flags.DEFINE_bool(
   "probe_hpu",
@@ -41,7 +41,7 @@ def report(findings: Iterable[Finding]) -> str:
 
 def unconfirmed() -> str:
   """Returns the list of what no card has confirmed."""
-  lines = (f"  - {what}" for what in hpu_facts.UNCONFIRMED)
+  lines = (f"  - {what}" for what in hpu_environment.UNCONFIRMED)
   return "\n".join(["No Gaudi card has confirmed yet:", *lines])
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from mnv2_hpu.cli.doctor_facts import Facts
-from mnv2_hpu.distribute import hpu_facts
+from mnv2_hpu.distribute import hpu_environment
 
 OK, NOTE, WARN, FAIL = "ok", "note", "warn", "fail"
 
@@ -155,27 +155,28 @@ def bridge(facts: Facts) -> Finding:
     return Finding(NOTE, topic, "is not installed: only Gaudi needs it")
   if facts.tensorflow is None:
     return Finding(NOTE, topic, f"{installed}, of no use without TensorFlow")
-  if installed != hpu_facts.BRIDGE[1]:
+  if installed != hpu_environment.BRIDGE[1]:
     return Finding(
       WARN,
       topic,
       f"{installed} was never tried",
-      f"pip install {'=='.join(hpu_facts.BRIDGE)}",
+      f"pip install {'=='.join(hpu_environment.BRIDGE)}",
     )
-  if facts.tensorflow.version != hpu_facts.TENSORFLOW:
+  if facts.tensorflow.version != hpu_environment.TENSORFLOW:
     return Finding(
       FAIL,
       topic,
-      f"{installed} accepts TensorFlow {hpu_facts.TENSORFLOW} only, not "
+      f"{installed} accepts TensorFlow {hpu_environment.TENSORFLOW} only, not "
       f"{facts.tensorflow.version}",
-      f"pip install tensorflow-cpu=={hpu_facts.TENSORFLOW}",
+      f"pip install tensorflow-cpu=={hpu_environment.TENSORFLOW}",
     )
   if facts.tensorflow.cuda_build:
     return Finding(
       FAIL,
       topic,
       f"{installed} aborts the process with the CUDA build of TensorFlow",
-      f"pip uninstall tensorflow && pip install tensorflow-cpu=={hpu_facts.TENSORFLOW}",
+      "pip uninstall tensorflow && pip install tensorflow-cpu=="
+      f"{hpu_environment.TENSORFLOW}",
     )
   return Finding(OK, topic, f"{installed}, fits TensorFlow {facts.tensorflow.version}")
 
@@ -223,9 +224,9 @@ def driver(facts: Facts) -> Finding:
   topic = "Gaudi driver"
   if facts.driver is None:
     return Finding(NOTE, topic, "none: only Gaudi needs it")
-  if numbers(facts.driver.partition("-")[0])[:2] == numbers(hpu_facts.DRIVER):
+  if numbers(facts.driver.partition("-")[0])[:2] == numbers(hpu_environment.DRIVER):
     return Finding(OK, topic, facts.driver)
-  return Finding(FAIL, topic, f"{facts.driver} does not fit", hpu_facts.FITS)
+  return Finding(FAIL, topic, f"{facts.driver} does not fit", hpu_environment.FITS)
 
 
 CHECKS: tuple[Callable[[Facts], Finding], ...] = (

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from mnv2_hpu.distribute import hpu_driver
+from mnv2_hpu.distribute import hpu_environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def collect(environ: Mapping[str, str]) -> Facts:
     compiler=next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None),
     distributions=_distributions(),
     horovod_has_tensorflow=_horovod_has_tensorflow(),
-    driver=hpu_driver.version(),
+    driver=hpu_environment.driver_version(),
     tensorflow=tensorflow,
     tensorflow_error=error,
   )

@@ -24,8 +24,8 @@ from types import FrameType
 
 from absl import flags
 
+from mnv2_hpu import cluster
 from mnv2_hpu.cli import main as cli_main
-from mnv2_hpu.distribute import addresses
 from mnv2_hpu.errors import UserError
 
 _PAUSE_SECONDS = 1.0  # before the first restart; doubles up to the greatest
@@ -55,14 +55,12 @@ class Options:
 def _environments(processes: int) -> list[dict[str, str]]:
   if not processes:
     return [dict(os.environ)]
-  cluster = {
-    "worker": [f"127.0.0.1:{port}" for port in addresses.free_ports(processes)]
-  }
+  workers = [f"127.0.0.1:{port}" for port in cluster.free_ports(processes)]
   return [
     {
       **os.environ,
       "TF_CONFIG": json.dumps(
-        {"cluster": cluster, "task": {"type": "worker", "index": rank}}
+        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
       ),
     }
     for rank in range(processes)

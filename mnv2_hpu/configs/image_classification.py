@@ -9,10 +9,10 @@ from official.vision.configs import backbones as upstream_backbones
 from official.vision.configs import common
 from official.vision.configs import image_classification as upstream
 
+from mnv2_hpu import cluster
 from mnv2_hpu.configs import backbones, optimizers, schedules
 from mnv2_hpu.configs.classification_recipe import Recipe, configured_recipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
-from mnv2_hpu.distribute import cluster
 from mnv2_hpu.errors import UserError
 
 
@@ -199,7 +199,7 @@ def _trainer(recipe: Recipe, num_replicas: int) -> cfg.TrainerConfig:
 def experiment(recipe: Recipe) -> cfg.ExperimentConfig:
   """Returns the Model Garden experiment of a recipe.
 
-  The number of replicas follows from the environment (see `distribute.cluster`) and
+  The number of replicas follows from the environment (see `cluster`) and
   `num_gpus`.
 
   Raises:

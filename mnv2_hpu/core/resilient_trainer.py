@@ -17,11 +17,10 @@ from mnv2_hpu.core import (
   finite,
   missed_evaluation,
   termination,
-  watchdog,
 )
 from mnv2_hpu.core.fault_settings import FaultSettings
 from mnv2_hpu.core.safe_checkpoint import SafeCheckpoint
-from mnv2_hpu.distribute import ranks
+from mnv2_hpu.distribute import ranks, watchdog
 from mnv2_hpu.optimization.exponential_moving_average import ExponentialMovingAverage
 
 
@@ -86,7 +85,7 @@ class ResilientTrainer(base_trainer.Trainer):
       self._strategy,
       self._termination,
       self._settings.seconds_between_checks,
-      after_part=lambda: self._watchdog.mark(self._step()),
+      after_part=lambda: self._watchdog.record_progress(self._step()),
     )
 
   def _step(self) -> int:
@@ -176,11 +175,11 @@ class ResilientTrainer(base_trainer.Trainer):
   @contextlib.contextmanager
   def _ending_well(self) -> Iterator[None]:
     """Lets the other ranks know of an error that ends this one."""
-    with self._watchdog.telling_errors():
+    with self._watchdog.broadcast_errors():
       try:
         yield
       except tf.errors.OpError:
-        self._watchdog.await_verdict()
+        self._watchdog.wait_for_diagnosis()
         raise
 
   def _save_and_end(self) -> NoReturn:
@@ -195,7 +194,7 @@ class ResilientTrainer(base_trainer.Trainer):
     path = manager.save(checkpoint_number=step)
     # Launchers end all ranks once one has ended: none may before rank 0 has written.
     ranks.wait_for_all(self._strategy)
-    self._watchdog.leave()
+    self._watchdog.stop()
     logging.info("Asked to end at step %d; checkpoint: %s", step, path)
     termination.end_process()
 
@@ -252,5 +251,5 @@ class ResilientTrainer(base_trainer.Trainer):
       self._first_step = self._step()
       self._evaluate_if_owed()
     if self._evaluated_step == self._step() or not missed_evaluation.evaluates():
-      self._watchdog.leave()
+      self._watchdog.stop()
       self._checkpoint.require_saved()

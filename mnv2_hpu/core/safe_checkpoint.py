@@ -11,7 +11,7 @@ from absl import logging
 
 from mnv2_hpu import files
 from mnv2_hpu.core import checkpoints_on_disk, finite
-from mnv2_hpu.distribute import batch_statistics, one_model, ranks
+from mnv2_hpu.distribute import ranks, variable_sync
 from mnv2_hpu.errors import UserError
 
 
@@ -56,7 +56,7 @@ class SafeCheckpoint(tf.train.Checkpoint):
       NotFiniteError: if a weight is NaN or infinite.
     """
     step = int(self.global_step.numpy())
-    variables = one_model.trained_variables(self)
+    variables = variable_sync.trained_variables(self)
     finite.require_finite(self._strategy, variables, step)
     if ranks.rank(self._strategy):
       return None
@@ -68,7 +68,7 @@ class SafeCheckpoint(tf.train.Checkpoint):
       *(options.experimental_write_callbacks or ()),
     ]
     try:
-      with batch_statistics.read_locally(variables if several else ()):
+      with variable_sync.read_locally(variables if several else ()):
         path = super()._write(file_prefix, options)
     except (tf.errors.OpError, OSError) as error:
       # A collective that fails while variables are read is no matter of the disk.

@@ -20,7 +20,7 @@ from mnv2_hpu.core import (
   run_record,
   startup,
 )
-from mnv2_hpu.distribute import one_model, ranks
+from mnv2_hpu.distribute import ranks, variable_sync
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.optimization.exponential_moving_average import ExponentialMovingAverage
 from mnv2_hpu.reporting.progress import Progress
@@ -58,7 +58,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
   them start from its variables, are checked to stay equal, and end together.
   """
 
-  joins_ranks = True  # asked by `distribute.rank_folders`
+  joins_ranks = True  # asked by `distribute.worker_dirs`
 
   _optimizer: Any
   _checkpoint_exporter: Any
@@ -90,7 +90,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
       evaluate_raw_weights: evaluate also without averaging (metrics `raw_…`).
       allow_config_change: resume although the recipe differs from the earlier run's.
       check_ranks_interval: steps between two checks that all ranks hold the same
-        variables (see `distribute.one_model`); counted at the end of an inner loop.
+        variables (see `distribute.variable_sync`); counted at the end of an inner loop.
         They are checked at the start, after a restore and before a checkpoint anyway.
       resync_interval: steps after which ranks that differ are set to rank 0's
         variables, with a warning, instead of ending the run; 0 never.
@@ -131,8 +131,8 @@ class Trainer(resilient_trainer.ResilientTrainer):
       if isinstance(value, int | float)
     }
     # In evaluation too: a restore on rank 0 alone would create what is missing.
-    one_model.create_slots(optimizer, model.trainable_variables)
-    self._one_model = one_model.OneModel(
+    variable_sync.create_slots(optimizer, model.trainable_variables)
+    self._variable_sync = variable_sync.VariableSync(
       strategy,
       self.checkpoint,
       self.global_step,
@@ -152,7 +152,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
     Model Garden writes `best_ckpt` and `ema_checkpoints` with weights and averages
     exchanged; Keras stores hyperparameters that are no schedule as variables.
     """
-    self._one_model.before_steps()
+    self._variable_sync.broadcast_if_restored()
     average = self._optimizer
     if isinstance(average, ExponentialMovingAverage) and average.is_swapped:
       average.swap_weights()
@@ -174,7 +174,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
   def train_loop_end(self) -> dict[str, Any]:
     """Returns the metrics of the loop that ended; checks ranks, shows the progress."""
     logs = super().train_loop_end()
-    self._one_model.after_steps()
+    self._variable_sync.sync_and_check()
     if self._progress is not None:
       self._progress.update(
         int(self.global_step.numpy()),
@@ -225,7 +225,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
 
   def _save_and_end(self) -> NoReturn:
     """Brings the ranks together first, for SIGTERM may come within an inner loop."""
-    self._one_model.after_steps()
+    self._variable_sync.sync_and_check()
     super()._save_and_end()
 
   def initialize(self) -> None:
@@ -234,7 +234,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
     So it always is on ranks other than 0, which take over rank 0's variables later, but
     its step now: from it orbit counts when to evaluate and to end.
     """
-    self._one_model.invalidate()
+    self._variable_sync.invalidate()
     if not self._is_first:
       with self.strategy.scope():
         self.global_step.assign(self.task.start_step)

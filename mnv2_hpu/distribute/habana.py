@@ -12,8 +12,8 @@ import tensorflow as tf
 from absl import flags, logging
 from tensorflow.python.eager import context
 
-from mnv2_hpu import compat
-from mnv2_hpu.distribute import cluster, hpu_driver, hpu_environment, hpu_facts
+from mnv2_hpu import cluster, compat
+from mnv2_hpu.distribute import hpu_environment
 from mnv2_hpu.errors import UserError
 
 DEVICE_TYPE = "HPU"
@@ -26,31 +26,31 @@ _INSTEAD = (
 
 def card_is_present() -> bool:
   """Returns whether this machine has a Gaudi card, in use or not; loads nothing."""
-  return hpu_driver.card_is_present()
+  return hpu_environment.card_is_present()
 
 
 def _check_versions() -> None:
-  name, wanted = hpu_facts.BRIDGE
+  name, wanted = hpu_environment.BRIDGE
   installed = compat.version(name)
   if installed is None:
     raise UserError(
       f"runtime.distribution_strategy 'hpu' needs {name} {wanted}, which is not "
-      f"installed in this interpreter. {hpu_facts.FITS} {_INSTEAD}"
+      f"installed in this interpreter. {hpu_environment.FITS} {_INSTEAD}"
     )
   if installed != wanted:
     raise UserError(
-      f"{name} is {installed}. {hpu_facts.FITS} Install the locked requirements. "
+      f"{name} is {installed}. {hpu_environment.FITS} Install the locked requirements. "
       f"{_INSTEAD}"
     )
-  if tf.__version__ != hpu_facts.TENSORFLOW:
+  if tf.__version__ != hpu_environment.TENSORFLOW:
     raise UserError(
-      f"{name} {installed} fits TensorFlow {hpu_facts.TENSORFLOW} only; this is "
+      f"{name} {installed} fits TensorFlow {hpu_environment.TENSORFLOW} only; this is "
       f"TensorFlow {tf.__version__}. Install the locked requirements. {_INSTEAD}"
     )
   if tf.test.is_built_with_cuda():
     raise UserError(
       f"this is the CUDA build of TensorFlow, in which {name} aborts the process. "
-      f"{hpu_facts.FITS} {_INSTEAD}"
+      f"{hpu_environment.FITS} {_INSTEAD}"
     )
 
 
@@ -87,7 +87,7 @@ def load(settings: hpu_environment.Settings | None = None) -> None:
   if not bridge.habana_ops.is_initialized:
     _check_devices_not_started()
     if settings.check_driver:
-      hpu_driver.check(hpu_driver.version())
+      hpu_environment.check_driver(hpu_environment.driver_version())
     os.environ.update(hpu_environment.variables(settings, os.environ))
     _load(bridge)
   if not tf.config.list_physical_devices(DEVICE_TYPE):
@@ -106,7 +106,7 @@ def _load(bridge: Any) -> None:
     raise UserError(
       "runtime.distribution_strategy is 'hpu', but Habana's bridge found no Gaudi card "
       f"here ({type(error).__name__}: {error}). Check the driver with `hl-smi`. "
-      f"{hpu_facts.FITS} {_INSTEAD}"
+      f"{hpu_environment.FITS} {_INSTEAD}"
     ) from error
 
 
@@ -119,8 +119,8 @@ def _write_checkpoints_synchronously() -> None:
 def strategy() -> tf.distribute.Strategy:
   """Returns the strategy of this process's card: alone, or with those of other ranks.
 
-  Several ranks are those that TF_CONFIG names (see `addresses.tf_config`).
-  What is decided here, and why, is the table in `hpu_facts.DECISIONS`.
+  Several ranks are those that TF_CONFIG names (see `cluster.tf_config`).
+  What is decided here, and why, is the table in docs/hpu.md.
 
   Raises:
     UserError: if no card can be used here (see `load`).

@@ -20,7 +20,7 @@ from typing import Any
 _BEAT_SECONDS = 1.0
 # For a rank to meet the error that another one has told it of.
 _SAME_ERROR_SECONDS = 5.0
-_MOST_OF_MESSAGE = 1000  # characters of an error
+_MAX_MESSAGE = 1000  # characters of an error
 
 
 class Heartbeat:
@@ -76,19 +76,19 @@ class Heartbeat:
     self._start(self._listen_to, 0, connection, _lines(connection))
     self._start(self._beat)
 
-  def reached(self, step: int) -> None:
+  def record_step(self, step: int) -> None:
     """Notes the step that this rank has finished; sent with the next line."""
     self._steps[self._rank] = step
 
-  def leave(self) -> None:
+  def stop(self) -> None:
     """Tells the others that this rank ends as it should."""
-    self._take_leave({"bye": True})
+    self._send_final({"final": True})
 
   def fail(self, message: str) -> None:
     """Tells the others, once, that this rank ends with an error."""
-    self._take_leave({"failed": message[:_MOST_OF_MESSAGE]})
+    self._send_final({"failed": message[:_MAX_MESSAGE]})
 
-  def _take_leave(self, last_line: dict[str, Any]) -> None:
+  def _send_final(self, last_line: dict[str, Any]) -> None:
     with self._lock:
       if self._has_ended:
         return
@@ -118,7 +118,7 @@ class Heartbeat:
     connection.settimeout(self._silence)
     try:
       for line in lines:
-        if "bye" in line:
+        if "final" in line:
           self._left.add(other)
           return
         if "missing" in line:

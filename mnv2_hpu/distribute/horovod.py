@@ -1,212 +1,188 @@
-"""Horovod as a `tf.distribute.Strategy`: one process a device, one model.
+"""Connects the ranks by Horovod: under horovodrun, under mpirun, or alone."""
 
-Model Garden's trainer, Keras's optimizers, metrics and synchronised batch normalisation
-know nothing of Horovod. They ask the strategy, and this one answers as
-MultiWorkerMirroredStrategy does, with Horovod in the place of TensorFlow's collectives.
-"""
-
+import importlib
+import json
 import os
-from collections.abc import Callable
+import pathlib
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import gin
 import tensorflow as tf
 from absl import logging
-from tensorflow.python.distribute import (
-  distribute_lib,
-  distribute_utils,
-  input_util,
-  mirrored_strategy,
-  values,
-)
-from tensorflow.python.trackable import base as trackable
 
-from mnv2_hpu.distribute import (
-  cluster,
-  habana,
-  horovod_launch,
-  horovod_ops,
-)
+from mnv2_hpu import cluster
+from mnv2_hpu.distribute import habana, horovod_ops, horovod_strategy
 from mnv2_hpu.errors import UserError
 
+MEGABYTE = 1024 * 1024
+DEFAULT_FUSION_THRESHOLD_MB = 64
+# mpirun makes this folder for one job, and removes it with the job.
+_JOB_FOLDER = "PMIX_SERVER_TMPDIR"
+_RENDEZVOUS_FILE = "mnv2_hpu.rendezvous.{job}.json"
+_RENDEZVOUS_TIMEOUT = 300.0  # seconds; ranks import TensorFlow at different speeds
 
-class HorovodStrategy(tf.distribute.Strategy):
-  """Trains one model on all ranks that horovodrun or mpirun started.
+_INSTALL = (
+  "Build it with `make setup-horovod` (some minutes, once). On Gaudi, "
+  "habana-horovod 1.14.0.493 takes its place."
+)
 
-  Each rank computes on one device. Variables, also those made later such as slots, get
-  rank 0's initial value. What each rank reads of its input, it asks of
-  `tf.distribute.InputContext`.
+
+def import_horovod() -> Any:
+  """Returns the module `horovod.tensorflow`.
+
+  Raises:
+    UserError: if it is not installed, or was built for another TensorFlow.
+  """
+  try:
+    return importlib.import_module("horovod.tensorflow")
+  except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] != "horovod":
+      raise
+    raise UserError(
+      "runtime.distribution_strategy 'horovod' needs Horovod, which is not installed "
+      f"in this interpreter. {_INSTALL}"
+    ) from error
+  # What a library says that was built against another TensorFlow, or without it.
+  except (ImportError, OSError, tf.errors.OpError) as error:
+    raise UserError(
+      f"Horovod does not load with TensorFlow {tf.__version__} "
+      f"({type(error).__name__}: {error}). {_INSTALL}"
+    ) from error
+
+
+def settings(
+  environ: Mapping[str, str],
+  fusion_threshold_mb: float | None,
+  cycle_time_ms: float | None,
+) -> tuple[int, dict[str, str]]:
+  """Returns (bytes in one pack of tensors, variables that Horovod reads at its start).
 
   Args:
-    device: of this process, such as `device:CPU:0`.
-    hvd: the module `horovod.tensorflow`, initialised.
-    options: how gradients are packed and compressed.
+    environ: what the launcher set: options of horovodrun become variables.
+    fusion_threshold_mb: in MiB; None is the launcher's, or 64.
+    cycle_time_ms: milliseconds between two looks at what ranks are ready to reduce;
+      None is the launcher's, or Horovod's own.
+
+  Raises:
+    UserError: if a number has no meaning.
+
+  >>> settings({"HOROVOD_FUSION_THRESHOLD": "1024"}, None, 0.5)
+  (1024, {'HOROVOD_FUSION_THRESHOLD': '0', 'HOROVOD_CYCLE_TIME': '0.5'})
   """
+  if cycle_time_ms is not None and cycle_time_ms <= 0:
+    raise UserError(
+      f"mnv2_hpu.horovod.cycle_time_ms is {cycle_time_ms!r}; it must be positive, for "
+      "instance 1.0."
+    )
+  if fusion_threshold_mb is None:
+    default = DEFAULT_FUSION_THRESHOLD_MB * MEGABYTE
+    # Without fusion, a tensor travels by itself.
+    bytes_per_pack = max(1, int(environ.get("HOROVOD_FUSION_THRESHOLD") or default))
+  else:
+    bytes_per_pack = int(fusion_threshold_mb * MEGABYTE)
+  # Tensors are packed before Horovod sees them: `horovod_ops.Collectives.all_reduce`.
+  variables = {"HOROVOD_FUSION_THRESHOLD": "0"}
+  if cycle_time_ms is not None:
+    variables["HOROVOD_CYCLE_TIME"] = str(cycle_time_ms)
+  return bytes_per_pack, variables
 
-  _collective_key_base = 0  # read by MirroredExtended
 
-  def __init__(self, device: str, hvd: Any, options: horovod_ops.ReduceOptions) -> None:
-    super().__init__(HorovodExtended(self, device, hvd, options))
+def init_horovod(hvd: Any, variables: Mapping[str, str]) -> None:
+  """Connects the ranks.
 
+  Args:
+    hvd: the module that `import_horovod` returned.
+    variables: the environment of Horovod, from `settings`.
 
-class HorovodExtended(mirrored_strategy.MirroredExtended):
-  """What MultiWorkerMirroredStrategy does, by Horovod.
-
-  Variables stay those of MirroredStrategy: metrics and batch statistics are reduced
-  when they are read or saved. `strategy.cluster_resolver` stays None, so Model Garden
-  builds no preemption handler, which needs TensorFlow's coordination service.
+  Raises:
+    UserError: if Horovod connects other ranks than were started.
   """
-
-  def __init__(
-    self,
-    container_strategy: HorovodStrategy,
-    device: str,
-    hvd: Any,
-    options: horovod_ops.ReduceOptions,
-  ) -> None:
-    self._rank, self._size = hvd.rank(), hvd.size()
-    self._collectives = horovod_ops.Collectives(hvd, options)
-    super().__init__(
-      container_strategy,
-      devices=[device],
-      cross_device_ops=horovod_ops.HorovodCrossDeviceOps(self._collectives, self._size),
+  if hvd.is_initialized():
+    return
+  os.environ.update(variables)
+  started = cluster.world_size(os.environ)
+  if started > 1 and not os.environ.get("HOROVOD_RANK") and not hvd.mpi_built():
+    os.environ.update(_gloo_rendezvous(os.environ))
+  hvd.init()
+  if hvd.size() != started:
+    raise UserError(
+      f"{cluster.launcher(os.environ) or 'the environment'} started {started} "
+      f"process(es), but Horovod connects {hvd.size()}: they would be "
+      "several trainings in one folder. Start the job with horovodrun or mpirun, and "
+      "unset TF_CONFIG, which Horovod does not read."
     )
 
-  # ---- Reductions ----
 
-  def _get_cross_device_ops(self, value: Any) -> horovod_ops.HorovodCrossDeviceOps:
-    del value  # TensorFlow adds up int32 elsewhere
-    return self._cross_device_ops
+def _gloo_rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
+  """Lets ranks that mpirun started on one machine find each other without MPI.
 
-  def _reduce_to(
-    self, reduce_op: Any, value: Any, destinations: Any, options: Any
-  ) -> Any:
-    def reduce_one(one: Any) -> Any:
-      if distribute_utils.is_mirrored(one):
-        if reduce_op == tf.distribute.ReduceOp.MEAN:
-          return one
-        raise ValueError(
-          f"{one} is the same on all ranks already: its sum over them has no meaning."
-        )
-      own = one.values[0] if isinstance(one, values.DistributedValues) else one
-      if not isinstance(own, tf.IndexedSlices):
-        own = tf.convert_to_tensor(own)
-      return self._cross_device_ops.reduce(reduce_op, own, destinations, options)
+  Rank 0 serves the rendezvous that horovodrun would serve, and leaves its port in the
+  folder of the job.
 
-    return tf.nest.map_structure(reduce_one, value)
+  Returns:
+    The variables that horovodrun would set.
 
-  def _batch_reduce_to(
-    self, reduce_op: Any, value_destination_pairs: Any, options: Any
-  ) -> Any:
-    return self._cross_device_ops.batch_reduce(
-      reduce_op, value_destination_pairs, options
+  Raises:
+    UserError: if the ranks are on several machines, or that folder is unknown.
+  """
+  size, local_size = cluster.world_size(environ), cluster.local_size(environ)
+  folder = environ.get(_JOB_FOLDER)
+  if local_size != size or not folder:
+    raise UserError(
+      f"{cluster.launcher(environ)} started {size} processes, but this Horovod was "
+      "built without MPI, and without it processes of mpirun meet on one machine, "
+      "under Open MPI, only. Either start them with `horovodrun -np "
+      f"{size} -H host1:8,host2:8 ...`, or install the headers of MPI (on Debian and "
+      "Ubuntu: libopenmpi-dev) and build anew: `rm .venv/.horovod; make setup-horovod`."
     )
+  rank = cluster.rank(environ)
+  job = environ.get("PMIX_NAMESPACE", "0").replace("/", "_")
+  file = pathlib.Path(folder) / _RENDEZVOUS_FILE.format(job=job)
+  port = _serve_rendezvous(file, size) if rank == 0 else _rendezvous_port(file)
+  return {
+    "HOROVOD_RANK": str(rank),
+    "HOROVOD_SIZE": str(size),
+    "HOROVOD_LOCAL_RANK": str(rank),
+    "HOROVOD_LOCAL_SIZE": str(size),
+    "HOROVOD_CROSS_RANK": "0",
+    "HOROVOD_CROSS_SIZE": "1",
+    "HOROVOD_HOSTNAME": socket.gethostname(),
+    "HOROVOD_CONTROLLER": "gloo",
+    "HOROVOD_CPU_OPERATIONS": "gloo",
+    "HOROVOD_GLOO_IFACE": "lo",
+    "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
+    "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+  }
 
-  def _gather_to_implementation(
-    self, value: Any, destinations: Any, axis: int, options: Any
-  ) -> Any:
-    return self._cross_device_ops._gather(value, destinations, axis, options)
 
-  def _replica_ctx_all_reduce(
-    self, reduce_op: Any, value: Any, options: Any = None
-  ) -> Any:
-    """Reduces in place: the only replica of this process waits for no other here."""
-    del options
-    flat = [
-      one if isinstance(one, tf.IndexedSlices) else tf.convert_to_tensor(one)
-      for one in tf.nest.flatten(value)
-    ]
-    reduced = self._collectives.all_reduce(reduce_op, flat)
-    return tf.nest.pack_sequence_as(value, reduced)
+def _serve_rendezvous(file: pathlib.Path, size: int) -> int:
+  """Serves in a thread until this process ends; returns the port."""
+  hosts = importlib.import_module("horovod.runner.common.util.hosts")
+  http_server = importlib.import_module("horovod.runner.http.http_server")
+  server = http_server.RendezvousServer()
+  port = server.start()
+  host = f"{socket.gethostname()}:{size}"
+  server.init(hosts.get_host_assignments(hosts.parse_hosts(host), size))
+  with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as written:
+    json.dump({"port": port}, written)
+  os.replace(written.name, file)
+  return port
 
-  # ---- Variables ----
 
-  def _get_variable_creator_initial_value(
-    self, replica_id: int, device: str, primary_var: Any, **kwargs: Any
-  ) -> Callable[[], tf.Tensor]:
-    """Returns what makes rank 0's initial value on every rank."""
-    del replica_id, primary_var  # the only one of this process
-    initial_value, dtype = kwargs["initial_value"], kwargs.get("dtype")
-
-    def initial_value_of_rank_0() -> tf.Tensor:
-      with tf.device(device):
-        value = initial_value() if callable(initial_value) else initial_value
-        if isinstance(value, trackable.CheckpointInitialValue):
-          value = value.wrapped_value
-        return self._collectives.broadcast(tf.convert_to_tensor(value, dtype=dtype))
-
-    return initial_value_of_rank_0
-
-  # ---- Input ----
-
-  def _make_input_context(self) -> tf.distribute.InputContext:
-    return tf.distribute.InputContext(
-      num_input_pipelines=self._size,
-      input_pipeline_id=self._rank,
-      num_replicas_in_sync=self._size,
-    )
-
-  def _experimental_distribute_dataset(
-    self, dataset: tf.data.Dataset, options: Any
-  ) -> Any:
-    return input_util.get_distributed_dataset(
-      dataset,
-      self._input_workers_with_options(options),
-      self._container_strategy(),
-      num_replicas_in_sync=self._size,
-      input_context=self._make_input_context(),
-      options=options,
-    )
-
-  def _distribute_datasets_from_function(
-    self, dataset_fn: Callable[..., tf.data.Dataset], options: Any
-  ) -> Any:
-    return input_util.get_distributed_datasets_from_function(
-      dataset_fn,
-      self._input_workers_with_options(options),
-      [self._make_input_context()],
-      self._container_strategy(),
-      options,
-    )
-
-  def _experimental_distribute_values_from_function(
-    self, value_fn: Callable[[Any], Any]
-  ) -> Any:
-    context = distribute_lib.ValueContext(self._rank, self._size)
-    return distribute_utils.regroup([value_fn(context)], always_wrap=True)
-
-  # ---- Topology ----
-
-  def _in_multi_worker_mode(self) -> bool:
-    # Otherwise each batch of a finite dataset is preceded by an all-reduce, and ranks
-    # that have read theirs get empty ones, for which oneDNN's convolution of TensorFlow
-    # 2.15 fails. Evaluation has no collectives until its metrics are read.
-    return False
-
-  @property
-  def experimental_between_graph(self) -> bool:
-    """True: each process builds its own graph."""
-    return True
-
-  @property
-  def _num_replicas_in_sync(self) -> int:
-    return self._size
-
-  @property
-  def should_checkpoint(self) -> bool:
-    """Whether this is rank 0. Others take part in saving, but elsewhere."""
-    return self._rank == 0
-
-  @property
-  def should_save_summary(self) -> bool:
-    """Whether this is rank 0."""
-    return self._rank == 0
-
-  def _get_replica_id_in_sync_group(self, replica_id: int) -> int:
-    return self._rank + replica_id
-
-  def _get_local_replica_id(self, replica_id_in_sync_group: int) -> int:
-    return replica_id_in_sync_group - self._rank
+def _rendezvous_port(file: pathlib.Path) -> int:
+  end = time.monotonic() + _RENDEZVOUS_TIMEOUT
+  while not file.exists():
+    if time.monotonic() > end:
+      raise UserError(
+        f"rank 0 has not served its rendezvous within {_RENDEZVOUS_TIMEOUT:.0f} s (the "
+        f"file {str(file)!r} is not there): see its output for why it did not start."
+      )
+    time.sleep(0.1)
+  return int(json.loads(file.read_text())["port"])
 
 
 def _device(local_rank: int) -> str:
@@ -241,7 +217,7 @@ def strategy(
   gradient_compression: str = "none",
   fusion_threshold_mb: float | None = None,
   cycle_time_ms: float | None = None,
-) -> HorovodStrategy:
+) -> horovod_strategy.HorovodStrategy:
   """Connects the ranks, and returns the strategy of this one.
 
   Call it before any TensorFlow operation has run. The arguments are bound as
@@ -259,12 +235,10 @@ def strategy(
     UserError: if Horovod is missing, connects other ranks than were started, or a value
       has no meaning.
   """
-  bytes_per_pack, variables = horovod_launch.settings(
-    os.environ, fusion_threshold_mb, cycle_time_ms
-  )
+  bytes_per_pack, variables = settings(os.environ, fusion_threshold_mb, cycle_time_ms)
   options = horovod_ops.ReduceOptions(gradient_compression, bytes_per_pack)
   device = _device(cluster.local_rank(os.environ))
-  hvd = horovod_launch.library()  # after Habana's bridge
-  horovod_launch.start(hvd, variables)
+  hvd = import_horovod()  # after Habana's bridge
+  init_horovod(hvd, variables)
   logging.info("Horovod: rank %d of %d on %s", hvd.rank(), hvd.size(), device)
-  return HorovodStrategy(device, hvd, options)
+  return horovod_strategy.HorovodStrategy(device, hvd, options)

@@ -1,6 +1,6 @@
 """What crosses processes under Horovod: sums, gathers and broadcasts of any type.
 
-Horovod is imported by `horovod_launch.library`, when a strategy is made.
+Horovod is imported by `horovod.import_horovod`, when a strategy is made.
 """
 
 import dataclasses

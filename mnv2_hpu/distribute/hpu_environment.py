@@ -1,13 +1,45 @@
-"""The environment that Habana's bridge reads when it is loaded. No TensorFlow."""
+"""Gaudi's versions, cards, driver and environment variables. No TensorFlow.
+
+What Habana's bridge reads when it is loaded is decided here. `habana` loads it.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import gin
 
-from mnv2_hpu.distribute import cluster
+from mnv2_hpu import cluster
 from mnv2_hpu.errors import UserError, did_you_mean
+
+# The last bridge released for TensorFlow, and the only version of it that it accepts.
+BRIDGE = ("habana-tensorflow", "1.14.0.493")
+TENSORFLOW = "2.15.0"
+# The first two numbers of the driver's version must be those of the bridge.
+DRIVER = "1.14"
+
+FITS = (
+  f"{'=='.join(BRIDGE)} fits tensorflow-cpu {TENSORFLOW} (not the CUDA build, which it "
+  f"aborts) on Python 3.10, and the driver of SynapseAI {DRIVER}, the last with "
+  "TensorFlow."
+)
+
+# Never run on a card. The doctor prints it, and docs/hpu.md holds the same list.
+UNCONFIRMED = (
+  "that the bridge finds a card after the environment was set as here",
+  "training and evaluation on `HPU:0`: speed, memory, losses and accuracy",
+  "that `OneDeviceStrategy` serves one card (Habana names its own strategy)",
+  "`HPUStrategy` over HCCL: its speed, and that sums are equal on all ranks",
+  "bfloat16 by Keras' policy, and by the conversion pass with the list shipped here",
+  "which operations of the training step the bridge leaves to the CPU",
+  "that a driver of another version fails; it is refused because Habana pairs them",
+  "Horovod on a card (`habana-horovod` in place of `horovod`)",
+  "that `HLS_MODULE_ID` chooses the card under srun, MPICH and TF_CONFIG",
+  "resuming on a card bit for bit",
+)
 
 OFF = ("", "0", "false")
 SHIPPED_LISTS = {
@@ -17,6 +49,14 @@ SHIPPED_LISTS = {
   "basic": "basic",  # Habana's: convolutions and matrix products
   "full": "full",  # Habana's: everything that can be converted
 }
+
+# Where the kernel shows each card's driver: with and without the accel subsystem, which
+# other vendors' cards use too.
+CARD_FILES = (
+  "/sys/class/accel/accel*/device/driver_ver",
+  "/sys/class/habanalabs/hl*/driver_ver",
+)
+DRIVER_FILES = (*CARD_FILES, "/sys/module/habanalabs/version")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,3 +156,50 @@ def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     wanted["HLS_MODULE_ID"] = wanted["ID"] = _module(environ)
   kept = {name: environ.get(name, value) for name, value in wanted.items()}
   return {**kept, "TF_BF16_CONVERSION": conversion(settings)}
+
+
+# ---- Cards and their driver ----
+
+
+def _matching(patterns: Iterable[str]) -> list[Path]:
+  found = (sorted(Path("/").glob(pattern.lstrip("/"))) for pattern in patterns)
+  return [file for files in found for file in files]
+
+
+def card_is_present(files: Iterable[str] = CARD_FILES) -> bool:
+  """Returns whether the kernel shows a Gaudi card, in use or not.
+
+  Args:
+    files: patterns of the files that it shows for a card.
+  """
+  return bool(_matching(files))
+
+
+def driver_version(files: Iterable[str] = DRIVER_FILES) -> str | None:
+  """Returns the driver's version, such as `1.14.0-9e8ecf8`; None where there is none.
+
+  Args:
+    files: patterns of the files that hold it. Where none exists, `hl-smi` is asked.
+  """
+  for file in _matching(files):
+    return file.read_text().split("\n", 1)[0]
+  hl_smi = shutil.which("hl-smi")
+  if hl_smi is None:
+    return None
+  done = subprocess.run([hl_smi], capture_output=True, text=True, check=False)
+  match = re.search(r"Driver Version:\s*(\S+)", done.stdout)
+  return match[1] if match else None
+
+
+def check_driver(found: str | None) -> None:
+  """Checks that the driver is the bridge's pair; an unknown one is left to the bridge.
+
+  Raises:
+    UserError: if it is of another release.
+  """
+  if found is None or re.match(rf"{re.escape(DRIVER)}\b", found):
+    return
+  raise UserError(
+    f"the Gaudi driver is {found}. {FITS} Install that driver, or try this "
+    "one all the same with --gin_params='mnv2_hpu.hpu.check_driver = False'."
+  )

@@ -3,9 +3,6 @@
 Gradients are averaged over the ranks, so the loss is the same on all of them even where
 their weights are not: no curve shows it. Ranks that began with different weights apply
 the same updates to them, and never come together again. Only the weights can tell.
-
-The checksum is CRC-32 over the bytes that a rank holds. It depends on the place of each
-byte, and misses a difference once in 4 billion times.
 """
 
 import dataclasses
@@ -18,7 +15,7 @@ import tensorflow as tf
 from mnv2_hpu.distribute import ranks
 
 # Bytes of a variable, over all ranks, up to which its values are compared as well.
-_COMPARED_BYTES = 64 * 1024 * 1024
+_MAX_COMPARED_BYTES = 64 * 1024 * 1024
 
 
 class RanksDifferError(RuntimeError):
@@ -30,9 +27,9 @@ class Difference:
   """What ranks hold differently.
 
   Attributes:
-    step: at which rank 0 is.
-    ranks: those that hold something else than rank 0, in order.
-    text: what differs, in a sentence.
+    step: Step of rank 0.
+    ranks: Ranks that hold something else than rank 0, in order.
+    text: What differs, in a sentence.
   """
 
   step: int
@@ -42,12 +39,14 @@ class Difference:
   def __str__(self) -> str:
     """Returns the whole as one sentence."""
     names = ", ".join(str(rank) for rank in self.ranks)
-    several = "s" * (len(self.ranks) > 1)
-    return f"at step {self.step}, rank{several} {names} and rank 0 differ: {self.text}"
+    plural = "s" * (len(self.ranks) > 1)
+    return f"at step {self.step}, rank{plural} {names} and rank 0 differ: {self.text}"
 
 
 def checksum(value: np.ndarray) -> int:
   """Returns the CRC-32 of an array's type, shape and bytes.
+
+  It depends on the place of each byte, and misses a difference once in 4 billion times.
 
   >>> checksum(np.array([1, 2])) == checksum(np.array([2, 1]))
   False
@@ -56,7 +55,7 @@ def checksum(value: np.ndarray) -> int:
   return zlib.crc32(np.ascontiguousarray(value).view(np.uint8).data, start)
 
 
-def _rows(values: np.ndarray) -> tuple[int, ...]:
+def _differing_rows(values: np.ndarray) -> tuple[int, ...]:
   """Returns the rows that differ from row 0 (`[ranks, …]`)."""
   flat = values.reshape(len(values), -1)
   return tuple(np.flatnonzero((flat != flat[0]).any(axis=1)).tolist())
@@ -68,9 +67,9 @@ def find_difference(
   """Compares what the ranks hold; all of them find the same.
 
   Args:
-    strategy: of all ranks, each of which calls this.
-    variables: what is to be equal, in the same order on all ranks.
-    step: at which this rank is; to be equal as well.
+    strategy: Strategy of all ranks, each of which calls this.
+    variables: Variables that must be equal, in the same order on all ranks.
+    step: Step of this rank; must be equal as well.
 
   Returns:
     The first difference, None where there is none, or one process alone.
@@ -82,13 +81,13 @@ def find_difference(
     np.uint32,
   )
   # The details follow only where these three numbers differ.
-  all_in_one = np.array([step, len(own), zlib.crc32(own.tobytes())], np.int64)
-  gathered = ranks.gather(strategy, all_in_one)
-  differing = _rows(gathered)
+  summary = np.array([step, len(own), zlib.crc32(own.tobytes())], np.int64)
+  gathered = ranks.gather(strategy, summary)
+  differing = _differing_rows(gathered)
   if not differing:
     return None
   for column, what in ((0, "at step"), (1, "the number of variables is")):
-    if _rows(gathered[:, column]):
+    if _differing_rows(gathered[:, column]):
       each = ", ".join(
         f"{value} on rank {rank}" for rank, value in enumerate(gathered[:, column])
       )
@@ -104,10 +103,10 @@ def find_difference(
 
 
 def _describe(strategy: tf.distribute.Strategy, variable: tf.Variable) -> str:
-  """Names a variable, its size, and how far ranks are apart in it."""
+  """Returns a variable's name, its size, and how far ranks are apart in it."""
   value = ranks.local_value(strategy, variable)
   text = f"{variable.name!r} of shape {list(value.shape)}, {value.size} values"
-  if value.nbytes * ranks.size(strategy) > _COMPARED_BYTES:
+  if value.nbytes * ranks.size(strategy) > _MAX_COMPARED_BYTES:
     return text
   values = ranks.gather(strategy, value).astype(np.float64)
   return f"{text}, up to {np.abs(values - values[0]).max():.3g} apart"
@@ -118,13 +117,8 @@ def check(
 ) -> None:
   """Stops all ranks if they hold different models.
 
-  Args:
-    strategy: of all ranks, each of which calls this.
-    variables: what is to be equal, in the same order on all ranks.
-    step: at which this rank is.
-
   Raises:
-    RanksDifferError: on all ranks, naming those that differ from rank 0, the first
+    RanksDifferError: On all ranks, naming those that differ from rank 0, the first
       variable that does, its size and the step.
   """
   difference = find_difference(strategy, variables, step)

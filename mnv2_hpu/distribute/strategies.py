@@ -8,8 +8,8 @@ import gin
 import tensorflow as tf
 from official.common import distribute_utils
 
-from mnv2_hpu import driver_flags
-from mnv2_hpu.distribute import addresses, cluster, habana, horovod, rank_folders
+from mnv2_hpu import cluster, driver_flags
+from mnv2_hpu.distribute import habana, horovod, worker_dirs
 from mnv2_hpu.errors import UserError, did_you_mean
 
 UPSTREAM_NAMES = (
@@ -35,15 +35,15 @@ _upstream = distribute_utils.get_distribution_strategy
 
 
 @gin.configurable("cluster", module="mnv2_hpu")
-def _set_tf_config(hosts: str = "", port: int = addresses.DEFAULT_PORT) -> None:
-  """Sets TF_CONFIG where several ranks run; see `addresses.tf_config`.
+def _set_tf_config(hosts: str = "", port: int = cluster.DEFAULT_PORT) -> None:
+  """Sets TF_CONFIG where several ranks run; see `cluster.tf_config`.
 
   Args:
     hosts: bound as `mnv2_hpu.cluster.hosts`.
     port: bound as `mnv2_hpu.cluster.port`; ranks listen on it plus their number.
   """
   if cluster.world_size(os.environ) > 1:
-    os.environ[cluster.TF_CONFIG] = addresses.tf_config(os.environ, hosts, port)
+    os.environ[cluster.TF_CONFIG] = cluster.tf_config(os.environ, hosts, port)
 
 
 def _check_ranks(name: str) -> None:
@@ -63,7 +63,7 @@ def _check_ranks(name: str) -> None:
       "start one process."
     )
   in_driver = driver_flags.driver_mode() is not None
-  if in_driver and name in STRATEGIES and size > 1 and not rank_folders.joins_ranks():
+  if in_driver and name in STRATEGIES and size > 1 and not worker_dirs.joins_ranks():
     raise UserError(
       f"runtime.distribution_strategy {name!r} on {size} processes needs a trainer "
       "that gives all of them rank 0's variables, after a restore too. Model Garden's "

@@ -9,7 +9,7 @@ import pytest
 
 from mnv2_hpu.cli import doctor, doctor_checks, doctor_facts
 from mnv2_hpu.cli.doctor_facts import Facts, TensorFlowFacts
-from mnv2_hpu.distribute import hpu_facts
+from mnv2_hpu.distribute import hpu_environment
 
 GOOD = Facts(
   python=(3, 10, 13),
@@ -169,7 +169,7 @@ def test_what_no_card_has_confirmed_is_listed():
   lines = doctor.unconfirmed().splitlines()
 
   assert lines[0] == "No Gaudi card has confirmed yet:"
-  assert lines[1:] == [f"  - {what}" for what in hpu_facts.UNCONFIRMED]
+  assert lines[1:] == [f"  - {what}" for what in hpu_environment.UNCONFIRMED]
   assert any("HCCL" in line for line in lines)
 
 

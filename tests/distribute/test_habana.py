@@ -8,7 +8,7 @@ import helpers_hpu_stand_in
 import pytest
 
 from mnv2_hpu import compat
-from mnv2_hpu.distribute import hpu_facts
+from mnv2_hpu.distribute import hpu_environment
 
 pytestmark = [
   pytest.mark.slow,
@@ -32,9 +32,9 @@ def bridge(programs):
 
 def test_the_pair_is_the_one_that_the_bridge_names(bridge):
   assert bridge["version"] == "1.14.0"
-  assert bridge["tensorflow"] == [hpu_facts.TENSORFLOW]
-  assert bridge["version"].startswith(hpu_facts.DRIVER)
-  assert compat.version(hpu_facts.BRIDGE[0]) == hpu_facts.BRIDGE[1]
+  assert bridge["tensorflow"] == [hpu_environment.TENSORFLOW]
+  assert bridge["version"].startswith(hpu_environment.DRIVER)
+  assert compat.version(hpu_environment.BRIDGE[0]) == hpu_environment.BRIDGE[1]
 
 
 def test_the_strategy_is_called_as_it_is_defined(bridge):
@@ -59,7 +59,7 @@ def test_the_bridges_own_failure_becomes_our_error(bridge):
   reason = bridge["probe"]["reason"]
   assert "found no Gaudi card here (AttributeError" in reason
   assert "one_device" in reason
-  assert hpu_facts.FITS in reason
+  assert hpu_environment.FITS in reason
 
 
 @needs_no_card

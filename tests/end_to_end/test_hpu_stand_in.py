@@ -4,8 +4,7 @@ import helpers_programs
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu import compat
-from mnv2_hpu.distribute import addresses
+from mnv2_hpu import cluster, compat
 
 pytestmark = [
   pytest.mark.slow,
@@ -53,7 +52,7 @@ def test_one_card_by_the_launchers_flags(programs, digits_records, tmp_path):
 
 
 def test_two_cards_through_the_stock_driver(programs, digits_records, tmp_path):
-  port, _ = addresses.free_ports(2)
+  port, _ = cluster.free_ports(2)
   done = programs.run(
     "helpers_hpu_stand_in",
     "--ranks=2",

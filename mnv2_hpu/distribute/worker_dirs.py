@@ -20,7 +20,7 @@ import tempfile
 import gin
 from absl import flags, logging
 
-from mnv2_hpu.distribute import cluster
+from mnv2_hpu import cluster
 
 _PREFIX = "mnv2_hpu.rank"
 _LOCK = "lock"  # held as long as the process lives
@@ -52,7 +52,7 @@ def _remove_abandoned() -> None:
 
 
 @functools.cache
-def scratch() -> str:
+def temporary_dir() -> str:
   """Makes this process's scratch folder, and returns it; removed when the process ends.
 
   Temporary files go there too: Model Garden makes folders for checkpoints that nobody
@@ -73,7 +73,7 @@ def scratch() -> str:
   return folder
 
 
-def take_own_folder() -> None:
+def redirect_non_chief() -> None:
   """On ranks other than 0: points `--model_dir` to the scratch folder, and is quiet.
 
   Their standard output, which repeats rank 0's, is dropped; warnings and errors go to
@@ -82,7 +82,7 @@ def take_own_folder() -> None:
   if cluster.rank(os.environ) == 0:
     return
   if flags.FLAGS.is_parsed() and "model_dir" in flags.FLAGS:
-    flags.FLAGS.model_dir = os.path.join(scratch(), "model")
+    flags.FLAGS.model_dir = os.path.join(temporary_dir(), "model")
   if logging.get_verbosity() > logging.WARNING:
     logging.set_verbosity(logging.WARNING)
   _drop_standard_output()
@@ -95,7 +95,7 @@ def _drop_standard_output() -> None:
 
 @functools.cache
 def install() -> None:
-  """Calls `take_own_folder` when gin has been parsed.
+  """Calls `redirect_non_chief` when gin has been parsed.
 
   In Model Garden's drivers that is before they read `--model_dir`.
   """
@@ -104,4 +104,4 @@ def install() -> None:
   def hook(config: dict) -> None:
     del config  # binds nothing
     if joins_ranks():
-      take_own_folder()
+      redirect_non_chief()

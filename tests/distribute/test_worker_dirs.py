@@ -13,7 +13,7 @@ PROGRAM = """
 import os, sys, tempfile, time
 import gin
 from absl import flags, logging
-from mnv2_hpu.distribute import rank_folders
+from mnv2_hpu.distribute import worker_dirs
 flags.DEFINE_string("model_dir", None, "")
 flags.FLAGS(["program", "--model_dir=/the/users"])
 logging.set_verbosity(logging.INFO)
@@ -26,7 +26,7 @@ class Trainer:
 def create_trainer(trainer_cls=None):
   pass
 
-rank_folders.install()
+worker_dirs.install()
 gin.parse_config_files_and_bindings([], ["create_trainer.trainer_cls = @Trainer"])
 print("said to standard output", flush=True)
 print("verbosity", logging.get_verbosity(), file=sys.stderr)

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from mnv2_hpu.distribute import addresses
+from mnv2_hpu import cluster
 from mnv2_hpu.errors import UserError
 
 
@@ -41,7 +41,7 @@ TWO_HOSTS = [
   ],
 )
 def test_workers_are_the_ranks(environ, hosts, workers, index):
-  config = json.loads(addresses.tf_config(environ, hosts, port=4000))
+  config = json.loads(cluster.tf_config(environ, hosts, port=4000))
 
   assert config == {
     "cluster": {"worker": workers},
@@ -52,7 +52,7 @@ def test_workers_are_the_ranks(environ, hosts, workers, index):
 def test_64_ranks_on_eight_hosts():
   hosts = ",".join(f"node-{n}:8" for n in range(8))
   texts = [
-    addresses.tf_config(open_mpi(rank, 64, 8), hosts, port=4000) for rank in range(64)
+    cluster.tf_config(open_mpi(rank, 64, 8), hosts, port=4000) for rank in range(64)
   ]
 
   configs = [json.loads(text) for text in texts]
@@ -72,7 +72,7 @@ def test_a_given_tf_config_stays_as_it_is():
     {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
   )
 
-  assert addresses.tf_config({"TF_CONFIG": given}, "other:2") == given
+  assert cluster.tf_config({"TF_CONFIG": given}, "other:2") == given
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_given_tf_config_stays_as_it_is():
 )
 def test_what_cannot_be_is_refused(environ, hosts, port, message):
   with pytest.raises(UserError, match=message):
-    addresses.tf_config(environ, hosts, port)
+    cluster.tf_config(environ, hosts, port)
 
 
 def test_ranks_dealt_to_the_machines_in_turn_are_refused():
@@ -101,11 +101,11 @@ def test_ranks_dealt_to_the_machines_in_turn_are_refused():
   }
 
   with pytest.raises(UserError, match=r"rank 1 process 1 of 'node-a'.*process 0"):
-    addresses.tf_config(by_node, "node-a:2,node-b:2")
+    cluster.tf_config(by_node, "node-a:2,node-b:2")
 
 
 def test_free_ports_follow_each_other_and_can_be_listened_on():
-  ports = addresses.free_ports(3)
+  ports = cluster.free_ports(3)
   assert ports == [ports[0], ports[0] + 1, ports[0] + 2]
   assert ports[-1] < 32768  # outgoing connections take others
   for port in ports:
@@ -115,6 +115,6 @@ def test_free_ports_follow_each_other_and_can_be_listened_on():
 def test_a_port_in_use_is_not_free(monkeypatch):
   with socket.create_server(("", 0)) as taken:
     port = taken.getsockname()[1]
-    monkeypatch.setattr(addresses, "_CHOSEN_PORTS", [port] * 1000)
-    with pytest.raises(OSError, match="no 1 free ports"):
-      addresses.free_ports(1)
+    monkeypatch.setattr(cluster, "_PORT_RANGE", [port] * 1000)
+    with pytest.raises(OSError, match="no 1 consecutive free ports"):
+      cluster.free_ports(1)

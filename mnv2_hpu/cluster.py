@@ -1,12 +1,16 @@
-"""Which process of how many this is: pure functions over the environment.
+"""Ranks and addresses of the training processes: pure functions over the environment.
 
 The one source of truth before TensorFlow runs. Ranks count all processes of the job,
 local ranks those of one machine; both start at 0, and rank 0 is the chief.
 """
 
+import contextlib
 import dataclasses
 import json
+import random
 import re
+import socket
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,6 +60,10 @@ SRUN = Launcher(
 )
 TF_CONFIG = "TF_CONFIG"
 
+# Below Linux's range for outgoing connections, which starts at 32768.
+DEFAULT_PORT = 23456
+_PORT_RANGE = range(15_000, 30_000)  # below it too, and below Kubernetes' node ports
+
 
 def _integer(environ: Mapping[str, str], variable: str) -> int:
   text = environ[variable]
@@ -88,17 +96,17 @@ def _claims(environ: Mapping[str, str], field: str) -> dict[str, int]:
   return {v: _integer(environ, v) for v in variables if environ.get(v)}
 
 
-def _agreed(claims: Mapping[str, int], alone: int) -> int:
-  """Returns the value that all claims name, `alone` where there is none."""
+def _agreed(claims: Mapping[str, int], default: int) -> int:
+  """Returns the value that all claims name, `default` where there is none."""
   if len(set(claims.values())) > 1:
     raise UserError(
       f"the environment names different numbers of processes or ranks: {dict(claims)}. "
       "Start the job with one launcher, and unset the variables of the other."
     )
-  return next(iter(claims.values()), alone)
+  return next(iter(claims.values()), default)
 
 
-def _tf_config(environ: Mapping[str, str]) -> dict[str, Any]:
+def _parse_tf_config(environ: Mapping[str, str]) -> dict[str, Any]:
   """Returns TF_CONFIG's cluster and task, empty where it is not set."""
   text = environ.get(TF_CONFIG) or "{}"
   try:
@@ -107,7 +115,7 @@ def _tf_config(environ: Mapping[str, str]) -> dict[str, Any]:
   except (ValueError, TypeError, AttributeError) as error:
     raise UserError(
       f"TF_CONFIG is not a JSON object ({error}): {text!r}. Unset it, or see "
-      "tf.distribute.cluster_resolver.TFConfigClusterResolver for its form."
+      "tf.cluster_resolver.TFConfigClusterResolver for its form."
     ) from error
 
 
@@ -115,14 +123,14 @@ def tf_config_workers(environ: Mapping[str, str]) -> list[str]:
   """Returns the addresses `host:port` in TF_CONFIG by rank: the chief goes first.
 
   Raises:
-    UserError: if TF_CONFIG is not a JSON object.
+    UserError: If TF_CONFIG is not a JSON object.
   """
-  jobs = _tf_config(environ)["cluster"]
+  jobs = _parse_tf_config(environ)["cluster"]
   return [address for job in ("chief", "worker") for address in jobs.get(job, ())]
 
 
 def _tf_config_rank(environ: Mapping[str, str]) -> int:
-  config = _tf_config(environ)
+  config = _parse_tf_config(environ)
   jobs, kind, index = config["cluster"], config.get("type"), config.get("index", 0)
   if kind not in ("chief", "worker"):
     raise UserError(
@@ -142,10 +150,10 @@ def world_size(environ: Mapping[str, str]) -> int:
   """Returns the number of training processes, 1 where nothing launched this one.
 
   Args:
-    environ: environment variables, usually `os.environ`.
+    environ: Environment variables, usually `os.environ`.
 
   Raises:
-    UserError: if two launchers contradict each other, or a value cannot be read.
+    UserError: If two launchers contradict each other, or a value cannot be read.
 
   >>> world_size({})
   1
@@ -158,14 +166,14 @@ def world_size(environ: Mapping[str, str]) -> int:
   workers = tf_config_workers(environ)
   if workers:
     sizes[TF_CONFIG] = len(workers)
-  return _agreed(sizes, alone=1)
+  return _agreed(sizes, default=1)
 
 
 def rank(environ: Mapping[str, str]) -> int:
   """Returns which of the training processes this is, 0 where it is the only one.
 
   Raises:
-    UserError: if it is not known, not below `world_size`, or contradictory.
+    UserError: If it is not known, not below `world_size`, or contradictory.
 
   >>> rank({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "3"})
   3
@@ -180,7 +188,7 @@ def rank(environ: Mapping[str, str]) -> int:
       f"{size} processes were started, but {unset} is not set: which of them this is, "
       "is unknown. Start all of them with one launcher."
     )
-  found = _agreed(ranks, alone=0)
+  found = _agreed(ranks, default=0)
   if found >= size:
     raise UserError(
       f"the environment gives this process rank {found} of {size} processes, whose "
@@ -190,10 +198,10 @@ def rank(environ: Mapping[str, str]) -> int:
 
 
 def local_rank(environ: Mapping[str, str]) -> int:
-  """Returns which of this machine's processes this is: the card that it is to use.
+  """Returns which of this machine's processes this is: the device that it is to use.
 
   Raises:
-    UserError: if there are several processes and it is not known.
+    UserError: If there are several processes and it is not known.
 
   >>> local_rank({"OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_RANK": "9",
   ...             "OMPI_COMM_WORLD_LOCAL_RANK": "1"})
@@ -207,10 +215,10 @@ def local_rank(environ: Mapping[str, str]) -> int:
   if not local_ranks and size > 1:
     unset = _launchers(environ)[0].local_rank
     raise UserError(
-      f"{size} processes were started, but {unset} is not set: which card this one is "
-      "to use, is unknown. Start all of them with horovodrun, mpirun or srun."
+      f"{size} processes were started, but {unset} is not set: which device this one "
+      "is to use, is unknown. Start all of them with horovodrun, mpirun or srun."
     )
-  return _agreed(local_ranks, alone=0)
+  return _agreed(local_ranks, default=0)
 
 
 def local_size(environ: Mapping[str, str]) -> int | None:
@@ -226,9 +234,9 @@ def local_size(environ: Mapping[str, str]) -> int | None:
     for tasks, nodes in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ[SRUN.local_size]):
       counts += [int(tasks)] * int(nodes or 1)
     return dict(enumerate(counts)).get(int(environ.get("SLURM_NODEID", "0")))
-  sizes = [environ[one.local_size] for one in launchers if environ.get(one.local_size)]
+  sizes = _claims(environ, "local_size")
   if sizes or launchers:
-    return int(sizes[0]) if sizes else None
+    return next(iter(sizes.values()), None)
   hosts = [address.rpartition(":")[0] for address in tf_config_workers(environ)]
   return hosts.count(hosts[rank(environ)]) if hosts else 1
 
@@ -243,3 +251,107 @@ def launcher(environ: Mapping[str, str]) -> str | None:
   if not names and tf_config_workers(environ):
     return TF_CONFIG
   return next(iter(names), None)
+
+
+# ---- Addresses ----
+
+
+def free_ports(count: int) -> list[int]:
+  """Returns consecutive ports on which nobody on this machine listens.
+
+  Their processes may take their time to listen: the system gives no such port to an
+  outgoing connection, as it does with those of its own choice.
+
+  Raises:
+    OSError: If none are found.
+  """
+  # Not the generator that a training seeds: two of them would choose the same.
+  for first in random.SystemRandom().sample(_PORT_RANGE, 1000):
+    ports = list(range(first, first + count))
+    with contextlib.ExitStack() as stack:
+      try:
+        for port in ports:
+          stack.enter_context(socket.create_server(("", port)))
+      except OSError:
+        continue
+      return ports
+  raise OSError(f"no {count} consecutive free ports were found")
+
+
+def _parse_hosts(hosts: str) -> list[str]:
+  """Returns the host of each rank: `"a:2,b"` is a, a, b."""
+  found: list[str] = []
+  for entry in filter(None, (entry.strip() for entry in hosts.split(","))):
+    match = re.fullmatch(r"([^:\s]+)(?::(\d+))?", entry)
+    if match is None:
+      raise UserError(
+        f"mnv2_hpu.cluster.hosts: {entry!r} is not a host name with the number of its "
+        "processes, as in 'node-a:8,node-b:8'."
+      )
+    found += [match[1]] * int(match[2] or 1)
+  return found
+
+
+def _hosts_by_rank(environ: Mapping[str, str], hosts: str) -> list[str]:
+  size, here = world_size(environ), local_size(environ)
+  found = _parse_hosts(hosts)
+  if not found and here != size:
+    raise UserError(
+      f"{size} processes were started, {here or 'an unknown number'} of them on this "
+      "machine; the names of the others are not known. Name all machines in the order "
+      "of the ranks, with the processes of each: "
+      "--gin_params='mnv2_hpu.cluster.hosts = \"node-a:8,node-b:8\"'."
+    )
+  if found and len(found) != size:
+    raise UserError(
+      f"mnv2_hpu.cluster.hosts names {len(found)} processes ({dict(Counter(found))}), "
+      f"but {launcher(environ) or 'no launcher'} started {size}."
+    )
+  return found or ["localhost"] * size
+
+
+def tf_config(
+  environ: Mapping[str, str], hosts: str = "", port: int = DEFAULT_PORT
+) -> str:
+  """Returns the value of TF_CONFIG for this process, as JSON.
+
+  A TF_CONFIG that is set already is returned as it stands, once it agrees with the
+  launcher. Otherwise every rank is a worker and listens on `port` plus its rank.
+
+  Args:
+    environ: Environment variables, usually `os.environ`.
+    hosts: Machines in the order of the ranks, with the processes of each, in the form
+      of mpirun's `-H`: `"node-a:8,node-b:8"`. Empty: this machine alone.
+    port: Port of rank 0.
+
+  Raises:
+    UserError: If the machines are not known or do not agree with the launcher, or the
+      ports do not exist.
+
+  >>> print(tf_config({"HOROVOD_SIZE": "2", "HOROVOD_RANK": "1",
+  ...                  "HOROVOD_LOCAL_SIZE": "2"}, port=5000))
+  {"cluster": {"worker": ["localhost:5000", "localhost:5001"]},
+   "task": {"type": "worker", "index": 1}}
+  """
+  this = rank(environ)
+  if tf_config_workers(environ):
+    return environ[TF_CONFIG]
+  by_rank = _hosts_by_rank(environ, hosts)
+  place = by_rank[:this].count(by_rank[this])
+  if len(set(by_rank)) > 1 and place != local_rank(environ):
+    raise UserError(
+      f"mnv2_hpu.cluster.hosts makes rank {this} process {place} of {by_rank[this]!r}, "
+      f"but its launcher made it process {local_rank(environ)} of its machine. "
+      "Name the machines in the launcher's order, and let it fill one after the other "
+      "(mpirun --map-by slot)."
+    )
+  last = port + len(by_rank) - 1
+  if not 0 < port <= last <= 65535:
+    raise UserError(
+      f"mnv2_hpu.cluster.port is {port}: {len(by_rank)} processes would listen on "
+      f"ports {port} to {last}; allowed are 1 to 65535."
+    )
+  workers = [f"{host}:{port + index}" for index, host in enumerate(by_rank)]
+  return json.dumps(
+    {"cluster": {"worker": workers}, "task": {"type": "worker", "index": this}}
+  )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mnv2_hpu.distribute import cluster
+from mnv2_hpu import cluster
 from mnv2_hpu.errors import UserError
 
 TWO_WORKERS = json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {}})

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mnv2_hpu import driver_flags
-from mnv2_hpu.distribute import horovod, horovod_launch, horovod_ops, strategies
+from mnv2_hpu.distribute import horovod, horovod_ops, strategies
 from mnv2_hpu.errors import UserError
 
 
@@ -28,9 +28,9 @@ def test_a_library_of_another_tensorflow_is_named(monkeypatch):
   def fail(name):
     raise tf.errors.NotFoundError(None, None, "undefined symbol: _ZN10tensorflow")
 
-  monkeypatch.setattr(horovod_launch.importlib, "import_module", fail)
+  monkeypatch.setattr(horovod.importlib, "import_module", fail)
   with pytest.raises(UserError, match=r"undefined symbol.*make setup-horovod"):
-    horovod_launch.library()
+    horovod.import_horovod()
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_settings_without_a_meaning_are_refused(arguments, message):
   ],
 )
 def test_packing_replaces_horovods_own_fusion(environ, threshold, expected):
-  size, variables = horovod_launch.settings(environ, threshold, None)
+  size, variables = horovod.settings(environ, threshold, None)
   assert size == expected
   assert horovod_ops.ReduceOptions(bytes_per_pack=size)
   assert variables == {"HOROVOD_FUSION_THRESHOLD": "0"}
@@ -73,14 +73,14 @@ def _library(size, with_mpi):
 def test_processes_that_horovod_does_not_connect_are_refused(monkeypatch, tmp_path):
   _set(monkeypatch, helpers_mpirun.environment(0, 2, tmp_path))
   with pytest.raises(UserError, match=r"started 2 process.*connects 1"):
-    horovod_launch.start(_library(1, with_mpi=True), {})
+    horovod.init_horovod(_library(1, with_mpi=True), {})
 
 
 def test_several_machines_without_mpi_are_told_both_ways_out(monkeypatch, tmp_path):
   _set(monkeypatch, helpers_mpirun.environment(0, 4, tmp_path))
   monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
   with pytest.raises(UserError, match=r"horovodrun -np 4.*libopenmpi-dev"):
-    horovod_launch.start(_library(4, with_mpi=False), {})
+    horovod.init_horovod(_library(4, with_mpi=False), {})
 
 
 @pytest.mark.parametrize("name", ["off", "one_device", "mirrored", "tpu"])

@@ -16,13 +16,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from mnv2_hpu import error_reports
+from mnv2_hpu import cluster, error_reports
 from mnv2_hpu.core import exit_codes
 from mnv2_hpu.core.fault_settings import FaultSettings
-from mnv2_hpu.distribute import cluster, heartbeat, ranks
+from mnv2_hpu.distribute import heartbeat, ranks
 
-_LOOK_SECONDS = 1.0
-_VERDICT_SECONDS = 5.0  # for the heartbeat to notice what a collective has noticed
+_MONITOR_SECONDS = 1.0
+_DIAGNOSIS_SECONDS = 5.0  # for the heartbeat to notice what a collective has noticed
 
 
 def _end(message: str) -> NoReturn:
@@ -33,7 +33,7 @@ def _end(message: str) -> NoReturn:
 
 
 class Watchdog:
-  """Watches the other ranks and the progress of this one, from `start` to `leave`.
+  """Watches the other ranks and the progress of this one, from `start` to `stop`.
 
   Args:
     strategy: of all ranks.
@@ -48,29 +48,29 @@ class Watchdog:
     self._heartbeat: heartbeat.Heartbeat | None = None
     self._moved = time.monotonic()
     self._step = 0
-    self._has_left = False
+    self._is_stopped = False
 
   def start(self) -> None:
     """Connects the ranks, and starts to watch; all ranks call it together."""
     self._moved = time.monotonic()
     if self._size > 1:
       self._connect()
-    threading.Thread(target=self._look, daemon=True).start()
+    threading.Thread(target=self._monitor, daemon=True).start()
 
-  def mark(self, step: int) -> None:
+  def record_progress(self, step: int) -> None:
     """Says that this rank has finished `step`, or a part of an evaluation after it."""
     self._moved, self._step = time.monotonic(), step
     if self._heartbeat is not None:
-      self._heartbeat.reached(step)
+      self._heartbeat.record_step(step)
 
-  def leave(self) -> None:
+  def stop(self) -> None:
     """Says that this rank ends as it should."""
-    self._has_left = True
+    self._is_stopped = True
     if self._heartbeat is not None:
-      self._heartbeat.leave()
+      self._heartbeat.stop()
 
   @contextlib.contextmanager
-  def telling_errors(self) -> Iterator[None]:
+  def broadcast_errors(self) -> Iterator[None]:
     """Tells the other ranks of an error that ends this one.
 
     They would wait for it, or say no more than that it is gone.
@@ -78,17 +78,17 @@ class Watchdog:
     try:
       yield
     except Exception as error:
-      self._has_left = True
+      self._is_stopped = True
       if self._heartbeat is not None:
         self._heartbeat.fail(
           error_reports.explain(error) or f"{type(error).__name__}: {error}"
         )
       raise
 
-  def await_verdict(self) -> None:
+  def wait_for_diagnosis(self) -> None:
     """After a collective failed: lets the heartbeat say which rank is to blame."""
     if self._heartbeat is not None:
-      time.sleep(_VERDICT_SECONDS)
+      time.sleep(_DIAGNOSIS_SECONDS)
 
   def _connect(self) -> None:
     """Tells all ranks through a collective where rank 0 listens."""
@@ -114,7 +114,7 @@ class Watchdog:
         logging.warning("Rank 0 cannot be reached at %s: %s.", host, problem)
     failed = ranks.gather(self._strategy, np.array(bool(problem), np.uint8))
     if failed.any():
-      own.leave()
+      own.stop()
       logging.warning(
         "Ranks %s do not reach rank 0 at %s: a missing rank will be noticed only when "
         "nothing has moved for %g seconds.",
@@ -125,10 +125,10 @@ class Watchdog:
       return
     self._heartbeat = own
 
-  def _look(self) -> None:
+  def _monitor(self) -> None:
     """Warns where nothing moves, and in the end ends the process."""
     pause, warned = threading.Event(), 0.0
-    while not pause.wait(_LOOK_SECONDS) and not self._has_left:
+    while not pause.wait(_MONITOR_SECONDS) and not self._is_stopped:
       still = time.monotonic() - self._moved
       where = f"rank {self._rank} has finished nothing for {still:.0f} seconds"
       if 0 < self._settings.stall_seconds < still:
