@@ -17,7 +17,7 @@ NOISE = 12.0  # standard deviation of a pixel, of 255
 
 
 def jpeg(random, height, width):
-  """A picture of smooth colours under noise."""
+  """An image of smooth colours under noise."""
   coarse = random.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), np.uint8)
   smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
   noisy = np.asarray(smooth) + random.normal(0, NOISE, (height, width, 1))

@@ -4,7 +4,7 @@ import io
 import tarfile
 from pathlib import Path
 
-import helpers_pictures as pictures
+import helpers_images
 
 SYNSETS = ["n01440764", "n01443537", "n02119789"]
 # In the order of the images' names; not in that of the synsets.
@@ -33,7 +33,8 @@ def train_images(per_class=4):
   """{synset: {name: JPEG}}."""
   return {
     synset: {
-      f"{synset}_{i}.JPEG": pictures.jpeg(100 * label + i) for i in range(per_class)
+      f"{synset}_{i}.JPEG": helpers_images.jpeg(100 * label + i)
+      for i in range(per_class)
     }
     for label, synset in enumerate(SYNSETS)
   }
@@ -42,7 +43,7 @@ def train_images(per_class=4):
 def validation_images():
   """{name: JPEG}."""
   names = [f"ILSVRC2012_val_{i:08d}" for i in range(1, len(VALIDATION) + 1)]
-  return {f"{name}.JPEG": pictures.jpeg(9000 + i) for i, name in enumerate(names)}
+  return {f"{name}.JPEG": helpers_images.jpeg(9000 + i) for i, name in enumerate(names)}
 
 
 def write_archives(root, train=None, validation=None, labels=None):

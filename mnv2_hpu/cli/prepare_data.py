@@ -1,13 +1,13 @@
-"""Turns pictures into the TFRecords that training reads.
+"""Turns images into the TFRecords that training reads.
 
-A folder of pictures with one folder per class (a tenth of each is held out); ImageNet
+A folder of images with one folder per class (a tenth of each is held out); ImageNet
 from its archives, which are not unpacked; a set of TensorFlow Datasets:
 
-  mnv2-prepare-data --input_dir=pictures --output_dir=records
+  mnv2-prepare-data --input_dir=images --output_dir=records
   mnv2-prepare-data --source=imagenet --input_dir=downloads --output_dir=imagenet
   mnv2-prepare-data --source=tfds --tfds_name=cifar10 --input_dir=tfds --output_dir=out
 
-A picture that cannot be read is skipped and listed; --strict stops instead. A run that
+An image that cannot be read is skipped and listed; --strict stops instead. A run that
 was interrupted continues when the same command is given again. At the end, dataset.json
 in the output folder says what there is; mnv2-verify-data checks it.
 """

@@ -50,13 +50,13 @@ def write_digits(
       folder.mkdir(parents=True, exist_ok=True)
       for index in indices:
         name = f"{index:04d}.png"
-        _picture(digits.images[index]).save(folder / name)
+        _image(digits.images[index]).save(folder / name)
         (root / other / digit / name).unlink(missing_ok=True)
   return counts
 
 
-def _picture(scan: np.ndarray) -> Image.Image:
-  """Returns the RGB picture of a scan, float64 `[8, 8]` of 0..16."""
+def _image(scan: np.ndarray) -> Image.Image:
+  """Returns the RGB image of a scan, float64 `[8, 8]` of 0..16."""
   grey = np.rint(scan * (255 / _MAX_VALUE)).astype(np.uint8)
   upscaled = Image.fromarray(grey).resize(
     (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC

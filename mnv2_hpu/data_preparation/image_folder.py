@@ -1,16 +1,16 @@
-"""Source `image_folder`: pictures sorted into one folder per class.
+"""Source `image_folder`: images sorted into one folder per class.
 
 Either
 
     input_dir/<class>/…            a stratified share of each class is held out
 
-or, where the pictures come divided already,
+or, where the images come divided already,
 
     input_dir/train/<class>/…
     input_dir/validation/<class>/…    (or `val`, `valid`, `test`)
 
 Labels are the positions of the class names in sorted order, from 0, without a
-background class. Pictures may lie in folders below their class's. Hidden files, and the
+background class. Images may lie in folders below their class's. Hidden files, and the
 indexes that desktop systems leave behind, are ignored.
 """
 
@@ -31,11 +31,11 @@ from mnv2_hpu.errors import UserError
 
 NAME = "image_folder"
 _VALIDATION_NAMES = ("validation", "val", "valid", "test")
-_LAYOUT = "expected is <input_dir>/<class>/<picture>, one folder for each class"
+_LAYOUT = "expected is <input_dir>/<class>/<image>, one folder for each class"
 
 
 def list_image_folder(options: SourceOptions) -> Listing:
-  """Lists the pictures of a folder; opens none of them.
+  """Lists the images of a folder; opens none of them.
 
   Memory is that of the names in the largest class.
 
@@ -43,7 +43,7 @@ def list_image_folder(options: SourceOptions) -> Listing:
     options: `input_dir` is laid out in one of the two ways above.
 
   Raises:
-    UserError: the folder is missing, unreadable or empty, a class has no picture, or
+    UserError: the folder is missing, unreadable or empty, a class has no image, or
       the validation split has a class that the training split lacks.
   """
   splits.check_fraction(options.validation_fraction)
@@ -118,7 +118,7 @@ def _check_known(
     if unknown:
       raise UserError(
         f"{given[split]} has the class {unknown[0]!r}, which train lacks. Every class "
-        "needs pictures to train on."
+        "needs images to train on."
       )
 
 
@@ -129,7 +129,7 @@ def _write_classes(
   writers: Mapping[str, IndexWriter],
   options: SourceOptions,
 ) -> str:
-  """Writes every picture to the index of its split; returns the input's checksum."""
+  """Writes every image to the index of its split; returns the input's checksum."""
   checksum = Checksum()
   empty = []
   for split, folder in given.items():
@@ -153,7 +153,7 @@ def _write_classes(
         empty.append(path)
   if empty:
     raise UserError(
-      f"no pictures in {', '.join(repr(name) for name in empty[:10])}. Add some, or "
+      f"no images in {', '.join(repr(name) for name in empty[:10])}. Add some, or "
       "remove the folder: each folder is a class."
     )
   return checksum.hexdigest()

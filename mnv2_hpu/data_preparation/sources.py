@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from mnv2_hpu.data_preparation import image_folder, imagenet, tfds_source
+from mnv2_hpu.data_preparation import image_folder, imagenet, tfds
 from mnv2_hpu.data_preparation.listing import Listing, SourceOptions
 from mnv2_hpu.errors import UserError, did_you_mean
 
 SOURCES: dict[str, Callable[[SourceOptions], Listing]] = {
   image_folder.NAME: image_folder.list_image_folder,
   imagenet.NAME: imagenet.list_imagenet,
-  tfds_source.NAME: tfds_source.list_tfds,
+  tfds.NAME: tfds.list_tfds,
 }
 
 
@@ -24,9 +24,9 @@ def list_source(source: str, options: SourceOptions) -> Listing:
     raise UserError(
       f"--source={source} is not a source. {did_you_mean(source, SOURCES)}"
     )
-  if options.tfds_name and source != tfds_source.NAME:
+  if options.tfds_name and source != tfds.NAME:
     raise UserError(
-      f"--tfds_name={options.tfds_name} belongs to --source={tfds_source.NAME}, but "
+      f"--tfds_name={options.tfds_name} belongs to --source={tfds.NAME}, but "
       f"--source={source} is given."
     )
   try:

@@ -26,14 +26,14 @@ def whole_image(image_shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def decode_window(
   encoded: tf.Tensor,
   choose_window: ChooseWindow,
-  least_size: tuple[int, int] | None = None,
+  min_size: tuple[int, int] | None = None,
 ) -> tf.Tensor:
   """Decodes a part of an image.
 
   Args:
     encoded: Scalar string: a JPEG, PNG, GIF or BMP file.
     choose_window: Says which part.
-    least_size: Height and width that suffice in pixels: a JPEG whose part is at least
+    min_size: Height and width that suffice in pixels: a JPEG whose part is at least
       twice as large both ways is decoded at a half, a quarter or an eighth of its
       size. None decodes at full size.
 
@@ -45,9 +45,9 @@ def decode_window(
     # The third number is that of the file's colour components: 1 or 4 are possible.
     shape = tf.concat([tf.image.extract_jpeg_shape(encoded)[:2], [3]], axis=0)
     begin, size = choose_window(shape)
-    if least_size is None:
+    if min_size is None:
       return _decode_jpeg(encoded, shape[1], begin[:2], size[:2])
-    return _decode_reduced_jpeg(encoded, shape, begin[:2], size[:2], least_size)
+    return _decode_reduced_jpeg(encoded, shape, begin[:2], size[:2], min_size)
 
   def decode_other() -> tf.Tensor:
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
@@ -82,10 +82,10 @@ def _decode_reduced_jpeg(
   shape: tf.Tensor,
   begin: tf.Tensor,
   size: tf.Tensor,
-  least_size: tuple[int, int],
+  min_size: tuple[int, int],
 ) -> tf.Tensor:
-  """Decodes at the smallest size at which the part has at least `least_size`."""
-  spare = tf.reduce_min(size // tf.constant(least_size))
+  """Decodes at the smallest size at which the part has at least `min_size`."""
+  spare = tf.reduce_min(size // tf.constant(min_size))
   index = tf.reduce_sum(tf.cast(spare >= tf.constant(REDUCTIONS[1:]), tf.int32))
 
   def decode(reduction: int) -> tf.Tensor:

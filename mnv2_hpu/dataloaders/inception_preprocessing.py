@@ -91,8 +91,8 @@ def preprocess_for_train(
   window = image_decoding.whole_image
   if options.crop:
     window = functools.partial(distorted_crop_window, options=options, seed=crop_seed)
-  least_size = (height, width) if options.reduced_decoding else None
-  crop = _cut(image, window, least_size)
+  min_size = (height, width) if options.reduced_decoding else None
+  crop = _cut(image, window, min_size)
   return distort_crop(crop, height, width, options, distortion_seed)
 
 
@@ -197,11 +197,11 @@ def distort_crop(
 def _cut(
   image: tf.Tensor,
   window: image_decoding.ChooseWindow,
-  least_size: tuple[int, int] | None = None,
+  min_size: tuple[int, int] | None = None,
 ) -> tf.Tensor:
   """Returns a part of an image, which is decoded first where it is a file's content."""
   if image.dtype == tf.string:
-    return image_decoding.decode_window(image, window, least_size)
+    return image_decoding.decode_window(image, window, min_size)
   return tf.slice(image, *window(tf.shape(image)))
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-import helpers_pictures as pictures
+import helpers_images
 import pytest
 
 from mnv2_hpu.data_preparation import prepare
@@ -28,11 +28,11 @@ def run(module, *flags):
 
 @pytest.fixture
 def folder(tmp_path):
-  return pictures.write_folder(tmp_path / "pictures", {"ant": 12, "bee": 12})
+  return helpers_images.write_folder(tmp_path / "images", {"ant": 12, "bee": 12})
 
 
 def test_prepare_then_verify(folder, tmp_path):
-  Path(folder, "bee", "cut.jpg").write_bytes(pictures.jpeg(1)[:500])
+  Path(folder, "bee", "cut.jpg").write_bytes(helpers_images.jpeg(1)[:500])
   output = tmp_path / "records"
   prepared = run("prepare_data", f"--input_dir={folder}", f"--output_dir={output}")
   assert prepared.returncode == 0, prepared.stderr
@@ -52,14 +52,14 @@ def test_prepare_then_verify(folder, tmp_path):
   ("flags", "message"),
   [
     (["--input_dir={tmp}/nowhere", "--output_dir={tmp}/o"], "nowhere does not exist"),
-    (["--input_dir={tmp}/pictures"], "--output_dir must have a value"),
+    (["--input_dir={tmp}/images"], "--output_dir must have a value"),
     (["--inputdir=x"], "Did you mean: input_dir"),
     (
-      ["--input_dir={tmp}/pictures", "--output_dir={tmp}/o", "--source=image_folders"],
+      ["--input_dir={tmp}/images", "--output_dir={tmp}/o", "--source=image_folders"],
       "Did you mean 'image_folder'?",
     ),
     (
-      ["--input_dir={tmp}/pictures", "--output_dir={tmp}/o", "--validation_fraction=3"],
+      ["--input_dir={tmp}/images", "--output_dir={tmp}/o", "--validation_fraction=3"],
       "--validation_fraction=3",
     ),
   ],
@@ -85,7 +85,7 @@ def wait_for(condition, process):
 
 
 def test_a_killed_run_continues_and_ends_with_the_same_bytes(tmp_path):
-  folder = pictures.write_folder(tmp_path / "pictures", {"ant": 300, "bee": 300})
+  folder = helpers_images.write_folder(tmp_path / "images", {"ant": 300, "bee": 300})
   output, whole = tmp_path / "out", tmp_path / "whole"
   flags = [f"--input_dir={folder}", f"--output_dir={output}"]
   flags += ["--num_train_shards=100", "--num_processes=2"]

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-import helpers_pictures
+import helpers_images
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,14 +27,14 @@ BATCH = 2
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
   folder = tmp_path_factory.mktemp("data")
-  pictures = helpers_pictures.write_folder(folder / "in", CLASSES)
-  prepare.prepare(prepare.PreparationOptions(pictures, str(folder / "out")))
+  images = helpers_images.write_folder(folder / "in", CLASSES)
+  prepare.prepare(prepare.PreparationOptions(images, str(folder / "out")))
   return str(folder / "out" / "train-*")
 
 
 @pytest.fixture
 def build(records, tmp_path):
-  """Builds a trainer of a class; all evaluate one network on the same pictures."""
+  """Builds a trainer of a class; all evaluate one network on the same images."""
   data = {"input_path": records, "global_batch_size": BATCH}
   task_config = exp_cfg.ImageClassificationTask(
     model=exp_cfg.ImageClassificationModel(

@@ -28,7 +28,7 @@ def test_a_fifth_of_each_digit_is_held_out(folder):
 
 
 @pytest.mark.parametrize("index", [0, 1, 900, 1796])
-def test_pictures_are_the_scans_and_lie_under_their_digit(folder, index):
+def test_images_are_the_scans_and_lie_under_their_digit(folder, index):
   data = datasets.load_digits()
   (path,) = folder[0].glob(f"*/*/{index:04d}.png")
   assert path.parent.name == str(data.target[index])

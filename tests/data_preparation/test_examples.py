@@ -1,4 +1,4 @@
-import helpers_pictures as pictures
+import helpers_images
 import pytest
 import tensorflow as tf
 from official.vision.dataloaders import classification_input
@@ -8,7 +8,7 @@ from mnv2_hpu.data_preparation.listing import SourceImage
 
 
 def test_model_garden_decodes_the_record():
-  data = pictures.jpeg(5)
+  data = helpers_images.jpeg(5)
   record = examples.serialize(images.read(data), SourceImage("sept/5.jpg", 7), "sept")
   decoded = classification_input.Decoder().decode(tf.constant(record))
   assert decoded["image/class/label"].numpy() == 7
@@ -16,7 +16,7 @@ def test_model_garden_decodes_the_record():
 
 
 def test_layout_is_slims():
-  stored = images.read(pictures.encoded("JPEG", mode="L"))
+  stored = images.read(helpers_images.encoded("JPEG", mode="L"))
   record = examples.serialize(stored, SourceImage("thé/caf\udce9.jpg", 1), "thé")
   read = tf.io.parse_single_example(
     record,
@@ -67,7 +67,7 @@ def test_bytes_are_those_of_protobuf(size):
 
 
 def test_imagenet_layout_is_that_of_the_tpu_models():
-  stored = images.read(pictures.jpeg())
+  stored = images.read(helpers_images.jpeg())
   source = SourceImage("n01440764/n01440764_18.JPEG", 1)
   parsed = examples.parse(examples.serialize_imagenet(stored, source, "n01440764"))
   assert parsed == {

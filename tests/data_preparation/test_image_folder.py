@@ -1,6 +1,6 @@
 import os
 
-import helpers_pictures as pictures
+import helpers_images
 import helpers_sources
 import pytest
 
@@ -15,7 +15,7 @@ def listed(root, fraction=0.25, seed=0):
 
 
 def test_labels_are_sorted_names_and_files_keep_their_class(tmp_path):
-  pictures.write_folder(tmp_path, {"zebra": 4, "Ant": 4, "été": 4})
+  helpers_images.write_folder(tmp_path, {"zebra": 4, "Ant": 4, "été": 4})
   listing = listed(tmp_path)
   assert listing.label_names == ["Ant", "zebra", "été"]
   for images in listing.splits.values():
@@ -25,7 +25,7 @@ def test_labels_are_sorted_names_and_files_keep_their_class(tmp_path):
 
 def test_split_is_exactly_stratified_disjoint_and_complete(tmp_path):
   counts = {"a": 8, "b": 21, "c": 1, "d": 2}
-  pictures.write_folder(tmp_path, counts)
+  helpers_images.write_folder(tmp_path, counts)
   listing = listed(tmp_path, fraction=0.25)
   held_out = [image.label for image in listing.splits["validation"]]
   assert [held_out.count(label) for label in range(4)] == [2, 5, 0, 1]
@@ -37,24 +37,24 @@ def test_split_is_exactly_stratified_disjoint_and_complete(tmp_path):
 
 
 def test_the_seed_decides_what_is_held_out(tmp_path):
-  pictures.write_folder(tmp_path, {"a": 20, "b": 20})
+  helpers_images.write_folder(tmp_path, {"a": 20, "b": 20})
   once, again, other = (listed(tmp_path, 0.5, seed) for seed in (1, 1, 2))
   assert once.splits == again.splits
   assert once.splits["validation"] != other.splits["validation"]
 
 
 def test_a_new_class_moves_no_other_image(tmp_path):
-  pictures.write_folder(tmp_path, {"a": 20, "c": 20})
+  helpers_images.write_folder(tmp_path, {"a": 20, "c": 20})
   before = {image.path for image in listed(tmp_path).splits["validation"]}
-  pictures.write_folder(tmp_path, {"b": 20})
+  helpers_images.write_folder(tmp_path, {"b": 20})
   after = {image.path for image in listed(tmp_path).splits["validation"]}
   assert {path for path in after if not path.startswith("b")} == before
 
 
 @pytest.mark.parametrize("name", ["validation", "val", "valid", "test"])
 def test_a_given_validation_split_is_taken(tmp_path, name):
-  pictures.write_folder(tmp_path / "train", {"a": 3, "b": 2})
-  pictures.write_folder(tmp_path / name, {"b": 1})
+  helpers_images.write_folder(tmp_path / "train", {"a": 3, "b": 2})
+  helpers_images.write_folder(tmp_path / name, {"b": 1})
   listing = listed(tmp_path)
   assert {split: len(images) for split, images in listing.splits.items()} == {
     "train": 5,
@@ -65,24 +65,26 @@ def test_a_given_validation_split_is_taken(tmp_path, name):
 
 
 def test_train_alone_is_divided(tmp_path):
-  pictures.write_folder(tmp_path / "train", {"a": 4, "b": 4})
+  helpers_images.write_folder(tmp_path / "train", {"a": 4, "b": 4})
   listing = listed(tmp_path)
   assert listing.label_names == ["a", "b"]
   assert len(listing.splits["validation"]) == 2
 
 
 def test_a_class_may_be_called_train(tmp_path):
-  pictures.write_folder(tmp_path, {"train": 3, "bus": 3})
+  helpers_images.write_folder(tmp_path, {"train": 3, "bus": 3})
   assert listed(tmp_path).label_names == ["bus", "train"]
 
 
 def test_no_validation_split_on_request(tmp_path):
-  pictures.write_folder(tmp_path, {"a": 3})
+  helpers_images.write_folder(tmp_path, {"a": 3})
   assert list(listed(tmp_path, fraction=0).splits) == ["train"]
 
 
 def test_hidden_files_are_ignored_deeper_ones_found_and_loose_ones_listed(tmp_path):
-  pictures.write_folder(tmp_path, {"a": 1, "a/deeper": 1, ".git": 1, "__MACOSX": 1})
+  helpers_images.write_folder(
+    tmp_path, {"a": 1, "a/deeper": 1, ".git": 1, "__MACOSX": 1}
+  )
   for name in (".DS_Store", "a/.hidden.jpg", "a/Thumbs.db", "readme.txt"):
     (tmp_path / name).write_text("x")
   listing = listed(tmp_path, fraction=0)
@@ -94,7 +96,7 @@ def test_hidden_files_are_ignored_deeper_ones_found_and_loose_ones_listed(tmp_pa
 
 
 def test_checksum_follows_names_and_sizes(tmp_path):
-  pictures.write_folder(tmp_path, {"a": 2})
+  helpers_images.write_folder(tmp_path, {"a": 2})
   before = listed(tmp_path).checksum
   assert listed(tmp_path, seed=9).checksum == before
   (tmp_path / "a" / "000.jpg").write_bytes(b"shorter")
@@ -115,17 +117,19 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     (lambda root: None, "input does not exist"),
     (lambda root: root.write_text("x"), "input is a file"),
     (lambda root: root.mkdir(), "input has no folders; expected is"),
-    (lambda root: (root / "a").mkdir(parents=True), "no pictures in 'a'"),
+    (lambda root: (root / "a").mkdir(parents=True), "no images in 'a'"),
     (
-      lambda root: pictures.write_folder(root, {"a": 1, "b": 0}),
-      "no pictures in 'b'. Add some, or remove",
+      lambda root: helpers_images.write_folder(root, {"a": 1, "b": 0}),
+      "no images in 'b'. Add some, or remove",
     ),
     (
-      lambda root: pictures.write_folder(root, {"train/a": 1, "val/b": 1}),
+      lambda root: helpers_images.write_folder(root, {"train/a": 1, "val/b": 1}),
       "val has the class 'b', which train lacks",
     ),
     (
-      lambda root: pictures.write_folder(root, {"train/a": 1, "val/a": 1, "test/a": 1}),
+      lambda root: helpers_images.write_folder(
+        root, {"train/a": 1, "val/a": 1, "test/a": 1}
+      ),
       "val and test beside train",
     ),
     (

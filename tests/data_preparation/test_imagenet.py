@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 import helpers_imagenet as small
-import helpers_pictures as pictures
+import helpers_images
 import helpers_sources
 import numpy as np
 import pytest
@@ -155,10 +155,10 @@ def test_every_list_of_validation_synsets_gives_the_same_labels(tmp_path, write)
 def test_the_png_and_the_cmyk_become_jpegs_and_nothing_else_is_encoded_anew(tmp_path):
   train = small.train_images()
   odd = {
-    "n01440764_png.JPEG": pictures.encoded("PNG"),
-    "n01440764_cmyk.JPEG": pictures.encoded("JPEG", mode="CMYK"),
+    "n01440764_png.JPEG": helpers_images.encoded("PNG"),
+    "n01440764_cmyk.JPEG": helpers_images.encoded("JPEG", mode="CMYK"),
   }
-  grey = {"n01440764_grey.JPEG": pictures.encoded("JPEG", mode="L")}
+  grey = {"n01440764_grey.JPEG": helpers_images.encoded("JPEG", mode="L")}
   train["n01440764"] |= odd | grey
   root = small.write_archives(tmp_path / "in", train)
   result = prepared(root, tmp_path / "out")
@@ -201,7 +201,7 @@ def test_a_hostile_member_is_skipped_and_listed(tmp_path, name, fields, reason):
 
 def test_names_that_are_not_ascii_are_kept(tmp_path):
   train = small.train_images()
-  train["n01440764"]["été.JPEG"] = pictures.jpeg(77)
+  train["n01440764"]["été.JPEG"] = helpers_images.jpeg(77)
   root = small.write_archives(tmp_path / "in", train)
   prepared(root, tmp_path / "out")
   assert "été.JPEG" in {name for _, _, name, _ in records(tmp_path / "out", "train")}
@@ -230,7 +230,7 @@ def test_an_inner_archive_cut_off_is_named(tmp_path):
 def test_a_compressed_archive_is_explained(tmp_path):
   root = small.write_archives(tmp_path)
   with tarfile.open(root / "ILSVRC2012_img_val.tar", "w:gz") as archive:
-    small.add(archive, "x.JPEG", pictures.jpeg())
+    small.add(archive, "x.JPEG", helpers_images.jpeg())
   with pytest.raises(UserError, match="not a tar file, or a compressed one"):
     helpers_sources.listed("imagenet", root)
 

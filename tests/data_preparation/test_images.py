@@ -1,7 +1,7 @@
 import contextlib
 import io
 
-import helpers_pictures as pictures
+import helpers_images
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,12 +17,12 @@ def by_tensorflow(stored):
 @pytest.mark.parametrize(
   ("data", "image_format", "channels"),
   [
-    (pictures.jpeg(), "JPEG", 3),
-    (pictures.jpeg(progressive=True), "JPEG", 3),
-    (pictures.encoded("JPEG", mode="L"), "JPEG", 1),
-    (pictures.encoded("PNG"), "PNG", 3),
-    (pictures.encoded("PNG", mode="L"), "PNG", 1),
-    (pictures.jpeg() + bytes(7), "JPEG", 3),  # cameras pad their files
+    (helpers_images.jpeg(), "JPEG", 3),
+    (helpers_images.jpeg(progressive=True), "JPEG", 3),
+    (helpers_images.encoded("JPEG", mode="L"), "JPEG", 1),
+    (helpers_images.encoded("PNG"), "PNG", 3),
+    (helpers_images.encoded("PNG", mode="L"), "PNG", 1),
+    (helpers_images.jpeg() + bytes(7), "JPEG", 3),  # cameras pad their files
   ],
 )
 def test_what_tensorflow_reads_passes_through(data, image_format, channels):
@@ -37,16 +37,16 @@ def test_what_tensorflow_reads_passes_through(data, image_format, channels):
 @pytest.mark.parametrize(
   "data",
   [
-    pictures.encoded("GIF"),
-    pictures.encoded("BMP"),
-    pictures.encoded("TIFF"),
-    pictures.encoded("WEBP", lossless=True),
-    pictures.encoded("JPEG", mode="CMYK"),
-    pictures.encoded("PNG", mode="P"),
-    pictures.encoded("PNG", mode="RGBA"),
-    pictures.encoded("PNG", mode="LA"),
-    pictures.encoded("PNG", mode="1"),
-    pictures.encoded("PNG", transparency=(1, 2, 3)),
+    helpers_images.encoded("GIF"),
+    helpers_images.encoded("BMP"),
+    helpers_images.encoded("TIFF"),
+    helpers_images.encoded("WEBP", lossless=True),
+    helpers_images.encoded("JPEG", mode="CMYK"),
+    helpers_images.encoded("PNG", mode="P"),
+    helpers_images.encoded("PNG", mode="RGBA"),
+    helpers_images.encoded("PNG", mode="LA"),
+    helpers_images.encoded("PNG", mode="1"),
+    helpers_images.encoded("PNG", transparency=(1, 2, 3)),
   ],
 )
 def test_the_rest_is_converted_with_the_colours_that_pillow_sees(data):
@@ -62,7 +62,7 @@ def test_the_rest_is_converted_with_the_colours_that_pillow_sees(data):
 def test_transparent_pixels_become_white():
   rgba = np.zeros((4, 4, 4), np.uint8)
   rgba[0, 0] = (10, 20, 30, 255)
-  decoded = by_tensorflow(images.read(pictures.encoded("PNG", rgba)))
+  decoded = by_tensorflow(images.read(helpers_images.encoded("PNG", rgba)))
   assert decoded[0, 0].tolist() == [10, 20, 30]
   assert (decoded[1:] == 255).all()
 
@@ -70,9 +70,9 @@ def test_transparent_pixels_become_white():
 @pytest.mark.parametrize(
   ("data", "level"),
   [
-    (pictures.encoded("PNG", np.full((5, 5), 0x1234, np.uint16)), 0x12),
-    (pictures.encoded("TIFF", np.full((5, 5), 0xFE01, np.uint16)), 0xFE),
-    (pictures.png_16_bits_rgb(0x7FFF), 0x7F),
+    (helpers_images.encoded("PNG", np.full((5, 5), 0x1234, np.uint16)), 0x12),
+    (helpers_images.encoded("TIFF", np.full((5, 5), 0xFE01, np.uint16)), 0xFE),
+    (helpers_images.png_16_bits_rgb(0x7FFF), 0x7F),
   ],
 )
 def test_16_bits_keep_their_upper_byte_as_tensorflow_does(data, level):
@@ -82,31 +82,34 @@ def test_16_bits_keep_their_upper_byte_as_tensorflow_does(data, level):
 
 
 def test_first_frame_of_an_animation_is_taken():
-  frames = [Image.fromarray(pictures.pixels(seed)) for seed in (1, 2)]
+  frames = [Image.fromarray(helpers_images.pixels(seed)) for seed in (1, 2)]
   buffer = io.BytesIO()
   frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
   expected = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
   assert (by_tensorflow(images.read(buffer.getvalue())) == expected).all()
 
 
-JPEG = pictures.jpeg(3)
-PNG = pictures.encoded("PNG")
+JPEG = helpers_images.jpeg(3)
+PNG = helpers_images.encoded("PNG")
 
 
 @pytest.mark.parametrize(
   ("data", "reason"),
   [
     (b"", "the file is empty"),
-    (b"not a picture at all\n", "not an image"),
+    (b"not an image at all\n", "not an image"),
     (JPEG[: len(JPEG) // 2], "truncated"),
     (JPEG[:-40], "truncated"),
     (JPEG[:10], "truncated|cut off in its header"),
     (PNG[: len(PNG) // 2], "truncated"),
-    (pictures.encoded("GIF")[:-40], "truncated"),
-    (pictures.encoded("WEBP")[:60], "cut off in its header|truncated"),
-    (pictures.bomb_png(), "more than 89,478,485 pixels"),
-    (pictures.bomb_png(10_000, 9_000), "10000x9000 is more than 89,478,485 pixels"),
-    (pictures.encoded("TIFF", np.ones((4, 4), np.float32)), "not 8 or 16 bits"),
+    (helpers_images.encoded("GIF")[:-40], "truncated"),
+    (helpers_images.encoded("WEBP")[:60], "cut off in its header|truncated"),
+    (helpers_images.bomb_png(), "more than 89,478,485 pixels"),
+    (
+      helpers_images.bomb_png(10_000, 9_000),
+      "10000x9000 is more than 89,478,485 pixels",
+    ),
+    (helpers_images.encoded("TIFF", np.ones((4, 4), np.float32)), "not 8 or 16 bits"),
   ],
 )
 def test_bad_images_are_refused_with_the_reason(data, reason):
@@ -117,7 +120,12 @@ def test_bad_images_are_refused_with_the_reason(data, reason):
 @pytest.mark.parametrize("seed", range(20))
 def test_damage_anywhere_is_refused_or_read_but_never_breaks(seed):
   rng = np.random.default_rng(seed)
-  for whole in (JPEG, PNG, pictures.encoded("GIF"), pictures.encoded("TIFF")):
+  for whole in (
+    JPEG,
+    PNG,
+    helpers_images.encoded("GIF"),
+    helpers_images.encoded("TIFF"),
+  ):
     data = bytearray(whole[: rng.integers(1, len(whole))])
     data[rng.integers(len(data))] ^= 1 << rng.integers(8)
     with contextlib.suppress(images.BadImageError):

@@ -1,6 +1,6 @@
 import io
 
-import helpers_pictures as pictures
+import helpers_images
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +21,7 @@ from mnv2_hpu.data_preparation import jpeg_header
   ],
 )
 def test_size_and_components_are_pillows(options, components):
-  data = pictures.encoded("JPEG", pictures.pixels(3, 117, 260), **options)
+  data = helpers_images.encoded("JPEG", helpers_images.pixels(3, 117, 260), **options)
   with Image.open(io.BytesIO(data)) as image:
     assert jpeg_header.parse(data) == (image.height, image.width, components)
 
@@ -31,10 +31,10 @@ def test_size_and_components_are_pillows(options, components):
   [
     b"",
     b"\xff\xd8\xff\xd9",
-    pictures.encoded("PNG"),
-    pictures.encoded("JPEG", mode="CMYK"),
-    pictures.jpeg() + b"\0",
-    pictures.jpeg()[:-2],
+    helpers_images.encoded("PNG"),
+    helpers_images.encoded("JPEG", mode="CMYK"),
+    helpers_images.jpeg() + b"\0",
+    helpers_images.jpeg()[:-2],
   ],
 )
 def test_whatever_is_unusual_is_left_to_pillow(data):
@@ -42,7 +42,7 @@ def test_whatever_is_unusual_is_left_to_pillow(data):
 
 
 def test_no_damage_breaks_it():
-  whole = pictures.jpeg(1)
+  whole = helpers_images.jpeg(1)
   rng = np.random.default_rng(0)
   for _ in range(2000):
     data = bytearray(whole)

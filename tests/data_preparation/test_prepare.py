@@ -4,7 +4,7 @@ import os
 import resource
 from pathlib import Path
 
-import helpers_pictures as pictures
+import helpers_images
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,7 +20,7 @@ COUNTS = {"ant": 12, "bee": 20, "été": 8}
 
 @pytest.fixture
 def folder(tmp_path):
-  return pictures.write_folder(tmp_path / "pictures", COUNTS)
+  return helpers_images.write_folder(tmp_path / "images", COUNTS)
 
 
 def options(folder, output, **changes):
@@ -38,7 +38,7 @@ def records(output, split):
   return tf.data.TFRecordDataset(sorted(map(str, Path(output).glob(f"{split}-*-of-*"))))
 
 
-def test_every_picture_becomes_one_record_with_its_label(folder, tmp_path):
+def test_every_image_becomes_one_record_with_its_label(folder, tmp_path):
   output = tmp_path / "out"
   result = prepare.prepare(options(folder, output, validation_fraction=0.25))
   info = DatasetInfo.load(output)
@@ -84,7 +84,7 @@ def test_the_number_of_processes_changes_nothing(folder, tmp_path):
 
 
 def test_classes_are_mixed_within_each_shard(tmp_path):
-  folder = pictures.write_folder(tmp_path / "pictures", {"a": 40, "b": 40})
+  folder = helpers_images.write_folder(tmp_path / "images", {"a": 40, "b": 40})
   prepare.prepare(options(folder, tmp_path / "out", num_train_shards=2))
   decoder = classification_input.Decoder()
   labels = [
@@ -96,25 +96,25 @@ def test_classes_are_mixed_within_each_shard(tmp_path):
 
 
 BAD = {
-  "cut.jpg": pictures.jpeg(90)[:700],
+  "cut.jpg": helpers_images.jpeg(90)[:700],
   "zero.jpg": b"",
-  "text.jpg": b"no picture",
-  "bomb.png": pictures.bomb_png(),
+  "text.jpg": b"no image",
+  "bomb.png": helpers_images.bomb_png(),
 }
 ODD = {
-  "cmyk.jpg": pictures.encoded("JPEG", mode="CMYK"),
-  "gif.jpg": pictures.encoded("GIF"),
-  "bmp.jpg": pictures.encoded("BMP"),
-  "webp.jpg": pictures.encoded("WEBP"),
-  "16.png": pictures.encoded("PNG", np.full((5, 5), 0x1234, np.uint16)),
+  "cmyk.jpg": helpers_images.encoded("JPEG", mode="CMYK"),
+  "gif.jpg": helpers_images.encoded("GIF"),
+  "bmp.jpg": helpers_images.encoded("BMP"),
+  "webp.jpg": helpers_images.encoded("WEBP"),
+  "16.png": helpers_images.encoded("PNG", np.full((5, 5), 0x1234, np.uint16)),
 }
 GOOD = {
-  "png.jpg": pictures.encoded("PNG"),
-  "grey.jpg": pictures.encoded("JPEG", mode="L"),
+  "png.jpg": helpers_images.encoded("PNG"),
+  "grey.jpg": helpers_images.encoded("JPEG", mode="L"),
 }
 
 
-def test_bad_pictures_are_skipped_and_odd_ones_converted_and_listed(folder, tmp_path):
+def test_bad_images_are_skipped_and_odd_ones_converted_and_listed(folder, tmp_path):
   for name, data in {**BAD, **ODD, **GOOD}.items():
     Path(folder, "ant", name).write_bytes(data)
   os.symlink("nowhere", Path(folder, "ant", "link.jpg"))
@@ -132,7 +132,7 @@ def test_bad_pictures_are_skipped_and_odd_ones_converted_and_listed(folder, tmp_
 
 
 @pytest.mark.parametrize("name", sorted(BAD))
-def test_strict_stops_at_a_bad_picture(folder, tmp_path, name):
+def test_strict_stops_at_a_bad_image(folder, tmp_path, name):
   Path(folder, "bee", name).write_bytes(BAD[name])
   with pytest.raises(UserError, match=rf"bee/{name}: .*--strict"):
     prepare.prepare(options(folder, tmp_path / "out", strict=True))
@@ -146,7 +146,7 @@ def test_names_that_are_no_utf_8_are_kept(folder, tmp_path):
   assert DatasetInfo.load(tmp_path / "out") == result.info
 
 
-def test_a_split_without_a_readable_picture_is_an_error(tmp_path):
+def test_a_split_without_a_readable_image_is_an_error(tmp_path):
   (tmp_path / "in" / "a").mkdir(parents=True)
   (tmp_path / "in" / "a" / "1.jpg").write_text("x")
   with pytest.raises(UserError, match=r"none of the images .* a/1.jpg: not an image"):
@@ -199,7 +199,7 @@ def test_a_set_of_other_settings_is_not_overwritten(folder, tmp_path):
   before = digests(tmp_path / "out")
   with pytest.raises(UserError, match="differs in seed"):
     prepare.prepare(options(folder, tmp_path / "out", seed=5))
-  Path(folder, "ant", "new.jpg").write_bytes(pictures.jpeg(99))
+  Path(folder, "ant", "new.jpg").write_bytes(helpers_images.jpeg(99))
   with pytest.raises(UserError, match="differs in source_checksum"):
     prepare.prepare(options(folder, tmp_path / "out"))
   assert digests(tmp_path / "out") == before

@@ -2,7 +2,7 @@ import collections
 import shutil
 from pathlib import Path
 
-import helpers_pictures as pictures
+import helpers_images
 import pytest
 import tensorflow as tf
 
@@ -15,7 +15,7 @@ LABELS = ["ant", "bee"]
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
   root = tmp_path_factory.mktemp("verify")
-  folder = pictures.write_folder(root / "pictures", {"ant": 16, "bee": 16})
+  folder = helpers_images.write_folder(root / "images", {"ant": 16, "bee": 16})
   options = prepare.PreparationOptions(
     folder, str(root / "out"), validation_fraction=0.25, num_train_shards=2
   )
@@ -232,7 +232,7 @@ def test_deep_compares_the_recorded_size(data_dir):
 
 
 def test_an_image_of_another_format_is_found_without_decoding(data_dir):
-  stored = images.EncodedImage(pictures.encoded("BMP"), "BMP", 24, 36, 3)
+  stored = images.EncodedImage(helpers_images.encoded("BMP"), "BMP", 24, 36, 3)
   record = examples.serialize(stored, listing.SourceImage("x.bmp", 0), "ant")
   rewrite(data_dir / SHARD, lambda records: [*records, record])
   assert problems(data_dir)[0].endswith("image/encoded is neither JPEG nor PNG")

@@ -86,7 +86,7 @@ def test_reduced_decoding_keeps_at_least_what_the_target_needs(target, reduction
   """Against Pillow's own reduced decoding of the same file."""
   encoded = FILES["colours at half size"]
   window = image_decoding.decode_window(
-    tf.constant(encoded), image_decoding.whole_image, least_size=target
+    tf.constant(encoded), image_decoding.whole_image, min_size=target
   )
   assert window.shape[0] >= target[0]
   assert window.shape[1] >= target[1]
@@ -100,6 +100,6 @@ def test_reduced_decoding_keeps_at_least_what_the_target_needs(target, reduction
 
 def test_reduced_decoding_leaves_other_formats_alone():
   window = image_decoding.decode_window(
-    tf.constant(FILES["PNG"]), image_decoding.whole_image, least_size=(8, 8)
+    tf.constant(FILES["PNG"]), image_decoding.whole_image, min_size=(8, 8)
   )
   np.testing.assert_array_equal(window, _pixels())

@@ -1,4 +1,4 @@
-"""Small pictures made in code, good and bad."""
+"""small images made in code, good and bad."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def pixels(seed=0, height=24, width=36, channels=3):
-  """A smooth uint8 picture, so that JPEG keeps it well."""
+  """A smooth uint8 image, so that JPEG keeps it well."""
   rng = np.random.default_rng(seed)
   coarse = rng.integers(0, 256, (4, 6, channels), dtype=np.uint8)
   mode = "RGB" if channels == 3 else "L"
@@ -19,7 +19,7 @@ def pixels(seed=0, height=24, width=36, channels=3):
 
 
 def encoded(image_format, values=None, mode=None, **options):
-  """The picture encoded by Pillow."""
+  """The image encoded by Pillow."""
   image = Image.fromarray(pixels() if values is None else values)
   if mode:
     image = image.convert(mode)

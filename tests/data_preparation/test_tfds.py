@@ -4,7 +4,7 @@ import threading
 import zipfile
 from pathlib import Path
 
-import helpers_pictures as pictures
+import helpers_images
 import helpers_sources
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ CLASSES = ["ant", "bee"]
 
 
 def image(split, index):
-  return pictures.pixels(1000 * len(split) + index)
+  return helpers_images.pixels(1000 * len(split) + index)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -186,7 +186,7 @@ def test_a_download_is_fetched_prepared_and_not_fetched_again(
     for split, count in (("train", 6), ("validation", 2)):
       for index in range(count):
         name = f"{split}/{CLASSES[index % 2]}/{index}.jpg"
-        archive.writestr(name, pictures.jpeg(10 * count + index))
+        archive.writestr(name, helpers_images.jpeg(10 * count + index))
   monkeypatch.setattr(SmallDownload, "URL", f"{address}/insects.zip")
   first = prepared("small_download", tmp_path, num_train_shards=2)
   assert first.info.splits["train"].examples_per_class == [3, 3]
