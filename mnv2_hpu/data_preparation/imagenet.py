@@ -10,6 +10,7 @@ and of Model Garden: 0 is the background, 1 to 1000 the synsets in sorted order.
 """
 
 import os
+import tarfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -118,12 +119,14 @@ def _classes_of_tar(root: Path) -> dict[str, Iterable[_File]]:
   strays = []
   for member in _members(root / _TRAIN_TAR):
     synset = member.name.removesuffix(".tar")
-    if member.problem or not imagenet_labels.is_synset(synset):
-      problem = member.problem or "not the archive of a synset"
+    problem = tar_archive.find_problem(member)
+    if not problem and not imagenet_labels.is_synset(synset):
+      problem = "not the archive of a synset"
+    if problem:
       strays.append(_File(member.name, member.size, problem=problem))
     else:
-      stretch = member.offset, member.offset + member.size
-      classes[synset] = _files_of_tar(root, _TRAIN_TAR, synset, stretch)
+      byte_range = member.offset_data, member.offset_data + member.size
+      classes[synset] = _files_of_tar(root, _TRAIN_TAR, synset, byte_range)
   return {**classes, "": strays}
 
 
@@ -141,14 +144,19 @@ def _classes_of_folder(root: Path, folder: str) -> dict[str, Iterable[_File]]:
 
 
 def _files_of_tar(
-  root: Path, archive: str, folder: str = "", stretch: tuple[int, int] | None = None
+  root: Path,
+  archive: str,
+  folder: str = "",
+  byte_range: tuple[int, int | None] = (0, None),
 ) -> Iterator[_File]:
-  for member in _members(root / archive, folder, *(stretch or (0, None))):
-    if not member.is_folder or member.problem:
+  for member in _members(root / archive, folder, *byte_range):
+    problem = tar_archive.find_problem(member)
+    if problem:
+      path = f"{folder}: {member.name}" if folder else member.name
+      yield _File(path, member.size, problem=problem)
+    elif not member.isdir():
       path = os.path.join(folder, member.name.removeprefix("./"))
-      if member.problem:
-        path = f"{folder}: {member.name}" if folder else member.name
-      yield _File(path, member.size, archive, member.offset, member.problem)
+      yield _File(path, member.size, archive, member.offset_data)
 
 
 def _files_of_folder(root: Path, folder: str) -> Iterator[_File]:
@@ -158,10 +166,10 @@ def _files_of_folder(root: Path, folder: str) -> Iterator[_File]:
 
 def _members(
   path: Path, inner: str = "", start: int = 0, end: int | None = None
-) -> Iterator[tar_archive.TarMember]:
+) -> Iterator[tarfile.TarInfo]:
   try:
-    with path.open("rb") as file:
-      yield from tar_archive.members(file.fileno(), start, end)
+    with path.open("rb", buffering=0) as file:
+      yield from tar_archive.members(file, start, end)
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}.") from error
   except tar_archive.TarError as error:

@@ -1,148 +1,117 @@
 """Where the members of a tar lie, so that they are read in place, never unpacked.
 
-Reads the headers alone, and says so where the archive is cut off or damaged: Python's
-`tarfile` ends quietly at a damaged header. An archive within an archive is a stretch of
-the same file.
+`tarfile` reads the headers. Refused here is what it lets pass: an archive without its
+end marker or corrupt in between (it ends quietly there), sizes that lead backwards, and
+headers without end. An archive within an archive is a byte range of the same file.
 """
 
+import io
 import os
-import struct
 import tarfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import IO
 
-_BLOCK = tarfile.BLOCKSIZE
-_EMPTY = bytes(_BLOCK)
-_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK = b"x", b"g", b"L", b"K"
-# Of a header: name, size, checksum, type, and the prefix of a long name (POSIX ustar).
-_HEADER = struct.Struct("100s 24x 12s 12x 8s c 188x 155s 12x")
-_CHECKSUM = slice(148, 156)  # counted as eight spaces
-_NAMES_LIMIT = 1 << 20  # bytes of an extended header; a path has at most 4,096
+_MAX_HEADER_SIZE = 1 << 20  # bytes of all headers of one member; a path has 4,096
 
 
 class TarError(ValueError):
   """An archive that is not whole; the message says where."""
 
 
-class TarMember(NamedTuple):
-  """One member.
+class _ByteRange(io.RawIOBase):
+  """Part of a file for `tarfile`; positions are those of the whole file."""
 
-  Attributes:
-    name: as the archive gives it.
-    offset: byte of the file at which its content starts.
-    size: bytes of content.
-    problem: why it must not be used; empty for a plain file with a plain name.
-    is_folder: whether it is only a folder.
-  """
+  def __init__(self, file: IO[bytes], start: int, end: int) -> None:
+    self._file, self._position, self._end = file, start, end
+    self.allowance = _MAX_HEADER_SIZE
 
-  name: str
-  offset: int
-  size: int
-  problem: str
-  is_folder: bool
+  def tell(self) -> int:
+    return self._position
+
+  def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+    self._position = position
+    return position
+
+  def read(self, size: int = -1) -> bytes:
+    self.allowance -= size
+    if size < 0 or self.allowance < 0:
+      raise TarError(f"corrupt at byte {self._position}: a header of {size} bytes")
+    self._file.seek(self._position)
+    data = self._file.read(max(min(size, self._end - self._position), 0))
+    if len(data) < size:
+      raise TarError(f"cut off: it ends at byte {self._end}, without the end marker")
+    self._position += size
+    return data
 
 
 def members(
-  descriptor: int, start: int = 0, end: int | None = None
-) -> Iterator[TarMember]:
-  """Yields the members of an archive in their order.
+  file: IO[bytes], start: int = 0, end: int | None = None
+) -> Iterator[tarfile.TarInfo]:
+  """Yields the members of an archive in order; `offset_data` counts from byte 0.
 
   Args:
-    descriptor: of the open file.
-    start: byte at which the archive starts.
-    end: byte at which it ends; None for the end of the file.
+    file: Unbuffered binary file.
+    start: Byte at which the archive starts.
+    end: Byte at which the archive ends; None for the end of the file.
 
   Raises:
-    TarError: cut off, compressed, or damaged; what came before was yielded.
+    TarError: The archive is cut off, compressed or corrupt; what precedes was yielded.
   """
-  file_size = os.fstat(descriptor).st_size
+  file_size = file.seek(0, os.SEEK_END)
   end = file_size if end is None else end
   if end > file_size:
     raise TarError(f"cut off: it ends at byte {file_size}, not at {end}")
+  headers = _ByteRange(file, start, end)
   position = start
-  extended: dict[str, str] = {}
-  while True:
-    info = _header(descriptor, position, start, end)
-    if info is None:
-      return
-    size = int(extended.get("size", info.size))
-    if info.islnk() or info.issym():
-      size = 0
-    offset = position + _BLOCK
-    position = offset + -(-size // _BLOCK) * _BLOCK
-    if offset + size > end:
-      raise TarError(
-        f"cut off: {info.name!r} needs {offset + size - end} bytes after byte {end}"
-      )
-    if info.type in (_PAX, _LONG_NAME):
-      extended |= _extension(descriptor, info.type, offset, size)
-    elif info.type not in (_PAX_GLOBAL, _LONG_LINK):
-      name = extended.get("path", info.name)
-      extended = {}
-      yield TarMember(name, offset, size, _problem(info, name), info.isdir())
-
-
-def _header(
-  descriptor: int, position: int, start: int, end: int
-) -> tarfile.TarInfo | None:
-  """Returns the header at a position; None where the archive says that it ends."""
-  block = os.pread(descriptor, min(_BLOCK, max(end - position, 0)), position)
-  if len(block) < _BLOCK:
-    raise TarError(f"cut off: it ends at byte {end}, without the mark of the end")
-  if block == _EMPTY:
-    return None
-  info = _short_named_file(block)
-  if info is not None:
-    return info
   try:
-    return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-  except tarfile.HeaderError as error:
+    archive = tarfile.TarFile(fileobj=headers, encoding="utf-8")
+    for member in archive:
+      _check_size(member, archive.offset, end)
+      yield member
+      position = archive.offset
+      headers.allowance = _MAX_HEADER_SIZE
+    headers.seek(position)
+    if any(headers.read(tarfile.BLOCKSIZE)):
+      raise tarfile.HeaderError("not a header")
+  except TarError:
+    raise
+  # Whatever tarfile's parsing of hostile numbers and of nested headers ends in.
+  except (
+    tarfile.TarError,
+    ArithmeticError,
+    LookupError,
+    ValueError,
+    RecursionError,
+  ) as e:
     if position == start:
-      raise TarError("not a tar file, or a compressed one") from error
-    raise TarError(f"damaged at byte {position}: {error}") from error
+      raise TarError("not a tar file, or a compressed one") from e
+    raise TarError(f"corrupt at byte {position}: {e}") from e
 
 
-def _short_named_file(block: bytes) -> tarfile.TarInfo | None:
-  """Reads what nearly every header is, in half of the time that tarfile takes."""
-  name, size, checksum, kind, prefix = _HEADER.unpack(block)
-  if kind != tarfile.REGTYPE or prefix[0]:
-    return None
-  info = tarfile.TarInfo(name.partition(b"\0")[0].decode("utf-8", "surrogateescape"))
-  try:
-    info.size = int(size.rstrip(b" \0"), 8)
-    expected = int(checksum.rstrip(b" \0"), 8)
-  except ValueError:
-    return None
-  actual = sum(block) - sum(block[_CHECKSUM]) + sum(b" " * 8)
-  return info if actual == expected and info.size >= 0 else None
+def _check_size(member: tarfile.TarInfo, following: int, end: int) -> None:
+  """Checks that a member's content lies between its header and the one that follows."""
+  size = member.pax_headers.get("size", "0")
+  if not size.isdecimal():
+    raise TarError(f"corrupt at byte {member.offset}: a size of {size!r} bytes")
+  content_end = member.offset_data + (member.size if is_plain(member) else 0)
+  if content_end > end:
+    missing = content_end - end
+    raise TarError(f"cut off: {member.name!r} needs {missing} bytes after byte {end}")
+  if member.size < 0 or following < content_end:
+    raise TarError(f"corrupt at byte {member.offset}: a size of {member.size} bytes")
+  if "\0" in member.name:  # of an extended header that is longer than it says
+    raise TarError(f"corrupt at byte {member.offset}: the name {member.name!r}")
 
 
-def _extension(descriptor: int, kind: bytes, offset: int, size: int) -> dict[str, str]:
-  """Returns what an extended header says of the member after it."""
-  if size > _NAMES_LIMIT:
-    raise TarError(f"damaged at byte {offset}: an extended header of {size} bytes")
-  content = os.pread(descriptor, size, offset)
-  if kind == _LONG_NAME:
-    name = content.partition(b"\0")[0]
-    return {"path": name.decode("utf-8", errors="surrogateescape")}
-  found = {}
-  while content:
-    length, _, rest = content.partition(b" ")
-    if not length.isdigit() or not len(length) + 1 < int(length) <= len(content):
-      raise TarError(f"damaged at byte {offset}: an extended header that is none")
-    record = rest[: int(length) - len(length) - 1]
-    key, _, value = record.rstrip(b"\n").partition(b"=")
-    found[key.decode()] = value.decode("utf-8", errors="surrogateescape")
-    content = content[int(length) :]
-  return {key: found[key] for key in ("path", "size") if key in found}
+def is_plain(member: tarfile.TarInfo) -> bool:
+  """Returns whether a member is a regular file, and not a sparse one."""
+  return member.isreg() and not member.issparse()
 
 
-def _problem(info: tarfile.TarInfo, name: str) -> str:
-  parts = name.split("/")
-  if name.startswith("/") or ".." in parts:
+def find_problem(member: tarfile.TarInfo) -> str:
+  """Returns why a member must not be used; empty for a plain file or a folder."""
+  if member.name.startswith("/") or ".." in member.name.split("/"):
     return "its name leads out of the archive"
-  if info.islnk() or info.issym():
-    return f"a link to {info.linkname!r}, not a file"
-  if not (info.isreg() or info.isdir()) or info.issparse():
-    return "not a regular file"
-  return ""
+  if member.islnk() or member.issym():
+    return f"a link to {member.linkname!r}, not a file"
+  return "" if is_plain(member) or member.isdir() else "not a regular file"

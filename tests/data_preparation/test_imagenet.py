@@ -227,6 +227,20 @@ def test_an_inner_archive_cut_off_is_named(tmp_path):
     helpers_sources.listed("imagenet", root)
 
 
+@pytest.mark.parametrize("size", ["-1536", "many"])
+def test_a_hostile_size_in_an_inner_archive_is_one_line(tmp_path, size):
+  inner = {f"{s}.tar": small.tar(files) for s, files in small.train_images().items()}
+  buffer = io.BytesIO()
+  with tarfile.open(fileobj=buffer, mode="w") as archive:
+    small.add(archive, "x.JPEG", pax_headers={"size": size})
+  inner["n01443537.tar"] = buffer.getvalue()
+  root = small.write_archives(tmp_path / "in")
+  (root / "ILSVRC2012_img_train.tar").write_bytes(small.tar(inner))
+  with pytest.raises(UserError, match=rf"n01443537.tar in .* is corrupt at .*{size}"):
+    prepared(root, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
 def test_a_compressed_archive_is_explained(tmp_path):
   root = small.write_archives(tmp_path)
   with tarfile.open(root / "ILSVRC2012_img_val.tar", "w:gz") as archive:
