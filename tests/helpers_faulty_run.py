@@ -53,7 +53,7 @@ def _when_it_appears(path):
 
 
 def _install(fault, step, model_dir):
-  from mnv2_hpu.core import best_checkpoint, resilient_trainer
+  from mnv2_hpu.core import checkpointing, resilient_trainer
 
   trainer = resilient_trainer.ResilientTrainer
   if fault == "stepping":
@@ -83,7 +83,7 @@ def _install(fault, step, model_dir):
     _before(trainer, "train_loop_end", lambda self: self._step() == step, fill)
   elif fault == "noting_the_best":
     _before(
-      best_checkpoint.BestCheckpointExporter,
+      checkpointing.BestCheckpointExporter,
       "export_best_eval_metric",
       lambda self, logs, at: at == step,
     )

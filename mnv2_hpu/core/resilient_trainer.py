@@ -13,13 +13,11 @@ from official.core import config_definitions as cfg
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.core import (
-  best_checkpoint,
+  checkpointing,
   finite,
   missed_evaluation,
   termination,
 )
-from mnv2_hpu.core.fault_settings import FaultSettings
-from mnv2_hpu.core.safe_checkpoint import SafeCheckpoint
 from mnv2_hpu.distribute import ranks, watchdog
 from mnv2_hpu.optimization.exponential_moving_average import ExponentialMovingAverage
 
@@ -37,7 +35,7 @@ class ResilientTrainer(base_trainer.Trainer):
 
   _strategy: tf.distribute.Strategy
   _train_loss: finite.FiniteMean
-  _checkpoint: SafeCheckpoint
+  _checkpoint: checkpointing.SafeCheckpoint
   _checkpoint_exporter: Any
 
   def __init__(
@@ -53,7 +51,7 @@ class ResilientTrainer(base_trainer.Trainer):
     """Builds Model Garden's trainer and exchanges its checkpoint, loss and exporter."""
     super().__init__(config, task, model, optimizer, train, evaluate, **kwargs)
     items = getattr(model, "checkpoint_items", {})
-    self._checkpoint = SafeCheckpoint(
+    self._checkpoint = checkpointing.SafeCheckpoint(
       self._at_sync,
       global_step=self.global_step,
       model=model,
@@ -62,11 +60,11 @@ class ResilientTrainer(base_trainer.Trainer):
     )
     self._train_loss = finite.FiniteMean("training_loss", dtype=tf.float32)
     if self._checkpoint_exporter is not None:
-      self._checkpoint_exporter = best_checkpoint.BestCheckpointExporter.like(
+      self._checkpoint_exporter = checkpointing.BestCheckpointExporter.like(
         self._checkpoint_exporter
       )
     self._plan = config.trainer
-    self._settings = FaultSettings()
+    self._settings = termination.FaultSettings()
     self._termination = termination.Termination()
     self._training_parts = self._parts()
     self._evaluation_parts = self._parts()

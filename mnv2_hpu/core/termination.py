@@ -9,6 +9,7 @@ how many steps the next part has. The parts change no result.
 """
 
 import atexit
+import dataclasses
 import os
 import signal
 import sys
@@ -18,15 +19,47 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
+import gin
 import numpy as np
 import tensorflow as tf
 
-from mnv2_hpu.core import exit_codes
 from mnv2_hpu.distribute import ranks
+
+# Exit codes of a training process. 0 is the end of the training, 1 an error that the
+# output names. A process that a signal ended shows as 128 plus its number in a shell,
+# and as the negative number in Python.
+EXIT_PREEMPTED = 143  # stop requested; a checkpoint was saved. 128 + 15
+EXIT_PEER_LOST = (
+  75  # another rank is gone, or nothing moves: start all again (EX_TEMPFAIL)
+)
 
 _GROWTH = 4  # of a part over the one before it, at most
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _EXIT_SECONDS = 10  # for what runs at exit, once the checkpoint is written
+
+
+@gin.configurable(module="mnv2_hpu")
+@dataclasses.dataclass(frozen=True)
+class FaultSettings:
+  """Bind in gin as `mnv2_hpu.FaultSettings.missing_rank_seconds = 30`.
+
+  Attributes:
+    seconds_between_checks: how long training and evaluation go on, at most and
+      roughly, before they notice a SIGTERM: the length of a part of an inner loop.
+    missing_rank_seconds: after so long without a sign of life of another rank, the
+      others end. A rank whose process has ended is noticed at once. Not less than a
+      minute where evaluations last as long: TensorFlow 2.15 may need up to 60 seconds
+      to give up an iterator (docs/multi_card.md), and no thread of Python runs then.
+    stall_warning_seconds: after so long without a finished step, where it is stuck is
+      logged, again and again.
+    stall_seconds: after so long without a finished step the process ends; 0 never.
+      The first step of a large graph may take long to compile.
+  """
+
+  seconds_between_checks: float = 1.0
+  missing_rank_seconds: float = 100.0
+  stall_warning_seconds: float = 120.0
+  stall_seconds: float = 1800.0
 
 
 class Terminated(BaseException):
@@ -60,7 +93,7 @@ class Termination:
       signal.signal(each, signal.SIG_DFL)
     self.is_requested = True
     if not self._has_begun:
-      sys.exit(exit_codes.TERMINATED)
+      sys.exit(EXIT_PREEMPTED)
     # Not print: the signal may have come in the middle of one.
     name = signal.Signals(number).name
     text = f"{name}: a checkpoint will be saved, then this process ends.\n"
@@ -74,13 +107,13 @@ def end_process() -> NoReturn:
   process for a minute (docs/benchmarks.md); who sent a SIGTERM waits seconds.
   """
   # Exit functions may wait for another rank that is stuck.
-  timer = threading.Timer(_EXIT_SECONDS, os._exit, (exit_codes.TERMINATED,))
+  timer = threading.Timer(_EXIT_SECONDS, os._exit, (EXIT_PREEMPTED,))
   timer.daemon = True
   timer.start()
   atexit._run_exitfuncs()
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(exit_codes.TERMINATED)
+  os._exit(EXIT_PREEMPTED)
 
 
 class Parts:

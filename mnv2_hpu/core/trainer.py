@@ -14,9 +14,8 @@ from official.modeling import optimization
 from mnv2_hpu import driver_flags
 from mnv2_hpu.compat import keras
 from mnv2_hpu.core import (
-  checkpoints_on_disk,
+  checkpoint_integrity,
   resilient_trainer,
-  run_lock,
   run_record,
   startup,
 )
@@ -35,11 +34,11 @@ def _check_model_dir(
 ) -> None:
   """Looks at the run that the model folder holds, and records this one."""
   if train and model_dir:
-    run_lock.acquire(model_dir)
-    checkpoints_on_disk.use_last_good(model_dir)
+    run_record.acquire_lock(model_dir)
+    checkpoint_integrity.quarantine_corrupt(model_dir)
   if not train and driver_flags.driver_mode() == "eval":
     run_record.require_checkpoint(model_dir)
-    checkpoints_on_disk.require_readable(model_dir)
+    checkpoint_integrity.require_readable(model_dir)
   if model_dir:
     run_record.check_checkpoint_fits(model_dir, model)
   if train and model_dir:

@@ -17,8 +17,7 @@ import tensorflow as tf
 from absl import logging
 
 from mnv2_hpu import cluster, error_reports
-from mnv2_hpu.core import exit_codes
-from mnv2_hpu.core.fault_settings import FaultSettings
+from mnv2_hpu.core import termination
 from mnv2_hpu.distribute import heartbeat, ranks
 
 _MONITOR_SECONDS = 1.0
@@ -29,7 +28,7 @@ def _end(message: str) -> NoReturn:
   """Ends the process at once: its main thread may be stuck in a collective."""
   print(f"error: {message} This rank ends; start all again.", file=sys.stderr)
   sys.stderr.flush()
-  os._exit(exit_codes.PEER_LOST)
+  os._exit(termination.EXIT_PEER_LOST)
 
 
 class Watchdog:
@@ -40,7 +39,9 @@ class Watchdog:
     settings: how long to wait.
   """
 
-  def __init__(self, strategy: tf.distribute.Strategy, settings: FaultSettings) -> None:
+  def __init__(
+    self, strategy: tf.distribute.Strategy, settings: termination.FaultSettings
+  ) -> None:
     self._strategy = strategy
     self._settings = settings
     self._rank = ranks.rank(strategy)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mnv2_hpu.checkpoints import compare
-from mnv2_hpu.core import exit_codes
+from mnv2_hpu.core import termination
 from mnv2_hpu.reporting import curves
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def test_sigterm_saves_a_checkpoint_from_which_the_run_goes_on(
 ):
   args = _args(digits_records, tmp_path)
   ended = programs.run("helpers_faulty_run", f"terminated:{step}", *args)
-  assert ended.returncode == exit_codes.TERMINATED, ended.output[-3000:]
+  assert ended.returncode == termination.EXIT_PREEMPTED, ended.output[-3000:]
   assert "SIGTERM: a checkpoint will be saved" in ended.output
   assert int(tf.train.latest_checkpoint(str(tmp_path)).split("-")[-1]) >= step
   done = programs.run(helpers_programs.STOCK_DRIVER, *args)

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from mnv2_hpu.checkpoints import compare
-from mnv2_hpu.core import exit_codes
+from mnv2_hpu.core import termination
 from mnv2_hpu.reporting import curves
 
 pytestmark = pytest.mark.slow
@@ -167,9 +167,9 @@ def test_a_frozen_rank_is_named_and_the_run_goes_on_from_its_checkpoint(
 
   said = log.read_text()
   assert re.search(r"rank 1 \(.*\) is missing .* have finished is \d+", said)
-  assert f"ended with code {exit_codes.PEER_LOST}; restart 1 of 1" in said
+  assert f"ended with code {termination.EXIT_PEER_LOST}; restart 1 of 1" in said
   assert restored >= 3
-  assert code == exit_codes.TERMINATED, said[-5000:]
+  assert code == termination.EXIT_PREEMPTED, said[-5000:]
   assert said.count("SIGTERM: a checkpoint will be saved") == 2
   assert restored + 5 <= _newest_step(run) < steps
 
@@ -187,7 +187,7 @@ def test_ranks_of_mpirun_leave_a_checkpoint_behind(digits_records, tmp_path):
   with _started(command, log) as process:
     _await(log, r"train \| step: +4 ", process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait() == exit_codes.TERMINATED, log.read_text()[-5000:]
+    assert process.wait() == termination.EXIT_PREEMPTED, log.read_text()[-5000:]
   said = log.read_text()
   assert "CollectiveAllReduceStrategy, 2 processes" in said
   assert said.count("SIGUSR1: a checkpoint will be saved") == 2
@@ -202,7 +202,7 @@ def test_an_ended_run_goes_on_bit_by_bit_and_a_finished_one_ends_at_once(
   with _started(command, log) as process:
     _await(log, r"train \| step: +4 ", process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait() == exit_codes.TERMINATED, log.read_text()[-5000:]
+    assert process.wait() == termination.EXIT_PREEMPTED, log.read_text()[-5000:]
   assert 4 <= _newest_step(run) < STEPS
 
   _run(command, log)
@@ -262,7 +262,7 @@ def test_an_error_of_one_rank_is_told_by_the_other(digits_records, tmp_path):
   )
   with _started(command, log) as process:
     # That of the rank that is the first to have ended.
-    assert process.wait() in (1, exit_codes.PEER_LOST), log.read_text()[-5000:]
+    assert process.wait() in (1, termination.EXIT_PEER_LOST), log.read_text()[-5000:]
   problem = rf"The image in the record at byte \d+ of '{path}' cannot be decoded"
   said = log.read_text()
   assert len(re.findall(rf"^error: {problem}", said, re.MULTILINE)) == 1

@@ -5,7 +5,7 @@ import os
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.core import checkpoints_on_disk
+from mnv2_hpu.core import checkpoint_integrity
 from mnv2_hpu.errors import UserError
 
 _STEPS = (10, 20, 30)
@@ -31,7 +31,7 @@ def _flip(path, offset):
   path.write_bytes(content)
 
 
-_DAMAGES = {
+_CORRUPTIONS = {
   "data cut short": lambda run: os.truncate(run / "ckpt-30.data-00000-of-00001", 20000),
   "one bit of the data": lambda run: _flip(run / "ckpt-30.data-00000-of-00001", 12345),
   "index empty": lambda run: os.truncate(run / "ckpt-30.index", 0),
@@ -42,12 +42,12 @@ _DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", _DAMAGES.values(), ids=_DAMAGES)
-def test_the_one_before_a_damaged_checkpoint_is_used(run, caplog, damage):
-  damage(run)
+@pytest.mark.parametrize("corrupt", _CORRUPTIONS.values(), ids=_CORRUPTIONS)
+def test_the_one_before_a_corrupt_checkpoint_is_used(run, caplog, corrupt):
+  corrupt(run)
   before = {path.name for path in run.glob("ckpt-30*")}
   with caplog.at_level("ERROR"):
-    used = checkpoints_on_disk.use_last_good(str(run))
+    used = checkpoint_integrity.quarantine_corrupt(str(run))
   assert used == str(run / "ckpt-20")
   assert tf.train.latest_checkpoint(str(run)) == str(run / "ckpt-20")
   assert "ckpt-30" in caplog.text
@@ -64,19 +64,19 @@ def test_the_one_before_a_damaged_checkpoint_is_used(run, caplog, damage):
 def test_two_damaged_checkpoints_are_both_passed_over(run):
   os.truncate(run / "ckpt-30.index", 10)
   os.truncate(run / "ckpt-20.index", 10)
-  assert checkpoints_on_disk.use_last_good(str(run)) == str(run / "ckpt-10")
+  assert checkpoint_integrity.quarantine_corrupt(str(run)) == str(run / "ckpt-10")
 
 
 def test_sound_folder_is_left_as_it_is(run):
   before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
-  assert checkpoints_on_disk.use_last_good(str(run)) == str(run / "ckpt-30")
+  assert checkpoint_integrity.quarantine_corrupt(str(run)) == str(run / "ckpt-30")
   assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
 def test_unfinished_save_is_removed(run):
   (run / "ckpt-40_temp").mkdir()
   (run / "ckpt-40_temp" / "part-00000-of-00001.data-00000-of-00001").write_text("x")
-  assert checkpoints_on_disk.use_last_good(str(run)) == str(run / "ckpt-30")
+  assert checkpoint_integrity.quarantine_corrupt(str(run)) == str(run / "ckpt-30")
   assert not list(run.glob("*_temp"))
 
 
@@ -84,7 +84,7 @@ def test_unfinished_save_is_removed(run):
 def test_damaged_list_is_made_anew_from_the_files(run, content):
   (run / "checkpoint").write_text(content)
   os.truncate(run / "ckpt-30.index", 10)
-  assert checkpoints_on_disk.use_last_good(str(run)) == str(run / "ckpt-20")
+  assert checkpoint_integrity.quarantine_corrupt(str(run)) == str(run / "ckpt-20")
   assert tf.train.latest_checkpoint(str(run)) == str(run / "ckpt-20")
 
 
@@ -92,18 +92,18 @@ def test_without_any_sound_checkpoint_nothing_starts_from_scratch(run):
   for step in _STEPS:
     os.truncate(run / f"ckpt-{step}.index", 10)
   with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
-    checkpoints_on_disk.use_last_good(str(run))
+    checkpoint_integrity.quarantine_corrupt(str(run))
   assert len(list(run.glob("ckpt-*.index"))) == 3  # nothing moved
 
 
 def test_empty_folder_has_no_checkpoint(tmp_path):
-  assert checkpoints_on_disk.use_last_good(str(tmp_path)) is None
-  assert checkpoints_on_disk.use_last_good(str(tmp_path / "missing")) is None
+  assert checkpoint_integrity.quarantine_corrupt(str(tmp_path)) is None
+  assert checkpoint_integrity.quarantine_corrupt(str(tmp_path / "missing")) is None
 
 
 def test_evaluation_refuses_a_damaged_checkpoint_and_moves_nothing(run):
-  checkpoints_on_disk.require_readable(str(run))
+  checkpoint_integrity.require_readable(str(run))
   os.truncate(run / "ckpt-30.data-00000-of-00001", 20000)
   with pytest.raises(UserError, match=r"ckpt-30.* cannot be read"):
-    checkpoints_on_disk.require_readable(str(run))
+    checkpoint_integrity.require_readable(str(run))
   assert tf.train.latest_checkpoint(str(run)) == str(run / "ckpt-30")

@@ -15,11 +15,11 @@ from absl import logging
 
 from mnv2_hpu.errors import UserError
 
-SET_ASIDE = "damaged_checkpoints"
+QUARANTINE_DIR = "damaged_checkpoints"
 _LIST = "checkpoint"  # TensorFlow's list of the checkpoints in a folder
 
 
-def damage(prefix: str) -> str | None:
+def find_corruption(prefix: str) -> str | None:
   """Returns what is wrong with a checkpoint, None where every byte can be read.
 
   Args:
@@ -41,7 +41,7 @@ def require_readable(model_dir: str) -> None:
     UserError: naming the checkpoint and the damage.
   """
   newest = tf.train.latest_checkpoint(model_dir)
-  problem = damage(newest) if newest else None
+  problem = find_corruption(newest) if newest else None
   if problem:
     raise UserError(
       f"the checkpoint {newest!r} cannot be read: {problem}. Training in this folder "
@@ -49,7 +49,7 @@ def require_readable(model_dir: str) -> None:
     )
 
 
-def use_last_good(model_dir: str) -> str | None:
+def quarantine_corrupt(model_dir: str) -> str | None:
   """Makes the newest undamaged checkpoint of a training the newest of all.
 
   Damaged ones are moved to the folder `damaged_checkpoints`, and that is said. What
@@ -72,7 +72,7 @@ def use_last_good(model_dir: str) -> str | None:
   good = dict(listed)
   while good:
     newest = next(reversed(good))
-    problem = damage(newest)
+    problem = find_corruption(newest)
     if problem is None:
       break
     damaged[newest] = problem
@@ -87,13 +87,13 @@ def use_last_good(model_dir: str) -> str | None:
   if used and (damaged or list_is_damaged):
     _write_list(model_dir, good)
   for prefix, problem in damaged.items():
-    _set_aside(model_dir, prefix)
+    _quarantine(model_dir, prefix)
     logging.error(
       "The checkpoint %s is damaged (%s). It was moved to %s; the training goes on "
       "from %s.",
       prefix,
       problem,
-      os.path.join(model_dir, SET_ASIDE),
+      os.path.join(model_dir, QUARANTINE_DIR),
       used,
     )
   return used
@@ -145,8 +145,8 @@ def _write_list(model_dir: str, checkpoints: Mapping[str, float]) -> None:
   tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
 
 
-def _set_aside(model_dir: str, prefix: str) -> None:
-  folder = os.path.join(model_dir, SET_ASIDE)
+def _quarantine(model_dir: str, prefix: str) -> None:
+  folder = os.path.join(model_dir, QUARANTINE_DIR)
   tf.io.gfile.makedirs(folder)
   for path in tf.io.gfile.glob(f"{glob.escape(prefix)}.*"):
     target = os.path.join(folder, os.path.basename(path))
