@@ -12,10 +12,11 @@ from official.vision.modeling.backbones import factory
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.modeling import block_plan
+from mnv2_hpu.modeling import block_specs
 
 OUTPUT_STRIDES = (8, 16, 32)
-FINEST_LEVEL = 2  # of the outputs; level l has stride 2**l
+_CONVOLUTION = {"padding": "same", "data_format": "channels_last", "use_bias": False}
+FINEST_LEVEL = 2  # level l has stride 2**l
 
 
 def _check_arguments(
@@ -40,7 +41,7 @@ def _check_arguments(
     raise UserError(
       f"input_specs has shape {shape}; it must be [batch, height, width, channels] "
       "with a known number of channels. InputSpec(shape=[None, None, None, 3]) is for "
-      "colour images of any size."
+      "color images of any size."
     )
 
 
@@ -90,7 +91,7 @@ class MobileNetV2(keras.Model):
     norm_momentum: float = 0.997,
     norm_epsilon: float = 0.001,
     kernel_initializer: str | keras.initializers.Initializer | None = None,
-    kernel_regularizer: keras.regularizers.Regularizer | None = None,
+    kernel_regularizer: str | keras.regularizers.Regularizer | None = None,
     output_intermediate_endpoints: bool = False,
     trainable: bool = True,
     **kwargs: Any,
@@ -98,21 +99,22 @@ class MobileNetV2(keras.Model):
     """Builds the network.
 
     Args:
-      width_multiplier: of the channels of every layer, above 0.
+      width_multiplier: Factor above 0 of the channels of every layer.
       output_stride: 8, 16 or 32: input size / size of the last features; beyond it
         depthwise convolutions are dilated instead of strided. None is 32.
-      input_specs: of the images; None is `[None, None, None, 3]`.
-      finegrain_classification_mode: keep 1280 channels in the last convolution at
-        widths below 1, as slim's `mobilenet_v2_035`; False narrows it as well.
-      activation: after all convolutions but the projections.
-      use_sync_bn: batch statistics over all replicas.
-      norm_momentum: of the moving batch statistics.
-      norm_epsilon: added to the batch variance.
-      kernel_initializer: of all kernels; None is slim's TruncatedNormal(stddev=0.09).
-      kernel_regularizer: of ordinary convolutions; depthwise kernels have none.
-      output_intermediate_endpoints: whether to output activations inside blocks too.
+      input_specs: Shape of the images; None is `[None, None, None, 3]`.
+      finegrain_classification_mode: Whether the last convolution keeps 1280 channels
+        at widths below 1, as slim's `mobilenet_v2_035`; False narrows it as well.
+      activation: Activation after all convolutions but the projections.
+      use_sync_bn: Whether batch statistics are those of all replicas.
+      norm_momentum: Momentum of the moving batch statistics.
+      norm_epsilon: Epsilon added to the batch variance.
+      kernel_initializer: Initializer of all kernels; None is slim's
+        TruncatedNormal(stddev=0.09).
+      kernel_regularizer: Regularizer of ordinary kernels; depthwise kernels have none.
+      output_intermediate_endpoints: Whether to output activations inside blocks too.
       trainable: False freezes all weights and the batch statistics.
-      **kwargs: `name`.
+      **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
     Raises:
       UserError: if the width, the output stride, the input's shape or the activation
@@ -134,7 +136,7 @@ class MobileNetV2(keras.Model):
       if kernel_initializer is None
       else keras.initializers.get(kernel_initializer)
     )
-    self._kernel_regularizer = kernel_regularizer
+    self._kernel_regularizer = keras.regularizers.get(kernel_regularizer)
     self._output_intermediate_endpoints = output_intermediate_endpoints
 
     images = keras.Input(shape=input_specs.shape[1:])
@@ -149,13 +151,13 @@ class MobileNetV2(keras.Model):
   def _connect(self, images: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Returns the endpoints by level, and the last convolution's features."""
     endpoints = {}
-    plan = block_plan.plan(
+    specs = block_specs.build_specs(
       self._width_multiplier,
       self._output_stride,
       self._finegrain_classification_mode,
     )
-    x = self._convolve(images, "Conv", plan.first_channels, 3, 2)
-    for block in plan.blocks:
+    x = self._convolve(images, "Conv", specs.first_channels, 3, 2)
+    for block in specs.blocks:
       shortcut = x
       if block.expansion > 1:
         channels = block.expansion * x.shape[-1]
@@ -174,7 +176,7 @@ class MobileNetV2(keras.Model):
       if _level(key) >= FINEST_LEVEL
       and ("/" not in key or self._output_intermediate_endpoints)
     }
-    return endpoints, self._convolve(x, "Conv_1", plan.last_channels)
+    return endpoints, self._convolve(x, "Conv_1", specs.last_channels)
 
   def _convolve(
     self,
@@ -185,32 +187,28 @@ class MobileNetV2(keras.Model):
     stride: int = 1,
     activate: bool = True,
   ) -> tf.Tensor:
-    """An ordinary convolution, its batch norm and, unless linear, its activation."""
+    """Applies a convolution, batch norm and, unless it is linear, the activation."""
     x = keras.layers.Conv2D(
       channels,
       kernel_size,
       strides=stride,
-      padding="same",
-      data_format="channels_last",
-      use_bias=False,
       kernel_initializer=tf_utils.clone_initializer(self._kernel_initializer),
       kernel_regularizer=self._kernel_regularizer,
       name=name,
+      **_CONVOLUTION,
     )(x)
     return self._normalize(x, name, activate)
 
-  def _convolve_depthwise(self, x: tf.Tensor, block: block_plan.Block) -> tf.Tensor:
-    """A block's 3x3 depthwise convolution, its batch norm and activation."""
+  def _convolve_depthwise(self, x: tf.Tensor, block: block_specs.Block) -> tf.Tensor:
+    """Applies a block's 3x3 depthwise convolution, batch norm and the activation."""
     name = f"{block.name}/depthwise"
     x = keras.layers.DepthwiseConv2D(
       3,
       strides=block.stride,
       dilation_rate=block.dilation_rate,
-      padding="same",
-      data_format="channels_last",
-      use_bias=False,
       depthwise_initializer=tf_utils.clone_initializer(self._kernel_initializer),
       name=name,
+      **_CONVOLUTION,
     )(x)
     return self._normalize(x, name)
 
@@ -256,15 +254,9 @@ class MobileNetV2(keras.Model):
     cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
   ) -> "MobileNetV2":
     """Builds the network that `get_config` describes."""
-    arguments = dict(config)
+    input_specs = keras.layers.InputSpec.from_config(config["input_specs"])
     with keras.utils.custom_object_scope(custom_objects or {}):
-      arguments["input_specs"] = keras.layers.InputSpec.from_config(
-        arguments["input_specs"]
-      )
-      arguments["kernel_regularizer"] = keras.regularizers.get(
-        arguments["kernel_regularizer"]
-      )
-      return cls(**arguments)
+      return cls(**{**config, "input_specs": input_specs})
 
 
 @factory.register_backbone_builder("mobilenet_v2")
@@ -277,11 +269,11 @@ def build_mobilenet_v2(
   """Builds the backbone from its configuration (`configs.backbones.MobileNetV2`).
 
   Args:
-    input_specs: of the images, `[batch, height, width, channels]`.
-    backbone_config: a one-of config whose choice is `mobilenet_v2`.
-    norm_activation_config: with `activation`, `use_sync_bn`, `norm_momentum` and
-      `norm_epsilon`.
-    l2_regularizer: of ordinary convolution kernels.
+    input_specs: Shape of the images, `[batch, height, width, channels]`.
+    backbone_config: One-of config whose choice is `mobilenet_v2`.
+    norm_activation_config: Config with `activation`, `use_sync_bn`, `norm_momentum`
+      and `norm_epsilon`.
+    l2_regularizer: Regularizer of ordinary convolution kernels.
   """
   config = backbone_config.get()
   return MobileNetV2(
