@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 
-class Row(NamedTuple):
+class BlockSpec(NamedTuple):
   """One row of table 2 of the paper (arXiv 1801.04381).
 
   Attributes:
-    expansion: t, how many times wider a block is inside than its input.
-    channels: c, of each block's output at width 1.0.
+    expansion: t, the ratio of the channels inside a block to those of its input.
+    channels: c, the output channels of each block at width 1.0.
     repeats: n, the number of blocks.
-    stride: s, of the first block; the others have stride 1.
+    stride: s, the stride of the first block; the others have stride 1.
   """
 
   expansion: int
@@ -19,31 +19,33 @@ class Row(NamedTuple):
   stride: int
 
 
-FIRST_CHANNELS = 32  # of the 3x3 convolution of stride 2 before the blocks
-ROWS = (
-  #   t    c  n  s
-  Row(1, 16, 1, 1),
-  Row(6, 24, 2, 2),
-  Row(6, 32, 3, 2),
-  Row(6, 64, 4, 2),
-  Row(6, 96, 3, 1),
-  Row(6, 160, 3, 2),
-  Row(6, 320, 1, 1),
+FIRST_CHANNELS = (
+  32  # output channels of the 3x3 convolution of stride 2 before the blocks
 )
-LAST_CHANNELS = 1280  # of the 1x1 convolution after the blocks
+BLOCK_SPECS = (
+  #   t    c  n  s
+  BlockSpec(1, 16, 1, 1),
+  BlockSpec(6, 24, 2, 2),
+  BlockSpec(6, 32, 3, 2),
+  BlockSpec(6, 64, 4, 2),
+  BlockSpec(6, 96, 3, 1),
+  BlockSpec(6, 160, 3, 2),
+  BlockSpec(6, 320, 1, 1),
+)
+LAST_CHANNELS = 1280  # output channels of the 1x1 convolution after the blocks
 
 
 class Block(NamedTuple):
-  """One inverted residual, after width and output stride are known.
+  """One inverted residual at a given width and output stride.
 
   Attributes:
-    name: slim's scope.
-    expansion: how many times wider it is inside than its input.
-    channels: of its output.
-    stride: of its depthwise convolution.
-    dilation_rate: of its depthwise convolution.
-    input_level: log2 of the stride of its input.
-    level: log2 of the stride of its output.
+    name: Name scope in slim.
+    expansion: Ratio of the channels inside the block to those of its input.
+    channels: Number of output channels.
+    stride: Stride of the depthwise convolution.
+    dilation_rate: Dilation rate of the depthwise convolution.
+    input_level: log2 of the stride of the block's input.
+    level: log2 of the stride of the block's output.
   """
 
   name: str
@@ -55,8 +57,8 @@ class Block(NamedTuple):
   level: int
 
 
-class Plan(NamedTuple):
-  """The whole network: channels of the first convolution, blocks, of the last one."""
+class NetworkSpec(NamedTuple):
+  """The whole network: output channels of its two convolutions, and its blocks."""
 
   first_channels: int
   blocks: tuple[Block, ...]
@@ -73,54 +75,53 @@ def round_channels(channels: float) -> int:
   return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
-def _blocks(width_multiplier: float, output_stride: int | None) -> tuple[Block, ...]:
+def _build_blocks(
+  width_multiplier: float, output_stride: int | None
+) -> tuple[Block, ...]:
   blocks: list[Block] = []
-  level = 1  # behind the first convolution
-  rate = 1
-  for row in ROWS:
-    for repeat in range(row.repeats):
-      row_stride = row.stride if repeat == 0 else 1
+  level, dilation_rate = 1, 1  # after the first convolution
+  for spec in BLOCK_SPECS:
+    for spec_stride in (spec.stride, *[1] * (spec.repeats - 1)):
       dilated = 2**level == output_stride
-      stride = 1 if dilated else row_stride
-      input_level, level = level, level + stride - 1  # strides are 1 or 2
+      stride = 1 if dilated else spec_stride
       blocks.append(
         Block(
           name=f"expanded_conv_{len(blocks)}" if blocks else "expanded_conv",
-          expansion=row.expansion,
-          channels=round_channels(row.channels * width_multiplier),
+          expansion=spec.expansion,
+          channels=round_channels(spec.channels * width_multiplier),
           stride=stride,
-          dilation_rate=rate,
-          input_level=input_level,
-          level=level,
+          dilation_rate=dilation_rate,
+          input_level=level,
+          level=level + stride - 1,  # strides are 1 or 2
         )
       )
-      # After the block: it still reads an undilated input. Model Garden's MobileNet
+      level = blocks[-1].level
+      # After the block, whose own input is not dilated yet. Model Garden's MobileNet
       # multiplies before, and so dilates this block too.
-      rate *= row_stride if dilated else 1
+      dilation_rate *= spec_stride if dilated else 1
   return tuple(blocks)
 
 
-def plan(
+def build_specs(
   width_multiplier: float,
   output_stride: int | None,
   finegrain_classification_mode: bool,
-) -> Plan:
-  """Lays out the network, as slim's `mobilenet_v2.py` and `mobilenet.py` do.
+) -> NetworkSpec:
+  """Returns the specs of a network, as slim's `mobilenet_v2.py` and `mobilenet.py`.
 
-  >>> blocks = plan(1.0, 16, True).blocks
+  >>> blocks = build_specs(1.0, 16, True).blocks
   >>> [(block.name, block.stride, block.dilation_rate) for block in blocks[12:15]]
   [('expanded_conv_12', 1, 1), ('expanded_conv_13', 1, 1), ('expanded_conv_14', 1, 2)]
 
   Args:
-    width_multiplier: of the channels of every layer, above 0.
-    output_stride: 8, 16, 32 or None: strides beyond it turn into dilation.
-    finegrain_classification_mode: keep the last channels at widths below 1.
+    width_multiplier: Factor above 0 of the channels of every layer.
+    output_stride: 8, 16, 32 or None: later strides are replaced by dilation.
+    finegrain_classification_mode: Whether widths below 1 keep the last channels.
   """
   keeps_last = finegrain_classification_mode and width_multiplier < 1
-  return Plan(
+  last_width = 1 if keeps_last else width_multiplier
+  return NetworkSpec(
     first_channels=round_channels(FIRST_CHANNELS * width_multiplier),
-    blocks=_blocks(width_multiplier, output_stride),
-    last_channels=round_channels(
-      LAST_CHANNELS * (1 if keeps_last else width_multiplier)
-    ),
+    blocks=_build_blocks(width_multiplier, output_stride),
+    last_channels=round_channels(LAST_CHANNELS * last_width),
   )
