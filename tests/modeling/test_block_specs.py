@@ -5,7 +5,7 @@ import json
 import golden_recipes
 import pytest
 
-from mnv2_hpu.modeling import block_plan
+from mnv2_hpu.modeling import block_specs
 
 ARCH = json.loads((golden_recipes.GOLDEN / "arch.json").read_text())
 WIDTHS = [
@@ -15,22 +15,22 @@ WIDTHS = [
 
 @pytest.mark.parametrize(("width", "mode"), WIDTHS)
 def test_channels(width, mode):
-  plan = block_plan.plan(float(width), None, mode == "finegrain")
-  blocks = [block.channels for block in plan.blocks]
+  network = block_specs.build_specs(float(width), None, mode == "finegrain")
+  blocks = [block.channels for block in network.blocks]
   expected = ARCH["multipliers"][width][mode]["channels"]
-  assert [plan.first_channels, *blocks, plan.last_channels] == expected
+  assert [network.first_channels, *blocks, network.last_channels] == expected
 
 
 @pytest.mark.parametrize("width", ["1.0", "1.3", "1.4"])
 def test_finegrain_mode_changes_nothing_at_widths_of_1_and_above(width):
-  assert block_plan.plan(float(width), None, True) == block_plan.plan(
+  assert block_specs.build_specs(float(width), None, True) == block_specs.build_specs(
     float(width), None, False
   )
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_strides_and_dilation_rates(output_stride):
-  blocks = block_plan.plan(1.0, output_stride, True).blocks
+  blocks = block_specs.build_specs(1.0, output_stride, True).blocks
   assert [
     {"scope": block.name, "stride": block.stride, "rate": block.dilation_rate}
     for block in blocks
@@ -41,13 +41,17 @@ def test_strides_and_dilation_rates(output_stride):
 
 
 def test_output_stride_32_is_the_network_itself():
-  assert block_plan.plan(1.0, 32, True) == block_plan.plan(1.0, None, True)
+  assert block_specs.build_specs(1.0, 32, True) == block_specs.build_specs(
+    1.0, None, True
+  )
 
 
 @pytest.mark.parametrize("output_stride", [None, 8, 16])
 def test_levels_are_those_of_slims_endpoints(output_stride):
   shapes = ARCH["endpoints_1.0_224"][str(output_stride)]
-  for number, block in enumerate(block_plan.plan(1.0, output_stride, True).blocks, 2):
+  for number, block in enumerate(
+    block_specs.build_specs(1.0, output_stride, True).blocks, 2
+  ):
     height, _, channels = shapes[f"layer_{number}"]
     assert (224 // 2**block.level, block.channels) == (height, channels)
     assert shapes[f"layer_{number - 1}"][0] == 224 // 2**block.input_level
@@ -58,4 +62,4 @@ def test_levels_are_those_of_slims_endpoints(output_stride):
 )
 def test_rounding(channels, rounded):
   # 11.9 rounds down to 8, less than 90% of it, and so up; ties go up.
-  assert block_plan.round_channels(channels) == rounded
+  assert block_specs.round_channels(channels) == rounded

@@ -5,10 +5,10 @@ import json
 import math
 import warnings
 
+import backbone_contract
 import golden_recipes
 import numpy as np
 import pytest
-import tensorflow as tf
 from official.vision.modeling.backbones import mobilenet
 
 from mnv2_hpu.compat import keras
@@ -79,17 +79,37 @@ def test_variables_have_slims_names_and_shapes():
   assert found == expected
 
 
-@pytest.mark.parametrize("output_stride", [None, 8, 16, 32])
-@pytest.mark.parametrize("size", [(96, 96), (97, 65), (33, 47), (1, 2)])
-def test_features_halve_with_each_level(output_stride, size):
-  network = build(width_multiplier=0.35, output_stride=output_stride)
-  outputs = network(tf.zeros([2, *size, 3]))
-  last = int(math.log2(output_stride or 32))
-  assert sorted(outputs) == [str(level) for level in range(2, last + 2)]
-  for key, features in outputs.items():
-    stride = 2 ** min(int(key), last)
-    expected = [2, *(math.ceil(side / stride) for side in size)]
-    assert features.shape[:3] == expected, key
+CHANNELS = {"2": 8, "3": 16, "4": 32, "5": 112, "6": 1280}  # at width 0.35
+
+
+def test_contract():
+  backbone_contract.check_backbone(
+    functools.partial(MobileNetV2, 0.35),
+    num_trainable=ARCH["multipliers"]["0.35"]["finegrain"]["trainable_params"]
+    - (1280 + 1) * NUM_CLASSES,
+    num_parameters=ARCH["multipliers"]["0.35"]["finegrain"]["model_params"]
+    - (1280 + 1) * NUM_CLASSES,
+    channels=CHANNELS,
+    # The batch norm behind it subtracts whatever a projection adds.
+    zero_gradients="project/BatchNorm/beta:0$",
+    sizes=((96, 96), (97, 65), (33, 47), (1, 2)),
+  )
+
+
+@pytest.mark.parametrize(
+  ("output_stride", "channels"),
+  [
+    (8, {"2": 8, "3": 112, "4": 1280}),
+    (16, {"2": 8, "3": 16, "4": 112, "5": 1280}),
+    (32, CHANNELS),
+  ],
+)
+def test_output_stride(output_stride, channels):
+  backbone_contract.check_shapes(
+    build(0.35, output_stride),
+    channels,
+    sizes=((96, 96), (97, 65), (33, 47), (1, 2)),
+  )
 
 
 def build_with_endpoints(output_stride):
@@ -225,12 +245,6 @@ def test_no_biases():
   assert not [v.name for v in build().variables if "bias" in v.name]
 
 
-def assert_same_config(network, other):
-  assert json.loads(json.dumps(other.get_config())) == json.loads(
-    json.dumps(network.get_config())
-  )
-
-
 def test_config_round_trip_through_json():
   network = MobileNetV2(
     width_multiplier=0.5,
@@ -247,15 +261,10 @@ def test_config_round_trip_through_json():
     name="eyes",
     trainable=False,
   )
-  again = MobileNetV2.from_config(json.loads(json.dumps(network.get_config())))
-  assert_same_config(network, again)
+  again = backbone_contract.check_config(network)
   assert again.name == "eyes"
   assert not again.trainable_variables
   assert again.input_shape == (None, 64, 48, 1)
-  assert {key: spec.as_list() for key, spec in again.output_specs.items()} == {
-    key: spec.as_list() for key, spec in network.output_specs.items()
-  }
-  assert [v.name for v in again.variables] == [v.name for v in network.variables]
   assert len(again.losses) == 35
   kernel = again.get_layer("Conv").kernel.numpy()
   assert float(again.losses[0]) == pytest.approx(2e-5 * np.square(kernel).sum())
@@ -266,7 +275,7 @@ def test_keras_file_keeps_the_network(tmp_path):
   network.save(tmp_path / "backbone.keras")
   again = keras.models.load_model(tmp_path / "backbone.keras")
   assert isinstance(again, MobileNetV2)
-  assert_same_config(network, again)
+  assert json.dumps(again.get_config()) == json.dumps(network.get_config())
   image = golden_recipes.images(0, 1, 32)
   np.testing.assert_array_equal(network(image)["6"], again(image)["6"])
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import backbone_contract
 import golden_recipes
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mnv2_hpu.modeling.mobilenet_v2 import MobileNetV2
 GOLDENS = ("0.35_plain", "0.35_finegrain", "1.0", "1.4")
 HEAD = "MobilenetV2/Logits/Conv2d_1c_1x1/"
 SEED = 1
+OPERATIONS = {"Conv2D": 35, "DepthwiseConv2dNative": 17, "FusedBatchNormV3": 52}
 
 golden = functools.cache(lambda name: golden_recipes.load(f"logits_{name}_96.npz"))
 
@@ -215,59 +217,8 @@ def test_dilated_features_hold_the_strided_ones(output_stride, step):
     np.testing.assert_allclose(subsampled, strided[key], rtol=0, atol=1e-4)
 
 
-def test_every_trainable_weight_learns():
-  backbone = backbone_with_lively_features()
-  images = golden_recipes.images(SEED, 4, 64)
-  with tf.GradientTape() as tape:
-    features = backbone(images, training=True)["6"]
-    loss = tf.reduce_mean(tf.square(tf.reduce_mean(features, axis=[1, 2])))
-  assert len(backbone.trainable_variables) == 156
-  for variable, gradient in zip(
-    backbone.trainable_variables,
-    tape.gradient(loss, backbone.trainable_variables),
-    strict=True,
-  ):
-    assert gradient is not None, variable.name
-    assert np.isfinite(gradient).all(), variable.name
-    # The batch norm behind it subtracts whatever a projection adds.
-    if not variable.name.endswith("project/BatchNorm/beta:0"):
-      assert float(tf.norm(gradient)) > 1e-6, variable.name
-
-
-def test_second_step_traces_nothing():
-  backbone = MobileNetV2(0.35)
-  traces = []
-
-  @tf.function
-  def step(images):
-    traces.append(images.shape)
-    with tf.GradientTape() as tape:
-      loss = tf.reduce_mean(backbone(images, training=True)["6"])
-    return tape.gradient(loss, backbone.trainable_variables)
-
-  for seed in range(2):
-    step(tf.constant(golden_recipes.images(seed, 2, 32)))
-  assert len(traces) == 1
-
-
-def assert_compute_dtype(backbone, dtype):
-  """Every layer, and every convolution and batch norm of the graph, uses the dtype."""
-  layers = backbone.layers[1:]  # behind the input
-  assert {layer.compute_dtype for layer in layers} == {dtype.name}
-  assert {v.dtype for v in backbone.variables} == {tf.float32}
-  run = tf.function(lambda images: backbone(images, training=True))
-  graph = run.get_concrete_function(tf.TensorSpec([2, 64, 64, 3])).graph
-  counts = {"Conv2D": 35, "DepthwiseConv2dNative": 17, "FusedBatchNormV3": 52}
-  for operation_type, count in counts.items():
-    found = [op for op in graph.get_operations() if op.type == operation_type]
-    assert {op.get_attr("T") for op in found} == {dtype}
-    assert len(found) == count
-    if operation_type == "FusedBatchNormV3":
-      assert {op.get_attr("U") for op in found} == {tf.float32}  # the statistics
-
-
 def test_float32_computes_in_float32():
-  assert_compute_dtype(MobileNetV2(0.35), tf.float32)
+  backbone_contract.check_dtypes_of(MobileNetV2(0.35), OPERATIONS)
 
 
 def train_once(backbone):
@@ -287,7 +238,7 @@ def relative_difference(found, expected):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16"], indirect=True)
 def test_bfloat16_computes_in_bfloat16_over_float32_variables():
   backbone = backbone_with_lively_features()
-  assert_compute_dtype(backbone, tf.bfloat16)
+  backbone_contract.check_dtypes_of(backbone, OPERATIONS)
   features, statistics_moved = train_once(backbone)
   assert features.dtype == tf.bfloat16.as_numpy_dtype
 
@@ -298,15 +249,7 @@ def test_bfloat16_computes_in_bfloat16_over_float32_variables():
   assert 0 < relative_difference(statistics_moved, expected_moved) < 0.05
 
 
-@pytest.mark.parametrize("when", ["built", "later"])
-def test_frozen_backbone_keeps_its_batch_statistics(when):
-  backbone = backbone_with_lively_features(trainable=when == "later")
-  if when == "later":
-    backbone.trainable = False
-  before = backbone.get_weights()
-  images = golden_recipes.images(SEED, 2, 32)
-  features = backbone(images, training=True)["6"]
+def test_backbone_built_frozen_keeps_its_batch_statistics():
+  backbone = backbone_with_lively_features(trainable=False)
   assert backbone.trainable_variables == []
-  np.testing.assert_array_equal(features, backbone(images, training=False)["6"])
-  for old, new in zip(before, backbone.get_weights(), strict=True):
-    np.testing.assert_array_equal(old, new)
+  backbone_contract.check_freezing(backbone)
