@@ -31,9 +31,10 @@ format: setup ## Format the code and mend what the linter can
 	@.venv/bin/ruff format
 	@.venv/bin/ruff check --fix
 
-lint: setup ## Check format, style, docstrings and annotations
+lint: setup ## Check format, style, docstrings, annotations and words
 	@.venv/bin/ruff format --check
 	@.venv/bin/ruff check
+	@.venv/bin/python tools/check_words.py --warn
 
 types: setup ## Check types
 	@.venv/bin/mypy
