@@ -11,6 +11,8 @@ from pathlib import Path
 import helpers_programs
 import pytest
 
+pytest_plugins = ["helpers_test_limit"]
+
 # Golden values were computed without oneDNN, whose rounding depends on the CPU.
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -21,7 +21,13 @@ class Done:
 
 
 class Programs:
-  """Starts modules as programs; see `zygote.py`."""
+  """Starts modules as programs; see `zygote.py`.
+
+  Attributes:
+    cpu_seconds: CPU seconds of all programs of this process that have ended.
+  """
+
+  cpu_seconds = 0.0
 
   def __init__(self):
     self._server = subprocess.Popen(
@@ -52,8 +58,11 @@ class Programs:
       }
       self._server.stdin.write(json.dumps(request) + "\n")
       self._server.stdin.flush()
-      returncode = json.loads(self._await("{"))["returncode"]
-      return Done(returncode, pathlib.Path(out.name).read_text(errors="replace"))
+      answer = json.loads(self._await("{"))
+      Programs.cpu_seconds += answer["cpu_seconds"]
+      return Done(
+        answer["returncode"], pathlib.Path(out.name).read_text(errors="replace")
+      )
 
   def close(self):
     """Ends the server."""

@@ -2,8 +2,9 @@
 
 Importing Model Garden takes 15 seconds; the programs under test take two. This server
 imports it, runs no operation, and forks for each request: the child is a process of
-its own that runs the module as `python -m` would. Requests and answers are lines of
-JSON: {"module", "args", "cwd", "env", "out", "timeout"} -> {"returncode"}.
+its own that runs the module as `python -m` would. A request is a line of JSON with
+"module", "args", "cwd", "env", "out", "timeout"; an answer one with "returncode" and
+"cpu_seconds".
 """
 
 import json
@@ -54,8 +55,12 @@ def main():
     child = os.fork()
     if child == 0:
       _child(json.loads(line))
-    _, status = os.waitpid(child, 0)
-    print(json.dumps({"returncode": os.waitstatus_to_exitcode(status)}), flush=True)
+    _, status, usage = os.wait4(child, 0)
+    answer = {
+      "returncode": os.waitstatus_to_exitcode(status),
+      "cpu_seconds": usage.ru_utime + usage.ru_stime,
+    }
+    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -40,20 +40,22 @@ horovod() { # without a compiler its tests are skipped, which the end says again
 }
 
 # A file's tests share what they train; tests/conftest.py orders the files.
-side_by_side=(-n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder)
+# What --max-test-seconds counts, and how a test may take longer: helpers_test_limit.py.
+side_by_side=(-n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder
+  --max-test-seconds=60)
 
 step "format" ruff format --check
 step "lint" ruff check
+step "words" python tools/check_words.py --warn
 step "types" mypy
 step "imports" lint-imports
-PYTHONPATH=tests tests "doctests" -p helpers_doctests --doctest-modules mnv2_hpu
-tests "unit tests" "${side_by_side[@]}" -m "not slow and not quickstart"
-if [[ "${1:-}" != quick ]]; then
+if [[ "${1:-}" == quick ]]; then
+  tests "quick tests" "${side_by_side[@]}" -m "not slow and not quickstart"
+else
   step "horovod" horovod
   step "wheel" tools/test_wheel.sh "$PWD/$results/wheel.xml"
-  tests "slow tests" "${side_by_side[@]}" -m "slow or quickstart"
-fi
-if [[ "${1:-}" != quick && ! -e .venv/.horovod ]]; then
-  echo "NOT TESTED: Horovod, which needs a C++ compiler here (see above)."
+  tests "tests" "${side_by_side[@]}"
+  [[ -e .venv/.horovod ]] ||
+    echo "NOT TESTED: Horovod, which needs a C++ compiler here (see above)."
 fi
 python tools/test_summary.py "$results"

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.modeling import block_plan
+from mnv2_hpu.modeling import block_specs
 
 SCOPE = "MobilenetV2"
 LOGITS = "Logits/Conv2d_1c_1x1"  # scope of the classifier
@@ -37,15 +37,15 @@ class Architecture:
 
 def _channels(width_multiplier: float, finegrain: bool) -> list[int]:
   """Returns the channels that the width decides alone: first, blocks, last."""
-  plan = block_plan.plan(width_multiplier, None, finegrain)
-  blocks = [block.channels for block in plan.blocks]
-  return [plan.first_channels, *blocks, plan.last_channels]
+  network = block_specs.build_specs(width_multiplier, None, finegrain)
+  blocks = [block.channels for block in network.blocks]
+  return [network.first_channels, *blocks, network.last_channels]
 
 
 def _width_candidates(last_block_channels: int) -> Iterator[float]:
   """Yields widths that may give the last block these channels, likeliest first."""
   yield from PAPER_WIDTHS
-  channels = block_plan.ROWS[-1].channels
+  channels = block_specs.BLOCK_SPECS[-1].channels
   # Rounding moves the channels by less than 9: by 4, or by 8 just above 8.
   low, high = ((last_block_channels + margin) * _GRID / channels for margin in (-9, 9))
   grid = [k / _GRID for k in range(max(1, math.floor(low)), math.ceil(high))]
@@ -73,7 +73,7 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
   Raises:
     UserError: if a kernel is missing, or if no width gives these channels.
   """
-  blocks = [block.name for block in block_plan.plan(1.0, None, True).blocks]
+  blocks = [block.name for block in block_specs.build_specs(1.0, None, True).blocks]
   layers = ["Conv", *(f"{block}/project" for block in blocks), "Conv_1"]
   kernels = {layer: _kernel_shape(shapes, layer) for layer in layers}
   missing = [layer for layer, shape in kernels.items() if not shape]

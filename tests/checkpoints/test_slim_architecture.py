@@ -8,7 +8,7 @@ import pytest
 from mnv2_hpu.checkpoints import slim_architecture
 from mnv2_hpu.checkpoints.slim_architecture import Architecture
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.modeling import block_plan
+from mnv2_hpu.modeling import block_specs
 
 GOLDEN = json.loads((golden_recipes.GOLDEN / "arch.json").read_text())["multipliers"]
 SLIMS = [
@@ -31,9 +31,9 @@ def shapes_of(channels, num_classes=None, suffix=""):
 
 
 def channels_of(width, finegrain):
-  plan = block_plan.plan(width, None, finegrain)
-  blocks = [block.channels for block in plan.blocks]
-  return [plan.first_channels, *blocks, plan.last_channels]
+  network = block_specs.build_specs(width, None, finegrain)
+  blocks = [block.channels for block in network.blocks]
+  return [network.first_channels, *blocks, network.last_channels]
 
 
 @pytest.mark.parametrize(("width", "mode", "channels"), SLIMS)
