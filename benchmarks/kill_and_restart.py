@@ -24,10 +24,13 @@ from pathlib import Path
 
 from absl import app, flags
 
-from mnv2_hpu.checkpoints import compare
 from mnv2_hpu.configs import gin_files
+from mnv2_hpu.progress import Progress
 from mnv2_hpu.reporting import curves
-from mnv2_hpu.reporting.progress import Progress
+
+# The comparison is the one of the tests.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+import helpers_checkpoint_diff
 
 _TRIALS = flags.DEFINE_integer("trials", 20, "Runs to disturb.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
@@ -125,7 +128,9 @@ def _disturbed(model_dir, moments):
 def _differences(model_dir, undisturbed):
   found = []
   for folder in (".", "best_ckpt", "ema_checkpoints"):
-    found += compare.differences(f"{model_dir}/{folder}", f"{undisturbed}/{folder}")
+    found += helpers_checkpoint_diff.differences(
+      f"{model_dir}/{folder}", f"{undisturbed}/{folder}"
+    )
   ours, theirs = (
     (
       json.loads(Path(run, "best_ckpt", "info.json").read_text()),

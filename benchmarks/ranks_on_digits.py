@@ -37,8 +37,8 @@ from mnv2_hpu.cli import launch
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import classification_recipe, gin_files, image_classification
 from mnv2_hpu.distribute import rank_check, ranks
+from mnv2_hpu.progress import Progress
 from mnv2_hpu.reporting import curves
-from mnv2_hpu.reporting.progress import Progress
 
 # The hook that takes the broadcast away is the one of the tests.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

@@ -25,7 +25,7 @@ from official.core import exp_factory, task_factory
 import mnv2_hpu
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import classification_recipe, gin_files, image_classification
-from mnv2_hpu.reporting.progress import Progress
+from mnv2_hpu.progress import Progress
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "build/quickstart/tfrecords", "Digits.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each recipe.")

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-from mnv2_hpu.reporting.progress import Progress
+from mnv2_hpu.progress import Progress
 
 
 @contextlib.contextmanager

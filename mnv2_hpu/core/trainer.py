@@ -22,7 +22,7 @@ from mnv2_hpu.core import (
 from mnv2_hpu.distribute import ranks, variable_sync
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.optimization.exponential_moving_average import ExponentialMovingAverage
-from mnv2_hpu.reporting.progress import Progress
+from mnv2_hpu.progress import Progress
 
 
 def _check_model_dir(

@@ -24,7 +24,7 @@ import tensorflow as tf
 import mnv2_hpu
 from mnv2_hpu.dataloaders import record_files
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.reporting.progress import Progress
+from mnv2_hpu.progress import Progress
 from mnv2_hpu.serving import preprocessing
 
 METADATA = "export.json"  # what `serving.export` writes beside the models

@@ -4,12 +4,12 @@ import json
 import re
 import subprocess
 
+import helpers_checkpoint_diff
 import helpers_programs
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.checkpoints import compare
 from mnv2_hpu.core import termination
 from mnv2_hpu.reporting import curves
 
@@ -53,7 +53,7 @@ def _assert_same_run(model_dir, undisturbed):
   """The variables, slots, averages, best checkpoint and validation curve are equal."""
   for folder in (".", "best_ckpt", "ema_checkpoints"):
     ours, theirs = str(model_dir / folder), str(undisturbed / folder)
-    assert compare.differences(ours, theirs) == []
+    assert helpers_checkpoint_diff.differences(ours, theirs) == []
   notes = [
     json.loads((run / "best_ckpt" / "info.json").read_text())
     for run in (model_dir, undisturbed)

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 
+import helpers_checkpoint_diff
 import helpers_mpirun
 import helpers_programs
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.checkpoints import compare
 from mnv2_hpu.core import termination
 from mnv2_hpu.reporting import curves
 
@@ -206,7 +206,7 @@ def test_an_ended_run_goes_on_bit_by_bit_and_a_finished_one_ends_at_once(
   assert 4 <= _newest_step(run) < STEPS
 
   _run(command, log)
-  differences = compare.differences(str(run), str(undisturbed[0]))
+  differences = helpers_checkpoint_diff.differences(str(run), str(undisturbed[0]))
   # A counter of TensorFlow's preemption handler, which the other run has.
   assert [line for line in differences if "checkpointed_runs" not in line] == []
   validation, of_undisturbed = (

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from mnv2_hpu.reporting.progress import Progress
+from mnv2_hpu.progress import Progress
 
 
 class Clock:
