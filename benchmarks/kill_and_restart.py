@@ -174,7 +174,7 @@ def main(argv):
       print(f"trial {number}: {verdict}; killed after", "; ".join(said) or "its end")
       for difference in differences[:10]:
         print("  ", difference)
-      progress.update(done)
+      progress.update_to(done)
   print(f"{_TRIALS.value} runs, {kills} kills, {failed} differ from the run left alone")
   shutil.rmtree(folder)
   return bool(failed)

@@ -251,9 +251,9 @@ def main(argv):
   with Progress(len(jobs) + 1, "run") as progress:
     for done, (num_ranks, seed) in enumerate(jobs, start=1):
       runs[num_ranks].append(_whole(folder, num_ranks, seed))
-      progress.update(done)
+      progress.update_to(done)
     defective = _defective(folder)
-    progress.update(len(jobs) + 1)
+    progress.update_to(len(jobs) + 1)
   _draw(runs, defective)
   _print_table(runs, defective)
 

@@ -136,7 +136,7 @@ def train(params, seed, progress, done):
         for which in (False, True)
       )
     curve.append((point * per_point, raw, averaged))
-    progress.update(done + point, raw=raw, averaged=averaged)
+    progress.update_to(done + point, raw=raw, averaged=averaged)
   keras.backend.clear_session()
   return curve
 

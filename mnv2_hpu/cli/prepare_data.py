@@ -18,8 +18,8 @@ from absl import flags
 
 from mnv2_hpu.cli import main as cli_main
 from mnv2_hpu.cli import process
-from mnv2_hpu.cli.shown_progress import shown_progress
 from mnv2_hpu.data_preparation import prepare, sources, summary
+from mnv2_hpu.progress import Progress
 
 _DEFAULTS = prepare.PreparationOptions(input_dir="", output_dir="")
 
@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> None:
   options = prepare.PreparationOptions(
     **{name: flags.FLAGS[name].value for name in names}
   )
-  with shown_progress("image", "prepare") as report:
-    result = prepare.prepare(options, report)
+  with Progress(unit="image", description="prepare") as progress:
+    result = prepare.prepare(options, progress.update_to)
   print(summary.summary(result))
 
 

@@ -14,8 +14,8 @@ from absl import flags
 
 from mnv2_hpu.cli import main as cli_main
 from mnv2_hpu.cli import process
-from mnv2_hpu.cli.shown_progress import shown_progress
 from mnv2_hpu.data_preparation import verify
+from mnv2_hpu.progress import Progress
 
 
 def define_flags() -> None:
@@ -33,8 +33,10 @@ def main(argv: Sequence[str]) -> int:
   """Checks the data set that the flags name; 1 where something is wrong."""
   del argv
   values = flags.FLAGS
-  with shown_progress("shard", "verify") as report:
-    result = verify.verify(values.data_dir, values.deep, values.num_processes, report)
+  with Progress(unit="shard", description="verify") as progress:
+    result = verify.verify(
+      values.data_dir, values.deep, values.num_processes, progress.update_to
+    )
   print(verify.summary(result))
   return 0 if result.ok else 1
 

@@ -175,7 +175,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
     logs = super().train_loop_end()
     self._variable_sync.sync_and_check()
     if self._progress is not None:
-      self._progress.update(
+      self._progress.update_to(
         int(self.global_step.numpy()),
         loss=float(logs[self.train_loss.name]),
         learning_rate=float(logs["learning_rate"]),

@@ -147,7 +147,7 @@ def predict(
       labels.append(batch_labels)
       for name, run in formats.items():
         probabilities[name].append(run(encoded))
-      progress.update(sum(map(len, labels)))
+      progress.update_to(sum(map(len, labels)))
   return np.concatenate(labels), {
     n: np.concatenate(p) for n, p in probabilities.items()
   }
