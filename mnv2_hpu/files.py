@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -47,6 +48,34 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
   except BaseException:
     with contextlib.suppress(FileNotFoundError):
       os.remove(tmp_path)
+    raise
+  fsync(os.path.dirname(path) or ".")
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[str]:
+  """Makes a temporary folder that replaces `path` when the block ends without an error.
+
+  After an error `path` is what it was, and the temporary folder is gone; after a kill
+  the next call for `path` clears it.
+
+  Args:
+    path: Folder to write; the folders above it are made.
+
+  Yields:
+    The temporary folder.
+  """
+  path = os.fspath(path)
+  tmp_path = path + TMP_SUFFIX
+  shutil.rmtree(tmp_path, ignore_errors=True)
+  os.makedirs(tmp_path)
+  try:
+    yield tmp_path
+    if os.path.isdir(path):
+      shutil.rmtree(path)
+    os.replace(tmp_path, path)
+  except BaseException:
+    shutil.rmtree(tmp_path, ignore_errors=True)
     raise
   fsync(os.path.dirname(path) or ".")
 

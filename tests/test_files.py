@@ -1,5 +1,7 @@
 """A write that fails or is killed leaves the file as it was."""
 
+import pathlib
+
 import pytest
 
 from mnv2_hpu import files
@@ -43,3 +45,23 @@ def test_a_scheme_is_written_through_tensorflow():
     file.write("text")
   assert tf.io.gfile.GFile("ram://folder/file").read() == "text"
   assert tf.io.gfile.listdir("ram://folder") == ["file"]
+
+
+def test_a_folder_replaces_the_earlier_one_whole(tmp_path):
+  for name in ("first", "second"):
+    with files.atomic_folder(tmp_path / "new" / "folder") as folder:
+      pathlib.Path(folder, name).touch()
+  assert [path.name for path in tmp_path.glob("**/*")] == ["new", "folder", "second"]
+
+
+def test_an_error_keeps_the_earlier_folder(tmp_path):
+  (tmp_path / "folder").mkdir()
+  (tmp_path / f"folder{files.TMP_SUFFIX}").mkdir()  # of a killed write
+
+  def fail_midway():
+    with files.atomic_folder(tmp_path / "folder"):
+      raise ZeroDivisionError
+
+  with pytest.raises(ZeroDivisionError):
+    fail_midway()
+  assert list(tmp_path.iterdir()) == [tmp_path / "folder"]

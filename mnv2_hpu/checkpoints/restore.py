@@ -1,30 +1,30 @@
-"""Reads the weights of a training checkpoint, averaged or raw, into a model.
+"""Reads the weights of a training checkpoint, EMA or raw, into a model.
 
 A checkpoint of Model Garden's trainer holds `model`, `optimizer`, `global_step` and
-`backbone`; the averages are slots of the optimizer. They are found through the
+`backbone`; the EMA weights are slots of the optimizer. They are found through the
 checkpoint's object graph, so that no optimizer need be built: neither its kind nor its
 schedule matters.
 """
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2 as graph_pb2
 
+from mnv2_hpu.checkpoints.paths import corruption_reported, find_checkpoint
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError, did_you_mean, some_of
 
 WEIGHTS = ("ema", "raw")
+GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"  # what TensorFlow 2's checkpoints hold
 
-_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
-_AVERAGE_SLOT = "average"  # `official.modeling.optimization.ExponentialMovingAverage`
+_EMA_SLOT = "average"  # `official.modeling.optimization.ExponentialMovingAverage`
 # What Model Garden's BestCheckpointExporter and EMACheckpointing call the checkpoints
-# that they write while model and averages are swapped.
+# that they write while raw and EMA weights are swapped.
 _WRITTEN_SWAPPED = ("best_ckpt", "average_weights")
 
 
@@ -33,9 +33,9 @@ class RestoredCheckpoint:
   """What was read.
 
   Attributes:
-    path: prefix of the checkpoint's files.
-    global_step: training steps done when it was written; None where not recorded.
-    weights: "ema" or "raw".
+    path: Prefix of the checkpoint's files.
+    global_step: Training steps done when it was written; None where not recorded.
+    weights: `"ema"` or `"raw"`.
   """
 
   path: str
@@ -43,33 +43,13 @@ class RestoredCheckpoint:
   weights: str
 
 
-def find_checkpoint(checkpoint: str) -> str:
-  """Returns the prefix of a checkpoint's files.
-
-  Args:
-    checkpoint: such a prefix (`model_dir/ckpt-880`), or a folder, which stands for
-      the newest checkpoint in it.
-
-  Raises:
-    UserError: if there is none; the message lists what is there.
-  """
-  if tf.io.gfile.isdir(checkpoint):
-    newest = tf.train.latest_checkpoint(checkpoint)
-    if newest is None:
-      raise UserError(
-        f"The folder {checkpoint!r} holds no checkpoint, but {_listing(checkpoint)}. "
-        "Give the --model_dir of a training run, or a path such as model_dir/ckpt-880."
-      )
-    return newest
-  prefix = checkpoint.removesuffix(".index")
-  if not tf.io.gfile.exists(f"{prefix}.index"):
-    folder = os.path.dirname(prefix) or "."
-    there = _listing(folder) if tf.io.gfile.isdir(folder) else "no such folder"
+def check_weights(weights: str) -> None:
+  """Raises a UserError if `weights` is none of `WEIGHTS`."""
+  if weights not in WEIGHTS:
     raise UserError(
-      f"There is no checkpoint {prefix!r}: {prefix}.index is missing. "
-      f"In {folder!r}: {there}."
+      f"weights is {weights!r}; allowed are {' and '.join(WEIGHTS)}. "
+      f"{did_you_mean(weights, WEIGHTS)}"
     )
-  return prefix
 
 
 def restore_weights(
@@ -77,43 +57,39 @@ def restore_weights(
 ) -> RestoredCheckpoint:
   """Sets every variable of a model from a training checkpoint, or none of them.
 
-  A checkpoint that was written while averages and weights were swapped, as
-  `best_ckpt` is, is read accordingly. Variables that the run did not average (batch
-  statistics, where `trainable_weights_only` was set) are read as they are, as in the
-  run's own evaluation.
+  A checkpoint that was written while raw and EMA weights were swapped, as `best_ckpt`
+  is, is read accordingly. Variables of which the run kept no EMA (batch statistics,
+  where `trainable_weights_only` was set) are read as they are, as in the run's own
+  evaluation.
 
   Args:
-    model: the network; it must be built.
-    checkpoint: prefix of a checkpoint's files, or a folder: its newest checkpoint.
-    weights: "ema" (the averaged ones) or "raw".
+    model: Network, built.
+    checkpoint: Prefix of a checkpoint's files, or a folder: its newest checkpoint.
+    weights: `"ema"` or `"raw"`.
 
   Returns:
     What was read.
 
   Raises:
-    UserError: if there is no checkpoint, if it is damaged, if it holds no averages
-      though they are asked for, or if a variable of the model is missing in it or of
+    UserError: If there is no checkpoint, if it is corrupt, if it holds no EMA weights
+      though they are requested, or if a variable of the model is missing in it or of
       another shape.
   """
-  if weights not in WEIGHTS:
-    raise UserError(
-      f"weights is {weights!r}; allowed are {' and '.join(WEIGHTS)}. "
-      f"{did_you_mean(weights, WEIGHTS)}"
-    )
+  check_weights(weights)
   path = find_checkpoint(checkpoint)
-  with _damage_reported(path):
-    content = _Content(path)
+  with corruption_reported(path):
+    content = _ObjectGraph(path)
     nodes = _match(content, model)
-    averages = content.averages()
-    if weights == "ema" and not averages:
+    shadows = content.shadow_variables()
+    if weights == "ema" and not shadows:
       raise UserError(
-        f"The checkpoint {path!r} holds no averaged weights: the run had "
-        "average_decay = 0. Ask for its raw weights (--weights=raw)."
+        f"The checkpoint {path!r} holds no EMA weights: the run had "
+        "average_decay = 0. Request its raw weights (--weights=raw)."
       )
-    # Written while swapped: `model` holds the averages, and the slots the raw weights.
+    # Written while swapped: `model` holds the EMA, and the slots the raw weights.
     take_slot = (weights == "ema") != content.is_swapped()
     values = [
-      content.value(averages.get(node, node) if take_slot else node) for node in nodes
+      content.value(shadows.get(node, node) if take_slot else node) for node in nodes
     ]
     global_step = content.scalar("global_step")
   _check_shapes(path, model.variables, values)
@@ -122,14 +98,19 @@ def restore_weights(
   return RestoredCheckpoint(path, global_step, weights)
 
 
-class _Content:
+class _ObjectGraph:
   """A checkpoint's objects and values."""
 
   def __init__(self, path: str) -> None:
     self.path = path
     self._reader = tf.train.load_checkpoint(path)
+    if not self._reader.has_tensor(GRAPH_KEY):
+      raise UserError(
+        f"The checkpoint {path!r} was not written by TensorFlow 2's "
+        "tf.train.Checkpoint. One of slim's is imported by mnv2-import-checkpoint."
+      )
     self._graph = graph_pb2.TrackableObjectGraph()
-    self._graph.ParseFromString(self._reader.get_tensor(_GRAPH_KEY))
+    self._graph.ParseFromString(self._reader.get_tensor(GRAPH_KEY))
 
   def children(self, node: int = 0) -> dict[str, int]:
     """Returns the ids of the objects that a node refers to, by name."""
@@ -153,20 +134,20 @@ class _Content:
       node = self.children(node)[name]
     return int(self.value(node))
 
-  def averages(self) -> Mapping[int, int]:
-    """Returns which variable is the average of which: id of the slot by id."""
+  def shadow_variables(self) -> Mapping[int, int]:
+    """Returns the id of each variable's EMA slot by the id of the variable."""
     return {
       slot.original_variable_node_id: slot.slot_variable_node_id
       for node in self._graph.nodes
       for slot in node.slot_variables
-      if slot.slot_name == _AVERAGE_SLOT
+      if slot.slot_name == _EMA_SLOT
     }
 
   def is_swapped(self) -> bool:
-    """Whether it was written while averages and weights were swapped.
+    """Whether it was written while raw and EMA weights were swapped.
 
-    This project's optimizer records it; of a checkpoint by Model Garden's own the
-    name tells.
+    This project's optimizer records it; a checkpoint by Model Garden's own is known by
+    its name.
     """
     swapped = self.scalar("optimizer", "swapped")
     if swapped is None:
@@ -174,7 +155,7 @@ class _Content:
     return bool(swapped)
 
 
-def _match(content: _Content, model: keras.Model) -> list[int]:
+def _match(content: _ObjectGraph, model: keras.Model) -> list[int]:
   """Returns the id in the checkpoint of each variable of the model."""
   if "model" not in content.children():
     raise UserError(
@@ -209,27 +190,3 @@ def _check_shapes(
       f"{some_of(differing)}. Width or number of classes differ; use the configuration "
       "that it was trained with (params.yaml beside it)."
     )
-
-
-@contextlib.contextmanager
-def _damage_reported(path: str) -> Iterator[None]:
-  try:
-    yield
-  except tf.errors.NotFoundError as error:
-    raise UserError(
-      f"The checkpoint {path!r} is incomplete, or was not written by TensorFlow 2's "
-      f"tf.train.Checkpoint: {error}"
-    ) from error
-  except (
-    tf.errors.OpError,
-    IndexError,
-  ) as error:  # IndexError: its reader's "too short"
-    raise UserError(
-      f"The checkpoint {path!r} is damaged and cannot be read: {error}. Use "
-      f"another one: in {os.path.dirname(path)!r} there are "
-      f"{_listing(os.path.dirname(path))}."
-    ) from error
-
-
-def _listing(folder: str) -> str:
-  return some_of(sorted(tf.io.gfile.listdir(folder))) or "nothing"

@@ -1,23 +1,22 @@
 """Reads checkpoints that slim wrote under TensorFlow 1 into MobileNetV2.
 
 The backbone's layers bear the names of slim's scopes, so that a rule (`slim_name`)
-says where each variable stands in the checkpoint. Sources: slim's `mobilenet.py` for
-the scopes, `train_image_classifier.py` for averages and optimizers, and
+gives the name of each variable in the checkpoint. Sources: slim's `mobilenet.py` for
+the scopes, `train_image_classifier.py` for the EMA and optimizers, and
 `eval_image_classifier.py`, which reads every model variable, batch statistics
-included, from its average.
+included, from its shadow variable.
 """
 
-import contextlib
 import dataclasses
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import tensorflow as tf
 
-from mnv2_hpu.checkpoints import restore, slim_architecture
-from mnv2_hpu.checkpoints.slim_architecture import AVERAGE, LOGITS, SCOPE
+from mnv2_hpu.checkpoints import paths, restore, slim_architecture
+from mnv2_hpu.checkpoints.slim_architecture import EMA, LOGITS, SCOPE
 from mnv2_hpu.compat import keras
-from mnv2_hpu.errors import UserError, did_you_mean, some_of
+from mnv2_hpu.errors import UserError, some_of
 from mnv2_hpu.modeling.mobilenet_v2 import MobileNetV2
 
 # Slim's name of a weight, where Keras has another.
@@ -37,9 +36,9 @@ class SlimCheckpoint(restore.RestoredCheckpoint):
   """What was read.
 
   Attributes:
-    restored: names of the checkpoint's variables that the model now holds.
-    ignored: its other variables: optimizer slots, the step, the raw weights where the
-      averaged ones were read and the other way round, a logits layer left out.
+    restored: Names of the checkpoint's variables that the model now holds.
+    ignored: Names of its other variables: optimizer slots, the step, the raw weights
+      where the EMA ones were read and vice versa, a logits layer left out.
   """
 
   restored: tuple[str, ...]
@@ -55,7 +54,7 @@ def slim_name(layer: str, weight: str) -> str:
   'MobilenetV2/Conv_1/BatchNorm/moving_mean'
 
   Args:
-    layer: name of the backbone's layer, or `LOGITS`.
+    layer: Name of the backbone's layer, or `LOGITS`.
     weight: Keras' name of one of its weights.
   """
   return f"{SCOPE}/{layer}/{_LEAVES.get(weight, weight)}"
@@ -71,35 +70,35 @@ def load_slim_checkpoint(
   background as class 0.
 
   Args:
-    model: `modeling.mobilenet_v2.MobileNetV2`, or a model over it whose only other
+    model: A `modeling.mobilenet_v2.MobileNetV2`, or a model over it whose only other
       variables are those of a Dense layer, such as Model Garden's ClassificationModel.
-    checkpoint: prefix of a checkpoint's files (`model.ckpt-1234`), or a folder: its
+    checkpoint: Prefix of a checkpoint's files (`model.ckpt-1234`), or a folder: its
       newest checkpoint.
-    weights: "ema" (the averaged ones) or "raw".
-    logits: whether to read the logits layer, if the model has one. False leaves all
+    weights: `"ema"` or `"raw"`.
+    logits: Whether to read the logits layer, if the model has one. False leaves all
       variables outside the backbone as they are, whatever they are.
 
   Returns:
     What was read, and what was not.
 
   Raises:
-    UserError: if there is no checkpoint, if it is damaged or not slim's, if it holds
-      no averages though they are asked for, or if a variable is missing in it, of
+    UserError: If there is no checkpoint, if it is corrupt or not slim's, if it holds
+      no EMA weights though they are requested, or if a variable is missing in it, of
       another shape than the model's, or unknown.
   """
-  if weights not in restore.WEIGHTS:
-    raise UserError(
-      f"weights is {weights!r}; allowed are {' and '.join(restore.WEIGHTS)}. "
-      f"{did_you_mean(weights, restore.WEIGHTS)}"
-    )
-  targets = _targets(model, logits)
-  path = restore.find_checkpoint(checkpoint)
-  with _damage_reported(path):
+  restore.check_weights(weights)
+  backbone = _backbone(model)
+  targets = _by_slim_name(*((layer, layer.name) for layer in backbone.layers))
+  known = {*targets, slim_name(LOGITS, "kernel"), slim_name(LOGITS, "bias")}
+  if logits and model is not backbone:
+    targets |= _by_slim_name((_logits_layer(model, backbone), LOGITS))
+  path = paths.find_checkpoint(checkpoint)
+  with paths.corruption_reported(path):
     reader = tf.train.load_checkpoint(path)
     shapes = reader.get_variable_to_shape_map()
     _check_is_slim(path, shapes, weights)
-    names = [f"{name}/{AVERAGE}" if weights == "ema" else name for name in targets]
-    _check_fits(path, shapes, dict(zip(names, targets.values(), strict=True)), model)
+    names = [f"{name}/{EMA}" if weights == "ema" else name for name in targets]
+    _check_fits(path, shapes, dict(zip(names, targets.values(), strict=True)), known)
     values = [reader.get_tensor(name) for name in names]
     step = reader.get_tensor(_GLOBAL_STEP) if _GLOBAL_STEP in shapes else None
   for variable, value in zip(targets.values(), values, strict=True):
@@ -117,14 +116,14 @@ def read_architecture(checkpoint: str) -> slim_architecture.Architecture:
   """Returns the width, the mode and the classes of a slim checkpoint.
 
   Args:
-    checkpoint: prefix of a checkpoint's files, or a folder: its newest checkpoint.
+    checkpoint: Prefix of a checkpoint's files, or a folder: its newest checkpoint.
 
   Raises:
-    UserError: if there is no checkpoint, if it is damaged or not slim's, or if its
+    UserError: If there is no checkpoint, if it is corrupt or not slim's, or if its
       shapes are no MobileNetV2's.
   """
-  path = restore.find_checkpoint(checkpoint)
-  with _damage_reported(path):
+  path = paths.find_checkpoint(checkpoint)
+  with paths.corruption_reported(path):
     shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
   _check_is_slim(path, shapes, "raw")
   try:
@@ -135,12 +134,12 @@ def read_architecture(checkpoint: str) -> slim_architecture.Architecture:
     )
 
 
-def _by_slim_name(layer: keras.layers.Layer, scope: str) -> dict[str, tf.Variable]:
-  """Returns a layer's variables by slim's names, its own scope being `scope`."""
-  leaves = [v.name.removesuffix(":0").rpartition("/")[2] for v in layer.weights]
+def _by_slim_name(*scopes: tuple[keras.layers.Layer, str]) -> dict[str, tf.Variable]:
+  """Returns the variables of layers, each given with its scope, by slim's names."""
   return {
-    slim_name(scope, leaf): variable
-    for leaf, variable in zip(leaves, layer.weights, strict=True)
+    slim_name(scope, variable.name.removesuffix(":0").rpartition("/")[2]): variable
+    for layer, scope in scopes
+    for variable in layer.weights
   }
 
 
@@ -155,36 +154,20 @@ def _backbone(model: keras.Model) -> MobileNetV2:
   return found[0]
 
 
-def _targets(model: keras.Model, logits: bool) -> dict[str, tf.Variable]:
-  """Returns the variables to set by slim's names."""
-  backbone = _backbone(model)
-  targets: dict[str, tf.Variable] = {}
-  for layer in backbone.layers:
-    targets.update(_by_slim_name(layer, layer.name))
-  if model is backbone or not logits:
-    return targets
+def _logits_layer(model: keras.Model, backbone: MobileNetV2) -> keras.layers.Dense:
   heads = [layer for layer in model.layers if layer.weights and layer is not backbone]
-  is_dense = [isinstance(h, keras.layers.Dense) and h.use_bias for h in heads]
-  if is_dense != [True]:
-    raise UserError(
-      f"Besides its backbone, the model {model.name!r} has variables in "
-      f"{', '.join(layer.name for layer in heads) or 'no layer'}; slim's logits fit "
-      "one Dense layer with a bias. logits=False reads the backbone alone."
-    )
-  return {**targets, **_by_slim_name(heads[0], LOGITS)}
-
-
-def _known_variables(backbone: MobileNetV2) -> set[str]:
-  """Returns the names of every variable of slim's network."""
-  names = {slim_name(LOGITS, leaf) for leaf in ("kernel", "bias")}
-  for layer in backbone.layers:
-    names.update(_by_slim_name(layer, layer.name))
-  return names
+  if [isinstance(h, keras.layers.Dense) and h.use_bias for h in heads] == [True]:
+    return heads[0]
+  raise UserError(
+    f"Besides its backbone, the model {model.name!r} has variables in "
+    f"{', '.join(layer.name for layer in heads) or 'no layer'}; slim's logits fit "
+    "one Dense layer with a bias. logits=False reads the backbone alone."
+  )
 
 
 def _is_known(name: str, variables: Collection[str]) -> bool:
   """Whether slim's training writes such a name."""
-  variable = _SLOT.sub("", name.removesuffix(f"/{AVERAGE}"))
+  variable = _SLOT.sub("", name.removesuffix(f"/{EMA}"))
   return name in _NOT_OF_THE_MODEL or variable in variables
 
 
@@ -195,17 +178,17 @@ def _check_is_slim(path: str, names: Collection[str], weights: str) -> None:
     hint = (
       "It was written by TensorFlow 2's tf.train.Checkpoint, as Model Garden's are: "
       "use it as init_checkpoint as it is."
-      if "_CHECKPOINTABLE_OBJECT_GRAPH" in names
+      if restore.GRAPH_KEY in names
       else "Give a checkpoint of slim's MobileNetV2."
     )
     raise UserError(
       f"The checkpoint {path!r} holds no variable {SCOPE}/…, but "
       f"{some_of(scopes) or 'none at all'}. {hint}"
     )
-  if weights == "ema" and not any(n.endswith(f"/{AVERAGE}") for n in of_network):
+  if weights == "ema" and not any(n.endswith(f"/{EMA}") for n in of_network):
     raise UserError(
-      f"The checkpoint {path!r} holds no averaged weights (<variable>/{AVERAGE}). "
-      "Ask for its raw weights (weights='raw', --weights=raw)."
+      f"The checkpoint {path!r} holds no EMA weights (<variable>/{EMA}). "
+      "Request its raw weights (weights='raw', --weights=raw)."
     )
 
 
@@ -213,17 +196,16 @@ def _check_fits(
   path: str,
   shapes: Mapping[str, Sequence[int]],
   wanted: Mapping[str, tf.Variable],
-  model: keras.Model,
+  known: Collection[str],
 ) -> None:
   """Refuses a checkpoint that lacks, misshapes or adds a variable.
 
   Args:
-    path: of the checkpoint.
-    shapes: of its variables.
-    wanted: the model's variables by their names in the checkpoint.
-    model: the one to be set.
+    path: Prefix of the checkpoint's files.
+    shapes: Shapes of its variables by name.
+    wanted: Variables of the model by their names in the checkpoint.
+    known: Names of every variable of slim's network.
   """
-  known = _known_variables(_backbone(model))
   missing = [name for name in wanted if name not in shapes]
   misshapen = [
     name
@@ -239,10 +221,10 @@ def _check_fits(
     "unknown": [name for name in sorted(shapes) if not _is_known(name, known)],
   }
   if any(problems.values()):
-    told = [f"{len(n)} {kind}: {some_of(n)}" for kind, n in problems.items() if n]
+    found = [f"{len(n)} {kind}: {some_of(n)}" for kind, n in problems.items() if n]
     hint = _hint(shapes, [*missing, *misshapen])
     raise UserError(
-      f"The checkpoint {path!r} does not fit the model. Variables {'; '.join(told)}. "
+      f"The checkpoint {path!r} does not fit the model. Variables {'; '.join(found)}. "
       f"{hint}"
     )
 
@@ -254,12 +236,12 @@ def _slim_shape(variable: tf.Variable) -> list[int]:
 
 
 def _hint(shapes: Mapping[str, Sequence[int]], unfit: Sequence[str]) -> str:
-  """Says what would fit, given the names that are missing or misshapen."""
+  """Returns what would fit, given the names that are missing or misshapen."""
   if not unfit:
     return "The network was not slim's MobileNetV2, or was changed for quantization."
-  raw = (name.removesuffix(f"/{AVERAGE}") for name in unfit if name not in shapes)
+  raw = (name.removesuffix(f"/{EMA}") for name in unfit if name not in shapes)
   if any(name in shapes for name in raw):
-    return "Not everything was averaged: ask for the raw weights."
+    return "It lacks the EMA of some variables: request the raw weights."
   try:
     architecture = slim_architecture.infer(shapes)
   except UserError as error:
@@ -268,14 +250,3 @@ def _hint(shapes: Mapping[str, Sequence[int]], unfit: Sequence[str]) -> str:
   if all(name.startswith(f"{SCOPE}/{LOGITS}/") for name in unfit):
     hint += " logits=False reads all but the logits layer."
   return hint
-
-
-@contextlib.contextmanager
-def _damage_reported(path: str) -> Iterator[None]:
-  try:
-    yield
-  except (tf.errors.OpError, IndexError) as error:  # IndexError: "too short"
-    raise UserError(
-      f"The checkpoint {path!r} is damaged or incomplete and cannot be read: {error}. "
-      "Fetch its files (.index and all .data-…) again."
-    ) from error

@@ -1,4 +1,4 @@
-"""Which MobileNetV2 a slim checkpoint holds, told from the shapes of its variables."""
+"""Which MobileNetV2 a slim checkpoint holds, inferred from its variables' shapes."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from mnv2_hpu.modeling import block_specs
 
 SCOPE = "MobilenetV2"
 LOGITS = "Logits/Conv2d_1c_1x1"  # scope of the classifier
-AVERAGE = "ExponentialMovingAverage"  # the average of a variable is `<variable>/` this
+EMA = "ExponentialMovingAverage"  # the shadow variable of `x` is `x/` and this
 
 PAPER_WIDTHS = (1.0, 1.4, 1.3, 0.75, 0.5, 0.35)
 _GRID = 2000  # widths tried besides are multiples of 1 / _GRID
@@ -17,12 +17,12 @@ _GRID = 2000  # widths tried besides are multiples of 1 / _GRID
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-  """What there is to choose about the network.
+  """Choices that make up the network.
 
   Attributes:
-    width_multiplier: of the channels of every layer.
-    finegrain_classification_mode: whether widths below 1 keep 1280 last channels.
-    num_classes: of the logits; None where the checkpoint has no logits layer.
+    width_multiplier: Factor of the channels of every layer.
+    finegrain_classification_mode: Whether widths below 1 keep 1280 last channels.
+    num_classes: Number of logits; None where the checkpoint has no logits layer.
   """
 
   width_multiplier: float
@@ -36,7 +36,7 @@ class Architecture:
 
 
 def _channels(width_multiplier: float, finegrain: bool) -> list[int]:
-  """Returns the channels that the width decides alone: first, blocks, last."""
+  """Returns output channels of the first convolution, the blocks and the last one."""
   network = block_specs.build_specs(width_multiplier, None, finegrain)
   blocks = [block.channels for block in network.blocks]
   return [network.first_channels, *blocks, network.last_channels]
@@ -53,7 +53,7 @@ def _width_candidates(last_block_channels: int) -> Iterator[float]:
 
 
 def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
-  """Tells width, mode and classes from the channels of a checkpoint's kernels.
+  """Infers width, mode and classes from the channels of a checkpoint's kernels.
 
   Rounding gives neighbouring widths the same channels, and so the same network; of
   them a width of the paper is returned, or else the one of the fewest digits.
@@ -67,11 +67,10 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
   width_multiplier=0.35, finegrain_classification_mode=True, num_classes=1001
 
   Args:
-    shapes: of the checkpoint's variables by name; of a variable that is only there
-      averaged, the average's.
+    shapes: Shapes of the checkpoint's variables by name; raw or EMA ones suffice.
 
   Raises:
-    UserError: if a kernel is missing, or if no width gives these channels.
+    UserError: If a kernel is missing, or if no width gives these channels.
   """
   blocks = [block.name for block in block_specs.build_specs(1.0, None, True).blocks]
   layers = ["Conv", *(f"{block}/project" for block in blocks), "Conv_1"]
@@ -79,7 +78,7 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
   missing = [layer for layer, shape in kernels.items() if not shape]
   if missing:
     raise UserError(
-      f"The width of the network cannot be told: there is no {SCOPE}/{missing[0]}"
+      f"The width of the network cannot be inferred: there is no {SCOPE}/{missing[0]}"
       f"/weights{f', nor {len(missing) - 1} others' if missing[1:] else ''}."
     )
   channels = [shape[-1] for shape in kernels.values()]
@@ -97,4 +96,4 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
 
 def _kernel_shape(shapes: Mapping[str, Sequence[int]], layer: str) -> Sequence[int]:
   name = f"{SCOPE}/{layer}/weights"
-  return shapes.get(name) or shapes.get(f"{name}/{AVERAGE}") or ()
+  return shapes.get(name) or shapes.get(f"{name}/{EMA}") or ()

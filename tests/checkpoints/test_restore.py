@@ -19,7 +19,7 @@ def network(classes=3, filters=4):
   return keras.Model(image, keras.layers.Dense(classes)(x))
 
 
-STRATEGY = tf.distribute.OneDeviceStrategy("cpu:0")  # the stock average needs one
+STRATEGY = tf.distribute.OneDeviceStrategy("cpu:0")  # the stock EMA needs one
 
 
 def train_step(model, optimizer):
@@ -33,16 +33,16 @@ def train_step(model, optimizer):
 class Run:
   """A run of three steps, its checkpoint and the weights it should give back."""
 
-  def __init__(self, folder, average_class=ExponentialMovingAverage, **average):
+  def __init__(self, folder, ema_class=ExponentialMovingAverage, **ema):
     with STRATEGY.scope():
-      self.run(folder, average_class, average)
+      self.run(folder, ema_class, ema)
 
-  def run(self, folder, average_class, average):
+  def run(self, folder, ema_class, ema):
     self.model = network()
     inner = keras.optimizers.legacy.RMSprop(0.05, momentum=0.9)
     self.optimizer = inner
-    if average_class:
-      self.optimizer = average_class(inner, average_decay=0.9, **average)
+    if ema_class:
+      self.optimizer = ema_class(inner, average_decay=0.9, **ema)
       self.optimizer.shadow_copy(self.model)
     for _ in range(3):
       STRATEGY.run(train_step, args=(self.model, self.optimizer))
@@ -53,9 +53,9 @@ class Run:
       global_step=tf.Variable(3, dtype=tf.int64),
     )
     self.path = self.checkpoint.write(os.path.join(folder, "ckpt-3"))
-    if average_class:
+    if ema_class:
       self.optimizer.swap_weights()
-      self.averaged = self.model.get_weights()
+      self.ema = self.model.get_weights()
 
 
 def assert_weights(model, expected):
@@ -68,16 +68,16 @@ def run(tmp_path_factory):
   return Run(tmp_path_factory.mktemp("run"))
 
 
-def test_averaged_and_raw_weights_are_those_of_the_run(run):
+def test_ema_and_raw_weights_are_those_of_the_run(run):
   model = network()
   restored = restore.restore_weights(model, run.path, "ema")
   assert restored == restore.RestoredCheckpoint(run.path, 3, "ema")
-  assert_weights(model, run.averaged)
+  assert_weights(model, run.ema)
   restore.restore_weights(model, run.path, "raw")
   assert_weights(model, run.raw)
-  pairs = zip(run.raw, run.averaged, strict=True)
+  pairs = zip(run.raw, run.ema, strict=True)
   # Of all variables, batch statistics included, but the bias: its gradient is constant.
-  assert sum(not np.array_equal(raw, averaged) for raw, averaged in pairs) >= 6
+  assert sum(not np.array_equal(raw, ema) for raw, ema in pairs) >= 6
 
 
 @pytest.mark.parametrize("weights", restore.WEIGHTS)
@@ -85,45 +85,29 @@ def test_checkpoint_written_while_swapped_gives_the_same(run, tmp_path, weights)
   path = run.checkpoint.write(str(tmp_path / "any_name"))  # the fixture left it swapped
   model = network()
   restore.restore_weights(model, path, weights)
-  assert_weights(model, run.averaged if weights == "ema" else run.raw)
+  assert_weights(model, run.ema if weights == "ema" else run.raw)
 
 
 @pytest.mark.parametrize("weights", restore.WEIGHTS)
 def test_best_checkpoint_of_the_stock_optimizer_is_known_by_its_name(tmp_path, weights):
-  run = Run(tmp_path, average_class=optimization.ExponentialMovingAverage)
+  run = Run(tmp_path, ema_class=optimization.ExponentialMovingAverage)
   path = run.checkpoint.write(str(tmp_path / "best_ckpt-1"))
   model = network()
   restore.restore_weights(model, path, weights)
-  expected = run.averaged if weights == "ema" else run.raw
+  expected = run.ema if weights == "ema" else run.raw
   for variable, value in zip(model.get_weights(), expected, strict=True):
     np.testing.assert_allclose(variable, value, atol=1e-6)  # its swap rounds
 
 
-def test_statistics_that_were_not_averaged_are_read_as_they_are(tmp_path):
+def test_statistics_without_ema_are_read_as_they_are(tmp_path):
   run = Run(tmp_path, trainable_weights_only=True)
   model = network()
   restore.restore_weights(model, run.path, "ema")
-  assert_weights(model, run.averaged)
+  assert_weights(model, run.ema)
 
 
-def test_folder_stands_for_its_newest_checkpoint(run, tmp_path):
-  manager = tf.train.CheckpointManager(run.checkpoint, tmp_path, max_to_keep=2)
-  manager.save(1)
-  newest = manager.save(2)
-  assert restore.find_checkpoint(str(tmp_path)) == newest
-  assert restore.find_checkpoint(f"{newest}.index") == newest
-
-
-def test_folder_without_checkpoint_lists_what_is_there(tmp_path):
-  (tmp_path / "params.yaml").touch()
-  with pytest.raises(UserError, match=r"no checkpoint, but params\.yaml"):
-    restore.restore_weights(network(), str(tmp_path))
-  with pytest.raises(UserError, match=r"ckpt-9\.index is missing.*params\.yaml"):
-    restore.restore_weights(network(), str(tmp_path / "ckpt-9"))
-
-
-def test_run_without_averages_must_be_asked_for_raw_weights(tmp_path):
-  run = Run(tmp_path, average_class=None)
+def test_run_without_ema_must_be_asked_for_raw_weights(tmp_path):
+  run = Run(tmp_path, ema_class=None)
   model = network()
   with pytest.raises(UserError, match="--weights=raw"):
     restore.restore_weights(model, run.path, "ema")
@@ -169,20 +153,22 @@ def test_name_based_checkpoint_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "removed"])
-def test_damaged_checkpoint_is_reported_and_nothing_is_set(tmp_path, suffix, damage):
+@pytest.mark.parametrize("corruption", ["flipped", "truncated", "removed"])
+def test_corrupt_checkpoint_is_reported_and_nothing_is_set(
+  tmp_path, suffix, corruption
+):
   run = Run(tmp_path)
   path = f"{run.path}{suffix}"
   with open(path, "rb") as file:
     content = bytearray(file.read())
-  if damage == "removed":
+  if corruption == "removed":
     os.remove(path)
   else:
     # In the middle of the file: a value, or an entry of the index.
     middle = len(content) // 2
     content[middle : middle + 200] = bytes(255 - b for b in content[middle:][:200])
     with open(path, "wb") as file:
-      file.write(content[:middle] if damage == "truncated" else content)
+      file.write(content[:middle] if corruption == "truncated" else content)
   model = network()
   before = model.get_weights()
   with pytest.raises(UserError, match="ckpt-3"):

@@ -1,4 +1,4 @@
-"""Slim's checkpoints: the golden one, golden weights of other widths, and damage."""
+"""Slim's checkpoints: the golden one, weights of other widths, and corruption."""
 
 import functools
 import json
@@ -78,7 +78,7 @@ def test_golden_logits(weights, fidelity):
   assert all(name.endswith(EMA) == (weights == "ema") for name in read.restored)
 
 
-def test_averages_are_the_default():
+def test_ema_weights_are_the_default():
   model = network()
   load_slim_checkpoint(model, PREFIX)
   assert_golden_logits(model, "ema")
@@ -130,13 +130,15 @@ def test_golden_logits_of_other_widths(tmp_path, name, weights):
     variables |= {variable + suffix: value, variable + other: np.zeros_like(value)}
   path = write(tmp_path / "model.ckpt", variables)
 
-  told = slim.read_architecture(path)
+  inferred = slim.read_architecture(path)
   model = network(
-    told.width_multiplier, told.num_classes, told.finegrain_classification_mode
+    inferred.width_multiplier,
+    inferred.num_classes,
+    inferred.finegrain_classification_mode,
   )
   read = load_slim_checkpoint(model, path, weights=weights)
 
-  assert told.width_multiplier == meta["depth_multiplier"]
+  assert inferred.width_multiplier == meta["depth_multiplier"]
   assert read.global_step is None
   logits = model(golden_recipes.images(77, 4, 96))
   np.testing.assert_allclose(logits, arrays["inference/logits"], rtol=0, atol=1e-4)
@@ -213,8 +215,12 @@ def only_raw():
 
 UNFIT = {
   "missing": (changed([FIRST, SOME]), "raw", ["2 missing", FIRST, SOME]),
-  "missing average": (changed([SOME + EMA]), "ema", ["1 missing", SOME + EMA, "raw"]),
-  "no averages": (only_raw(), "ema", ["no averaged weights", "--weights=raw"]),
+  "missing shadow variable": (
+    changed([SOME + EMA]),
+    "ema",
+    ["1 missing", SOME + EMA, "raw"],
+  ),
+  "no EMA": (only_raw(), "ema", ["no EMA weights", "--weights=raw"]),
   "unknown": (
     changed(**{"MobilenetV2/Conv/biases": [16], "loss_scale": [2]}),
     "ema",
@@ -308,7 +314,7 @@ def invert(start, stop):
 
 
 @pytest.mark.parametrize(
-  ("suffix", "damage"),
+  ("suffix", "corrupt"),
   [
     (".index", truncate(0)),
     (".index", truncate(1000)),
@@ -318,11 +324,11 @@ def invert(start, stop):
     (".data-00000-of-00001", lambda file: file.unlink()),
   ],
 )
-def test_damaged_files(tmp_path, suffix, damage):
+def test_corrupt_files(tmp_path, suffix, corrupt):
   folder = tmp_path / "checkpoint"
   shutil.copytree(FOLDER, folder)
   prefix = folder / "model.ckpt-1234"
-  damage(folder / (prefix.name + suffix))
+  corrupt(folder / (prefix.name + suffix))
   with pytest.raises(UserError, match=f"{re.escape(str(prefix))}.*cannot be read"):
     load_slim_checkpoint(network(), str(prefix))
 

@@ -1,4 +1,4 @@
-"""The width told from channels: against slim's own, and for widths nobody published."""
+"""The width inferred from channels: slim's own, and those that nobody published."""
 
 import json
 
@@ -44,25 +44,26 @@ def test_widths_of_the_paper_in_both_modes(width, mode, channels):
   )
 
 
-def test_averages_alone_and_no_logits_layer():
+def test_ema_alone_and_no_logits_layer():
   shapes = shapes_of(SLIMS[0][2], suffix="/ExponentialMovingAverage")
   assert slim_architecture.infer(shapes) == Architecture(0.35, False, None)
 
 
 @pytest.mark.parametrize("finegrain", [True, False])
 @pytest.mark.parametrize("width", [0.6, 0.9, 1.2, 2.0])
-def test_round_widths_are_told_as_they_are(width, finegrain):
-  told = slim_architecture.infer(shapes_of(channels_of(width, finegrain)))
-  assert told == Architecture(width, finegrain or width >= 1, None)
+def test_round_widths_are_inferred_as_they_are(width, finegrain):
+  inferred = slim_architecture.infer(shapes_of(channels_of(width, finegrain)))
+  assert inferred == Architecture(width, finegrain or width >= 1, None)
 
 
 @pytest.mark.parametrize("finegrain", [True, False])
 def test_any_width_gives_one_with_the_same_channels(finegrain):
   for width in (0.01, 0.0277, 0.028, 0.0625, 0.111, 0.4321, 0.9999, 1.2345, 3.3, 7.77):
     channels = channels_of(width, finegrain)
-    told = slim_architecture.infer(shapes_of(channels))
+    inferred = slim_architecture.infer(shapes_of(channels))
     assert (
-      channels_of(told.width_multiplier, told.finegrain_classification_mode) == channels
+      channels_of(inferred.width_multiplier, inferred.finegrain_classification_mode)
+      == channels
     )
 
 

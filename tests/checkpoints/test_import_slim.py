@@ -12,9 +12,8 @@ from official.vision.configs import image_classification as upstream_cfg
 from official.vision.tasks import image_classification as upstream_task
 
 import mnv2_hpu
-from mnv2_hpu.checkpoints import slim
+from mnv2_hpu.checkpoints import import_slim, slim
 from mnv2_hpu.checkpoints.slim_architecture import Architecture
-from mnv2_hpu.cli import import_checkpoint as cli
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.errors import UserError
@@ -25,13 +24,22 @@ EMA = "/ExponentialMovingAverage"
 mnv2_hpu.register()
 
 
-def import_into(folder, weights="ema", **changes):
-  told = slim.read_architecture(SLIMS)
-  told = Architecture(**{**vars(told), **changes})
-  written, _ = cli.import_checkpoint(
-    SLIMS, str(folder), weights=weights, architecture=told
+def import_into(folder, weights="ema", source=SLIMS, **required):
+  return import_slim.import_checkpoint(
+    source, str(folder), weights=weights, **required
+  ).path
+
+
+def without_logits(path):
+  reader = tf.train.load_checkpoint(SLIMS)
+  names = [name for name in reader.get_variable_to_shape_map() if "Logits" not in name]
+  tf.raw_ops.SaveV2(
+    prefix=str(path),
+    tensor_names=names,
+    shape_and_slices=[""] * len(names),
+    tensors=[reader.get_tensor(name) for name in names],
   )
-  return written
+  return str(path)
 
 
 @pytest.fixture(scope="module", params=["ema", "raw"])
@@ -97,37 +105,40 @@ def assert_backbone_starts_from(prefix):
     np.testing.assert_array_equal(variable, reader.get_tensor(name + EMA), name)
 
 
-@pytest.mark.parametrize("num_classes", [11, None])
-def test_the_backbone_alone_with_or_without_logits(tmp_path, num_classes):
-  prefix = import_into(tmp_path / "imported", num_classes=num_classes)
+@pytest.mark.parametrize("has_logits", [True, False])
+def test_the_backbone_alone_with_or_without_logits(tmp_path, has_logits):
+  source = SLIMS if has_logits else without_logits(tmp_path / "model.ckpt")
+  prefix = import_into(tmp_path / "imported", source=source)
   names = [name for name, _ in tf.train.list_variables(prefix)]
   # Logits that slim did not give are not made up.
-  assert any(name.startswith("model/") for name in names) == (num_classes == 11)
+  assert any(name.startswith("model/") for name in names) == has_logits
   assert_backbone_starts_from(prefix)
 
 
-def test_the_note_says_what_the_weights_expect(imported):
+def test_the_metadata_says_what_the_weights_expect(imported):
   weights, folder, prefix = imported
   assert prefix == str(folder / "ckpt-1234")
-  note = json.loads((folder / "import.json").read_text())
-  assert note["weights"] == weights
-  assert note["global_step"] == 1234
-  assert (note["num_restored"], note["num_ignored"]) == (262, 471)
-  assert note["network"] == {
+  metadata = json.loads((folder / "import.json").read_text())
+  assert metadata["weights"] == weights
+  assert metadata["global_step"] == 1234
+  assert (metadata["num_restored"], metadata["num_ignored"]) == (262, 471)
+  assert metadata["network"] == {
     "width_multiplier": 0.35,
     "finegrain_classification_mode": True,
     "num_classes": 11,
   }
-  assert note["preprocessing"]["range"] == [-1, 1]
-  assert note["labels"] == {"background_class": None, "first_class": None}
+  assert metadata["preprocessing"]["range"] == [-1, 1]
+  assert metadata["labels"] == {"background_class": None, "first_class": None}
 
 
 def test_the_background_class_of_imagenet_is_noted():
   read = slim.SlimCheckpoint("model.ckpt", None, "raw", ("a",), ())
-  network = Architecture(1.0, True, 1001)
-  note = cli.describe(read, network, ["backbone", "model"])
-  assert note["labels"] == {"background_class": 0, "first_class": 1}
-  assert "0 is the background" in cli.summary("ckpt-0", read, network)
+  imported = import_slim.ImportedCheckpoint(
+    "ckpt-0", read, Architecture(1.0, True, 1001)
+  )
+  metadata = imported.metadata(["backbone", "model"])
+  assert metadata["labels"] == {"background_class": 0, "first_class": 1}
+  assert "0 is the background" in imported.summary()
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
