@@ -22,6 +22,7 @@ class Progress(tqdm):
   A task that resumes gives `initial`: only what this process does counts as speed.
   """
 
+  total: int | None
   monitor_interval = 0  # no thread: programs that show progress fork
 
   def __init__(

@@ -111,10 +111,11 @@ def import_checkpoint(
       f"--output_dir={output_dir!r} exists and is not an empty folder. Give another "
       "one, or remove it."
     )
-  required = {"width_multiplier": width_multiplier, "num_classes": num_classes}
+  inferred = slim.read_architecture(checkpoint)
   architecture = dataclasses.replace(
-    slim.read_architecture(checkpoint),
-    **{name: value for name, value in required.items() if value is not None},
+    inferred,
+    width_multiplier=width_multiplier or inferred.width_multiplier,
+    num_classes=num_classes or inferred.num_classes,
   )
   model = build_model(architecture)
   source = slim.load_slim_checkpoint(model, checkpoint, weights=weights)
