@@ -14,13 +14,11 @@ background class. Images may lie in folders below their class's. Hidden files, a
 indexes that desktop systems leave behind, are ignored.
 """
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mnv2_hpu.data_preparation import examples, input_files, splits
-from mnv2_hpu.data_preparation.image_index import IndexWriter
 from mnv2_hpu.data_preparation.listing import (
   Checksum,
   Listing,
@@ -37,8 +35,6 @@ _LAYOUT = "expected is <input_dir>/<class>/<image>, one folder for each class"
 def list_image_folder(options: SourceOptions) -> Listing:
   """Lists the images of a folder; opens none of them.
 
-  Memory is that of the names in the largest class.
-
   Args:
     options: `input_dir` is laid out in one of the two ways above.
 
@@ -53,16 +49,12 @@ def list_image_folder(options: SourceOptions) -> Listing:
   label_names = classes["train"]
   _check_known(classes, given)
   held_out = None if "validation" in given else options.validation_fraction
-  with contextlib.ExitStack() as stack:
-    writers = {
-      split: stack.enter_context(IndexWriter(options.index_dir, split))
-      for split in ("train", "validation")
-    }
-    checksum = _write_classes(root, given, label_names, writers, options)
+  images: dict[str, list[SourceImage]] = {"train": [], "validation": []}
+  checksum = _list_classes(root, given, label_names, images, options)
   return Listing(
     source=NAME,
     label_names=label_names,
-    splits={s: writer.index for s, writer in writers.items() if len(writer.index)},
+    splits={split: listed for split, listed in images.items() if listed},
     read=input_files.InputReader(str(root)),
     serialize=examples.serialize,
     validation_fraction=held_out,
@@ -122,14 +114,14 @@ def _check_known(
       )
 
 
-def _write_classes(
+def _list_classes(
   root: Path,
   given: Mapping[str, str],
   label_names: Sequence[str],
-  writers: Mapping[str, IndexWriter],
+  images: Mapping[str, list[SourceImage]],
   options: SourceOptions,
 ) -> str:
-  """Writes every image to the index of its split; returns the input's checksum."""
+  """Adds every image to those of its split; returns the input's checksum."""
   checksum = Checksum()
   empty = []
   for split, folder in given.items():
@@ -147,8 +139,7 @@ def _write_classes(
         train, validation = splits.stratified(paths, fraction, seed)
         by_split = {"train": train, "validation": validation}
       for target, chosen in by_split.items():
-        for file in chosen[name]:
-          writers[target].add(SourceImage(file, label))
+        images[target] += [SourceImage(file, label) for file in chosen[name]]
       if not files:
         empty.append(path)
   if empty:

@@ -22,7 +22,6 @@ from mnv2_hpu.data_preparation import (
   input_files,
   tar_archive,
 )
-from mnv2_hpu.data_preparation.image_index import IndexWriter
 from mnv2_hpu.data_preparation.listing import (
   Checksum,
   Listing,
@@ -73,23 +72,21 @@ def list_imagenet(options: SourceOptions) -> Listing:
     "train": ((synset, file) for synset in sorted(train) for file in train[synset]),
     "validation": _validation_files(root, present, synsets),
   }
-  indices = {}
+  images: dict[str, list[SourceImage]] = {split: [] for split in found}
   for split, files in found.items():
-    with IndexWriter(options.index_dir, split) as writer:
-      for synset, file in files:
-        checksum.add(file.path, file.size)
-        if file.problem:
-          skipped.append({"file": file.path, "reason": file.problem})
-        else:
-          location = file.archive, file.offset, file.size
-          writer.add(SourceImage(file.path, labels[synset], *location))
-    indices[split] = writer.index
-    if not len(writer.index):
+    for synset, file in files:
+      checksum.add(file.path, file.size)
+      if file.problem:
+        skipped.append({"file": file.path, "reason": file.problem})
+      else:
+        location = file.archive, file.offset, file.size
+        images[split].append(SourceImage(file.path, labels[synset], *location))
+    if not images[split]:
       raise UserError(f"{root} holds no image to use for {split}; {_LAYOUT}.")
   return Listing(
     source=NAME,
     label_names=[BACKGROUND, *synsets],
-    splits=indices,
+    splits=images,
     read=input_files.InputReader(str(root)),
     serialize=examples.serialize_imagenet,
     validation_fraction=None,

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from mnv2_hpu.data_preparation.images import EncodedImage
 
@@ -32,7 +32,6 @@ class SourceOptions:
 
   Attributes:
     input_dir: where its files are.
-    index_dir: where it writes its `ImageIndex` files.
     validation_fraction: share of each class to hold out, where the input has no
       validation split of its own.
     seed: of that choice.
@@ -41,21 +40,10 @@ class SourceOptions:
   """
 
   input_dir: str
-  index_dir: str
   validation_fraction: float = 0.1
   seed: int = 0
   tfds_name: str = ""
   tfds_train_split: str = "train"
-
-
-class ImageSequence(Protocol):
-  """The images of a split, which need not be in memory; picklable."""
-
-  def __len__(self) -> int:
-    """Returns how many there are."""
-
-  def images(self, positions: Sequence[int]) -> "list[SourceImage]":
-    """Returns the images at these positions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +68,7 @@ class Listing:
 
   source: str
   label_names: Sequence[str]
-  splits: Mapping[str, ImageSequence]
+  splits: Mapping[str, Sequence[SourceImage]]
   read: Callable[[SourceImage], bytes]
   serialize: Callable[[EncodedImage, SourceImage, str], bytes]
   validation_fraction: float | None

@@ -1,6 +1,7 @@
 """From a source to a prepared data set: list, plan, write the shards, sum up."""
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 import mnv2_hpu
 from mnv2_hpu.data_preparation import (
-  image_index,
   shards,
   sources,
   workers,
@@ -95,15 +95,14 @@ def prepare(
   _check_folders(options)
   output_dir = Path(options.output_dir)
   with workspace.lock(output_dir) as work:
-    index_dir = work.make_index_dir()
-    listing = sources.list_source(options.source, _source_options(options, index_dir))
+    listing = sources.list_source(options.source, _source_options(options))
     plan = _plan(options, listing)
     if workspace.check_finished(output_dir, plan):
       work.finish()
       info = DatasetInfo.load(output_dir)
       return PreparationResult(info, options.output_dir, 0, listing.num_images, 0.0)
     work.start_or_resume(plan)
-    tasks = _tasks(options, listing, plan["shards"], work, index_dir)
+    tasks = _tasks(options, listing, plan["shards"], work)
     kept = _write_missing(options, listing, tasks, work, report_progress)
     info = _summarize(options, listing, plan["shards"], work)
     info.save(output_dir)
@@ -113,10 +112,9 @@ def prepare(
   return PreparationResult(info, options.output_dir, written, kept, seconds)
 
 
-def _source_options(options: PreparationOptions, index_dir: Path) -> SourceOptions:
+def _source_options(options: PreparationOptions) -> SourceOptions:
   return SourceOptions(
     input_dir=options.input_dir,
-    index_dir=str(index_dir),
     validation_fraction=options.validation_fraction,
     seed=options.seed,
     tfds_name=options.tfds_name,
@@ -174,25 +172,17 @@ def _tasks(
   listing: Listing,
   num_shards: Mapping[str, int],
   work: workspace.Workspace,
-  index_dir: Path,
 ) -> list[shards.ShardTask]:
   """Decides what each shard holds."""
   tasks = []
   for split, images in listing.splits.items():
-    order_path = str(index_dir / f"{split}.order")
-    seed = f"{options.seed}:{split}"
-    try:
-      image_index.write_order(order_path, len(images), num_shards[split], seed)
-    except OSError as error:
-      raise UserError(f"{order_path} cannot be written: {error.strerror}.") from error
+    shuffled = list(images)
+    random.Random(f"{options.seed}:{split}").shuffle(shuffled)
     tasks += [
       shards.ShardTask(
         path=str(work.output_dir / name),
         report_path=str(work.report_path(name)),
-        split_images=images,
-        order_path=order_path,
-        num_shards=num_shards[split],
-        shard=shard,
+        source_images=shuffled[shard :: num_shards[split]],
         label_names=listing.label_names,
         read=listing.read,
         serialize=listing.serialize,
@@ -213,12 +203,12 @@ def _write_missing(
 ) -> int:
   """Writes the shards that are not finished; returns the images in those that were."""
   missing = [task for task in tasks if not work.is_finished(Path(task.path).name)]
-  to_write = sum(task.num_images for task in missing)
+  to_write = sum(len(task.source_images) for task in missing)
   kept = done = listing.num_images - to_write
   report_progress(done, listing.num_images)
   processes = workers.choose_processes(options.num_processes, len(missing), to_write)
   for task, _ in workers.run(shards.write_shard, missing, processes):
-    done += task.num_images
+    done += len(task.source_images)
     report_progress(done, listing.num_images)
   return kept
 

@@ -12,22 +12,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mnv2_hpu import files
-from mnv2_hpu.data_preparation import image_index, images
-from mnv2_hpu.data_preparation.listing import ImageSequence, SourceImage
+from mnv2_hpu.data_preparation import images
+from mnv2_hpu.data_preparation.listing import SourceImage
 from mnv2_hpu.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-  """What one shard is to hold; everything a worker needs, of a size of its own.
+  """What one shard is to hold: everything a worker needs.
 
   Attributes:
     path: of the finished shard.
     report_path: of its report.
-    split_images: the images of the whole split.
-    order_path: of the order in which the split's images lie in its shards.
-    num_shards: of the split.
-    shard: which of them this is.
+    source_images: Images of the shard, in the order of its records.
     label_names: of all classes.
     read: returns an image's bytes.
     serialize: returns an image's record, given its class's name.
@@ -37,31 +34,12 @@ class ShardTask:
 
   path: str
   report_path: str
-  split_images: ImageSequence
-  order_path: str
-  num_shards: int
-  shard: int
+  source_images: Sequence[SourceImage]
   label_names: Sequence[str]
   read: Callable[[SourceImage], bytes]
   serialize: Callable[[images.EncodedImage, SourceImage, str], bytes]
   jpeg_only: bool
   strict: bool
-
-  @property
-  def num_images(self) -> int:
-    """Images of this shard."""
-    stop, start = (
-      image_index.shard_start(len(self.split_images), self.num_shards, shard)
-      for shard in (self.shard + 1, self.shard)
-    )
-    return stop - start
-
-  def ordered_images(self) -> list[SourceImage]:
-    """Returns the images of this shard, in the order of its records."""
-    order = image_index.read_order(
-      self.order_path, len(self.split_images), self.num_shards, self.shard
-    )
-    return self.split_images.images(order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +80,7 @@ def shard_names(split: str, num_shards: int) -> list[str]:
 def write_shard(task: ShardTask) -> None:
   """Writes one shard and its report.
 
-  Holds one image in memory at a time, and the names of the shard's.
+  Holds one image in memory at a time.
 
   Raises:
     UserError: the disk is full or not writable; or, where the task is strict, an image
@@ -116,7 +94,7 @@ def write_shard(task: ShardTask) -> None:
   aside = Path(task.report_path).with_name(f"{path.name}.{os.getpid()}.tmp")
   try:
     with tf.io.TFRecordWriter(str(aside)) as writer:
-      for image in task.ordered_images():
+      for image in task.source_images:
         record = _record(task, image, report)
         if record is not None:
           writer.write(record)

@@ -17,8 +17,7 @@ def list_source(source: str, options: SourceOptions) -> Listing:
   """Lists what a source offers.
 
   Raises:
-    UserError: the source is unknown, or its input is not as it should be; or the disk
-      that its index is written to is full.
+    UserError: the source is unknown, or its input is not as it should be.
   """
   if source not in SOURCES:
     raise UserError(
@@ -33,7 +32,6 @@ def list_source(source: str, options: SourceOptions) -> Listing:
     return SOURCES[source](options)
   except OSError as error:
     raise UserError(
-      f"--source={source} with --input_dir={options.input_dir} cannot be listed into "
-      f"{options.index_dir}: {error}. Free some space there if it is full, or mend the "
-      "input, then run the same command again."
+      f"--source={source} with --input_dir={options.input_dir} cannot be listed: "
+      f"{error}. Fix the input, then run the same command again."
     ) from error

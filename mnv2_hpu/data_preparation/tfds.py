@@ -7,8 +7,7 @@ class. The validation split is the set's `validation` (or `val`, `valid`), else 
 `test`, else a stratified share of what is trained on.
 """
 
-import array
-import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from mnv2_hpu.data_preparation import examples, images, splits
-from mnv2_hpu.data_preparation.image_index import ImageIndex, IndexWriter
 from mnv2_hpu.data_preparation.input_files import InputReader
 from mnv2_hpu.data_preparation.listing import (
   Checksum,
@@ -29,13 +27,10 @@ from mnv2_hpu.errors import UserError, did_you_mean
 NAME = "tfds"
 _VALIDATION_NAMES = ("validation", "val", "valid", "test")
 _RECORD_START = 12  # bytes before a TFRecord's data: its length and that one's checksum
-_CHUNK = 1_000  # images of an index read at a time
 
 
 def list_tfds(options: SourceOptions) -> Listing:
   """Lists the images of a set, after TFDS has prepared it where that is not done.
-
-  Memory is four bytes an image where a validation split is held out.
 
   Raises:
     UserError: TFDS does not know the set, or cannot download or prepare it; or it is no
@@ -48,22 +43,20 @@ def list_tfds(options: SourceOptions) -> Listing:
   chosen = _chosen_splits(builder, options)
   checksum = Checksum()
   skipped: list[dict[str, str]] = []
-  indices = {}
+  listed: dict[str, list[SourceImage]] = {split: [] for split in chosen}
   for split, tfds_split in chosen.items():
-    with IndexWriter(options.index_dir, split) as writer:
-      for image in _labelled_records(builder, tfds_split, label_key, options, checksum):
-        if 0 <= image.label < len(names):
-          writer.add(image)
-        else:
-          skipped.append({"file": image.path, "reason": f"its label is {image.label}"})
-    indices[split] = writer.index
+    for image in _labelled_records(builder, tfds_split, label_key, options, checksum):
+      if 0 <= image.label < len(names):
+        listed[split].append(image)
+      else:
+        skipped.append({"file": image.path, "reason": f"its label is {image.label}"})
   held_out = None if "validation" in chosen else options.validation_fraction
   if held_out:
-    indices = _hold_out(indices["train"], names, options)
+    listed = _hold_out(listed["train"], names, options)
   return Listing(
     source=NAME,
     label_names=names,
-    splits={split: index for split, index in indices.items() if len(index)},
+    splits={split: images for split, images in listed.items() if images},
     read=_ImageReader(options.input_dir, image_key),
     serialize=examples.serialize,
     validation_fraction=held_out,
@@ -195,30 +188,14 @@ def _labelled_records(
 
 
 def _hold_out(
-  listed: ImageIndex, names: list[str], options: SourceOptions
-) -> dict[str, ImageIndex]:
-  """Divides an index into two, stratified."""
-  by_class = [array.array("I") for _ in names]
-  for position, image in enumerate(_all_images(listed)):
-    by_class[image.label].append(position)
-  is_held_out = bytearray(len(listed))
-  for name, positions in zip(names, by_class, strict=True):
-    _, chosen = splits.stratified(
-      {name: positions}, options.validation_fraction, options.seed
-    )
-    for position in chosen[name]:
-      is_held_out[position] = 1
-  with contextlib.ExitStack() as stack:
-    writers = [
-      stack.enter_context(IndexWriter(options.index_dir, f"{split}.divided"))
-      for split in ("train", "validation")
-    ]
-    for position, image in enumerate(_all_images(listed)):
-      writers[is_held_out[position]].add(image)
-  train, validation = writers
-  return {"train": train.index, "validation": validation.index}
-
-
-def _all_images(index: ImageIndex) -> Iterator[SourceImage]:
-  for start in range(0, len(index), _CHUNK):
-    yield from index.images(range(start, min(start + _CHUNK, len(index))))
+  listed: list[SourceImage], names: list[str], options: SourceOptions
+) -> dict[str, list[SourceImage]]:
+  """Divides the images into two splits, stratified, each in the order they came in."""
+  by_class: dict[str, list[int]] = {name: [] for name in names}
+  for position, image in enumerate(listed):
+    by_class[names[image.label]].append(position)
+  divided = splits.stratified(by_class, options.validation_fraction, options.seed)
+  return {
+    split: [listed[i] for i in sorted(itertools.chain(*positions.values()))]
+    for split, positions in zip(("train", "validation"), divided, strict=True)
+  }

@@ -3,7 +3,6 @@
 `<output_dir>/.prepare/` exists while a preparation is unfinished and holds
 
     lock           held (flock) by the process at work; freed by the system if it dies
-    index.<process>/  the source's images, listed (see `image_index.py`)
     plan.json      what is being prepared; a run continues only what has the same plan
     <shard>.json   report of a finished shard
     <shard>.<process>.tmp    a shard being written
@@ -22,7 +21,6 @@ from mnv2_hpu.dataloaders import dataset_info
 from mnv2_hpu.errors import UserError
 
 _FOLDER = ".prepare"
-_INDEX = "index"
 _PLAN = "plan.json"
 
 
@@ -40,14 +38,6 @@ class Workspace:
   def is_finished(self, shard: str) -> bool:
     """Returns whether a shard was finished by this or an earlier run."""
     return (self.output_dir / shard).exists() and self.report_path(shard).exists()
-
-  def make_index_dir(self) -> Path:
-    """Makes and returns this run's folder for the source's index."""
-    for old in self.folder.glob(f"{_INDEX}.*"):
-      shutil.rmtree(old)
-    index_dir = self.folder / f"{_INDEX}.{os.getpid()}"
-    index_dir.mkdir()
-    return index_dir
 
   def has_plan(self) -> bool:
     """Returns whether a preparation was begun here and is not finished."""
