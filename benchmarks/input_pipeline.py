@@ -28,11 +28,9 @@ from official.vision.configs import image_classification as garden_configs
 from official.vision.tasks import image_classification as garden_task
 
 from mnv2_hpu import compat
-from mnv2_hpu.dataloaders import (
-  classification_input,
-  inception_preprocessing,
-  input_options,
-)
+from mnv2_hpu.configs.image_classification import DataConfig
+from mnv2_hpu.dataloaders import classification_input
+from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a batch.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
@@ -45,9 +43,9 @@ SHARDS = 8
 CLASSES = 1001
 # Model Garden's crop, which knows no other aspect ratios.
 CROP = {
-  "area_range": (0.1, 1.0),
-  "aspect_ratio_range": (3 / 4, 4 / 3),
-  "min_object_covered": 0.1,
+  "crop_area_range": (0.1, 1.0),
+  "crop_aspect_ratio_range": (3 / 4, 4 / 3),
+  "crop_min_object_covered": 0.1,
 }
 
 
@@ -73,19 +71,16 @@ def _write(folder):
 
 
 def _ours(pattern, is_training, **preprocessing):
-  options = inception_preprocessing.PreprocessingOptions(**CROP, **preprocessing)
-  return classification_input.build_dataset(
-    input_options.InputOptions(
-      input_path=pattern,
-      global_batch_size=_BATCH_SIZE.value,
-      is_training=is_training,
-      image_size=(_IMAGE_SIZE.value, _IMAGE_SIZE.value),
-      num_classes=CLASSES,
-      num_examples=_IMAGES.value,
-      shuffle_buffer_size=_IMAGES.value,
-      preprocessing_options=options,
-    )
+  data = DataConfig(
+    input_path=pattern,
+    global_batch_size=_BATCH_SIZE.value,
+    is_training=is_training,
+    num_examples=_IMAGES.value,
+    shuffle_buffer_size=_IMAGES.value,
+    preprocessing_options=PreprocessingOptions(**CROP, **preprocessing),
   )
+  size = (_IMAGE_SIZE.value, _IMAGE_SIZE.value)
+  return classification_input.build_dataset(data, size, CLASSES)
 
 
 def _garden(pattern, is_training):
@@ -100,7 +95,7 @@ def _garden(pattern, is_training):
     is_training=is_training,
     global_batch_size=_BATCH_SIZE.value,
     shuffle_buffer_size=_IMAGES.value,
-    crop_area_range=CROP["area_range"],
+    crop_area_range=CROP["crop_area_range"],
     dtype="float32",
   )
   return garden_task.ImageClassificationTask(config).build_inputs(data)

@@ -39,14 +39,13 @@ def _rank():
   from official.core import task_factory
 
   import mnv2_hpu
-  from mnv2_hpu.configs import classification_recipe, image_classification
+  from mnv2_hpu.configs import image_classification
+  from mnv2_hpu.configs.recipe import Recipe
   from mnv2_hpu.distribute import rank_check, ranks, variable_sync
 
   mnv2_hpu.register()
   strategy = tf.distribute.MultiWorkerMirroredStrategy()
-  recipe = classification_recipe.Recipe(
-    data_dir="/data", num_classes=1001, num_train_examples=1_281_167
-  )
+  recipe = Recipe(data_dir="/data", num_classes=1001, num_train_examples=1_281_167)
   params = image_classification.experiment(recipe)
   with strategy.scope():
     task = task_factory.get_task(params.task)

@@ -35,7 +35,8 @@ from official.core import task_factory, train_lib
 import mnv2_hpu
 from mnv2_hpu.cli import launch
 from mnv2_hpu.compat import keras
-from mnv2_hpu.configs import classification_recipe, gin_files, image_classification
+from mnv2_hpu.configs import gin_files, image_classification
+from mnv2_hpu.configs.recipe import configured_recipe
 from mnv2_hpu.distribute import rank_check, ranks
 from mnv2_hpu.progress import Progress
 from mnv2_hpu.reporting import curves
@@ -180,7 +181,7 @@ def _be_defective_rank(folder):
 def _experiment(bindings):
   mnv2_hpu.register()
   gin.parse_config_files_and_bindings([gin_files.path("digits.gin")], bindings)
-  return image_classification.experiment(classification_recipe.configured_recipe())
+  return image_classification.experiment(configured_recipe())
 
 
 def _defective(folder):

@@ -24,7 +24,8 @@ from official.core import exp_factory, task_factory
 
 import mnv2_hpu
 from mnv2_hpu.compat import keras
-from mnv2_hpu.configs import classification_recipe, gin_files, image_classification
+from mnv2_hpu.configs import gin_files, image_classification
+from mnv2_hpu.configs.recipe import configured_recipe
 from mnv2_hpu.progress import Progress
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "build/quickstart/tfrecords", "Digits.")
@@ -172,7 +173,7 @@ def main(argv):
   gin.parse_config_files_and_bindings(
     [gin_files.path("digits.gin")], [f"DATA_DIR = '{_DATA_DIR.value}'"]
   )
-  base = classification_recipe.configured_recipe()
+  base = configured_recipe()
   names = [*RECIPES, STOCK]
   points = len(names) * _SEEDS.value * _EVALUATIONS.value
   curves, done = {}, 0

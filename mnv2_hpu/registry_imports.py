@@ -6,7 +6,7 @@ The first line of every gin file is `import mnv2_hpu.registry_imports`.
 # ruff: noqa: F401
 from official.vision import registry_imports
 
-from mnv2_hpu import error_reports
+from mnv2_hpu import deprecations, error_reports
 from mnv2_hpu.configs import backbones, gin_files, image_classification, optimizers
 from mnv2_hpu.core import trainer
 from mnv2_hpu.distribute import strategies, worker_dirs
@@ -14,6 +14,7 @@ from mnv2_hpu.modeling import mobilenet_v2
 from mnv2_hpu.tasks import image_classification as image_classification_task
 
 gin_files.add_search_path()
+deprecations.install_gin_names()
 strategies.install_hook()
 worker_dirs.install()
 error_reports.install_excepthook()

@@ -20,7 +20,8 @@ from tensorflow.python.distribute import collective_all_reduce_strategy as colle
 import mnv2_hpu.registry_imports  # noqa: F401
 from mnv2_hpu import errors
 from mnv2_hpu.compat import keras
-from mnv2_hpu.configs import classification_recipe, image_classification
+from mnv2_hpu.configs import image_classification
+from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.distribute import (
   horovod_strategy,
   rank_check,
@@ -41,7 +42,7 @@ class Case:
 
   policy: str = "float32"
   sync_bn: bool = True
-  average_decay: float = 0.99
+  ema_decay: float = 0.99
   steps: int = 20
   steps_per_loop: int = 1
   seed: int = 0
@@ -58,7 +59,7 @@ CASES = {
   "plain_bn": Case(sync_bn=False),
   "bfloat16": Case(policy="mixed_bfloat16"),
   "float64": Case(policy="float64"),
-  "no_average": Case(average_decay=0.0, steps=5),
+  "no_average": Case(ema_decay=0.0, steps=5),
   "seeds_healed": Case(seed_by_rank=True, broadcast=True, steps=2),
   "seeds_differ": Case(seed_by_rank=True, broadcast=False, steps=2),
   "spoiled": Case(spoil_step=3, steps=6),
@@ -161,7 +162,7 @@ class TinyTask(base_task.Task):
 def _params(case):
   """The same configuration in every process: that of one replica."""
   here = pathlib.Path(__file__)
-  recipe = classification_recipe.Recipe(
+  recipe = Recipe(
     data_dir=str(here.parent),
     train_files=here.name,
     validation_files=here.name,
@@ -170,7 +171,7 @@ def _params(case):
     batch_size=BATCH,
     eval_batch_size=BATCH,
     image_size=SIZE,
-    average_decay=case.average_decay,
+    ema_decay=case.ema_decay,
     learning_rate=0.01,
     epsilon=0.002,
     seed=case.seed,

@@ -8,9 +8,12 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from PIL import Image
 
+from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
+
 NUM_CLASSES = 7
 SIZE = 32
 NUM_RECORDS = 130  # no multiple of a batch
+OPTIONS = PreprocessingOptions(central_fraction=0.8)
 
 
 @dataclasses.dataclass

@@ -84,7 +84,7 @@ def restore_weights(
     if weights == "ema" and not shadows:
       raise UserError(
         f"The checkpoint {path!r} holds no EMA weights: the run had "
-        "average_decay = 0. Request its raw weights (--weights=raw)."
+        "ema_decay = 0. Request its raw weights (--weights=raw)."
       )
     # Written while swapped: `model` holds the EMA, and the slots the raw weights.
     take_slot = (weights == "ema") != content.is_swapped()

@@ -45,7 +45,7 @@ RECIPE_FLAGS = {
   "rmsprop_momentum": RecipeFlag(flags.DEFINE_float, "momentum", "Of RMSProp."),
   "opt_epsilon": RecipeFlag(flags.DEFINE_float, "epsilon", "Of RMSProp."),
   "moving_average_decay": RecipeFlag(
-    flags.DEFINE_float, "average_decay", "Of the averaged weights."
+    flags.DEFINE_float, "ema_decay", "Decay of the EMA weights."
   ),
   "log_every_n_steps": RecipeFlag(
     flags.DEFINE_integer, "log_every_steps", "Steps between two lines."

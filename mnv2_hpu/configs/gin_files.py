@@ -1,11 +1,13 @@
 """Where the gin and YAML files are: in a checkout, and in an installed wheel."""
 
 import functools
+import io
 from pathlib import Path
 
 import gin
 
 import mnv2_hpu
+from mnv2_hpu import deprecations
 from mnv2_hpu.errors import UserError, did_you_mean
 
 PATTERNS = ("*.gin", "*.yaml")
@@ -29,7 +31,7 @@ def path(name: str) -> str:
   """Returns the path of a shipped file.
 
   Args:
-    name: such as `imagenet.gin`, `gin/imagenet.gin` or `swap/retinanet.yaml`.
+    name: Such as `imagenet.gin`, `gin/imagenet.gin` or `swap/retinanet.yaml`.
 
   Raises:
     UserError: if no shipped file has this name.
@@ -43,11 +45,28 @@ def path(name: str) -> str:
   return str(folder() / relative)
 
 
+def _replacement(name: str) -> tuple[str, ...] | None:
+  """Returns the shipped files that took the place of a path that gin looks for."""
+  relative = name.removeprefix(f"{folder()}/").removeprefix("gin/")
+  return deprecations.GIN_FILES.get(relative)
+
+
+def _open_replacement(name: str) -> io.StringIO:
+  """Returns the content of a file that includes those which took its place."""
+  new = [f"gin/{file}" for file in _replacement(name) or ()]
+  deprecations.warn(name, " and ".join(new))
+  return io.StringIO("".join(f"include '{file}'\n" for file in new))
+
+
 @functools.cache
 def add_search_path() -> None:
   """Makes gin find `imagenet.gin` and `gin/imagenet.gin` from any working directory.
 
-  A file of that name below the working directory goes first.
+  A file of that name below the working directory goes first. Files that have moved are
+  found by their old names too.
   """
   gin.add_config_file_search_path(str(folder()))
   gin.add_config_file_search_path(str(folder().parent))
+  gin.config.register_file_reader(
+    _open_replacement, lambda name: _replacement(name) is not None
+  )

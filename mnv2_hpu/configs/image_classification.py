@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 from official.core import config_definitions as cfg
 from official.core import exp_factory
@@ -9,28 +10,26 @@ from official.vision.configs import backbones as upstream_backbones
 from official.vision.configs import common
 from official.vision.configs import image_classification as upstream
 
-from mnv2_hpu import cluster
+from mnv2_hpu import cluster, deprecations
 from mnv2_hpu.configs import backbones, optimizers, schedules
-from mnv2_hpu.configs.classification_recipe import Recipe, configured_recipe
+from mnv2_hpu.configs.recipe import Recipe, configured_recipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
+from mnv2_hpu.dataloaders.input_fields import InputFields, PreprocessingOptions
 from mnv2_hpu.errors import UserError
 
 
 @dataclasses.dataclass
-class DataConfig(upstream.DataConfig):
-  """Model Garden's input fields, and those of the Inception preprocessing."""
+class DataConfig(InputFields, upstream.DataConfig):
+  """Model Garden's input fields, and this project's (`dataloaders.input_fields`)."""
 
-  preprocessing: str = "inception"  # or "model_garden": that of its own parser
-  fast_mode: bool = True  # False adds hue, contrast and random resize methods
-  crop_area_range: tuple[float, float] = (0.05, 1.0)  # shares of the image's area
-  crop_aspect_ratio_range: tuple[float, float] = (0.75, 1.33)  # width / height
-  crop_min_object_covered: float = 0.1  # share of the image that a crop holds
-  color_distortion: bool = True
-  reduced_decoding: bool = False  # decode large crops at a half, quarter or eighth
+  preprocessing_options: PreprocessingOptions = dataclasses.field(
+    default_factory=PreprocessingOptions
+  )
   num_examples: int = 0  # 0: counted from the files
-  max_corrupt_records: int = 100  # that training skips, per pipeline
-  autotune_ram_mib: int = 2048  # most that tf.data makes ahead by its own choice
-  seed: int = 0  # of the order of examples; the same on every process
+
+  def _override(self, override_dict: dict[str, Any], is_strict: bool = True) -> None:
+    """Accepts the names that fields had in the last release too."""
+    super()._override(deprecations.rename_data_fields(override_dict), is_strict)
 
 
 @dataclasses.dataclass
@@ -38,14 +37,19 @@ class ImageClassificationModel(upstream.ImageClassificationModel):
   """Model Garden's classification model with MobileNetV2 under it."""
 
   num_classes: int = 1001  # ImageNet's 1,000 and the background class 0
-  input_size: list[int] = dataclasses.field(default_factory=lambda: [224, 224, 3])
+  input_size: list[int] = dataclasses.field(
+    default_factory=lambda: [Recipe.image_size, Recipe.image_size, 3]
+  )
   backbone: upstream_backbones.Backbone = dataclasses.field(
     default_factory=lambda: upstream_backbones.Backbone(type="mobilenet_v2")
   )
-  dropout_rate: float = 0.2
+  dropout_rate: float = Recipe.dropout_rate
   norm_activation: common.NormActivation = dataclasses.field(
     default_factory=lambda: common.NormActivation(
-      activation="relu6", norm_momentum=0.997, norm_epsilon=0.001, use_sync_bn=False
+      activation=Recipe.activation,
+      norm_momentum=Recipe.norm_momentum,
+      norm_epsilon=Recipe.norm_epsilon,
+      use_sync_bn=Recipe.use_sync_bn,
     )
   )
 
@@ -63,8 +67,6 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
   validation_data: DataConfig = dataclasses.field(
     default_factory=lambda: DataConfig(is_training=False, drop_remainder=False)
   )
-  # The rule by which trainer.optimizer_config was made, for the startup table.
-  learning_rate_scaling: str = "none"
 
 
 def _with_counts(recipe: Recipe) -> Recipe:
@@ -94,23 +96,13 @@ def _with_counts(recipe: Recipe) -> Recipe:
 
 
 def _model(recipe: Recipe) -> ImageClassificationModel:
-  backbone = backbones.MobileNetV2(
-    width_multiplier=recipe.width_multiplier,
-    finegrain_classification_mode=recipe.finegrain_classification_mode,
-    output_stride=recipe.output_stride,
-    kernel_initializer_stddev=recipe.kernel_initializer_stddev,
-  )
+  backbone = backbones.MobileNetV2(**recipe.values_of(backbones.MobileNetV2))
   return ImageClassificationModel(
     num_classes=recipe.num_classes,
     input_size=[recipe.image_size, recipe.image_size, 3],
     dropout_rate=recipe.dropout_rate,
     backbone=upstream_backbones.Backbone(type="mobilenet_v2", mobilenet_v2=backbone),
-    norm_activation=common.NormActivation(
-      activation=recipe.activation,
-      norm_momentum=recipe.norm_momentum,
-      norm_epsilon=recipe.norm_epsilon,
-      use_sync_bn=recipe.use_sync_bn,
-    ),
+    norm_activation=common.NormActivation(**recipe.values_of(common.NormActivation)),
   )
 
 
@@ -123,22 +115,10 @@ def _data(
     drop_remainder=is_training,
     global_batch_size=batch_size,
     num_examples=num_examples,
-    preprocessing=recipe.preprocessing,
-    fast_mode=recipe.fast_mode,
-    aug_crop=recipe.crop,
-    crop_area_range=recipe.crop_area_range,
-    crop_aspect_ratio_range=recipe.crop_aspect_ratio_range,
-    crop_min_object_covered=recipe.crop_min_object_covered,
-    center_crop_fraction=recipe.central_fraction,
-    aug_rand_hflip=recipe.flip,
-    color_distortion=recipe.color_distortion,
-    reduced_decoding=recipe.reduced_decoding,
-    max_corrupt_records=recipe.max_corrupt_records,
-    autotune_ram_mib=recipe.autotune_ram_mib,
-    shuffle_buffer_size=recipe.shuffle_buffer_size,
-    cache=recipe.cache,
-    deterministic=recipe.deterministic,
-    seed=recipe.seed,
+    preprocessing_options=PreprocessingOptions(
+      **recipe.values_of(PreprocessingOptions)
+    ),
+    **recipe.values_of(InputFields),
   )
 
 
@@ -166,7 +146,6 @@ def _task(recipe: Recipe, num_replicas: int) -> ImageClassificationTask:
     init_checkpoint=recipe.init_checkpoint,
     init_checkpoint_modules=recipe.init_checkpoint_modules,
     freeze_backbone=recipe.freeze_backbone,
-    learning_rate_scaling=recipe.learning_rate_scaling,
   )
 
 

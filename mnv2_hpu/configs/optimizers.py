@@ -1,4 +1,4 @@
-"""Configuration of the optimizer, its learning rate and its moving average.
+"""Configuration of the optimizer, its learning rate and its moving average (EMA).
 
 Registers with Model Garden, for every experiment:
 
@@ -8,7 +8,7 @@ Registers with Model Garden, for every experiment:
 
 import dataclasses
 import math
-from collections.abc import Callable
+from typing import Any
 
 from official.modeling.hyperparams import base_config
 from official.modeling.optimization import optimizer_factory
@@ -19,7 +19,7 @@ from official.modeling.optimization.configs import (
 from official.modeling.optimization.configs import optimization_config as opt_cfg
 
 from mnv2_hpu.configs import oneof, schedules
-from mnv2_hpu.configs.classification_recipe import Recipe
+from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.errors import UserError, did_you_mean
 from mnv2_hpu.optimization.learning_rate import SlimExponentialDecay
 from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
@@ -27,14 +27,33 @@ from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
 END_LEARNING_RATE = 1e-4  # of the polynomial decay, for one replica; slim's
 
 
+# "exponential" is Model Garden's: after a warm-up, which ends at the decayed rate.
+# "exponential_slim" has slim's warm-up; without one both are equal. "cosine" (to 0) and
+# "polynomial" (linearly to 1e-4 times the scale) end with the training.
+LEARNING_RATE_SCHEDULES = (
+  "constant",
+  "cosine",
+  "exponential",
+  "exponential_slim",
+  "polynomial",
+)
+
+# Which of RMSProp's three numbers an optimizer is given; others keep their defaults.
+OPTIMIZER_ARGUMENTS = {
+  "rmsprop_tf1": ("rho", "momentum", "epsilon"),
+  "rmsprop": ("rho", "momentum", "epsilon"),
+  "sgd": ("momentum",),
+}
+
+
 @dataclasses.dataclass
 class RMSpropTF1Config(optimizer_config.BaseOptimizerConfig):
   """The arguments of `optimization.rmsprop_tf1.RMSpropTF1`."""
 
   name: str = "RMSpropTF1"
-  rho: float = 0.9  # decay of the mean square, which starts at one
-  momentum: float = 0.9
-  epsilon: float = 1.0  # inside the root
+  rho: float = Recipe.rho
+  momentum: float = Recipe.momentum
+  epsilon: float = Recipe.epsilon
 
 
 @dataclasses.dataclass
@@ -45,7 +64,7 @@ class SlimExponentialLrConfig(base_config.Config):
   initial_learning_rate: float | None = None  # of one replica
   decay_steps: int | None = None
   decay_rate: float | None = None
-  staircase: bool = True
+  staircase: bool = Recipe.staircase
   warmup_steps: float = 0.0  # of the line from zero; slim's is not a whole number
   scale: float = 1.0  # the number of replicas, or 1
 
@@ -62,71 +81,63 @@ def _register() -> None:
 _register()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rate:
-  """A learning rate in steps, before it is written as one of the choices."""
+def optimization_config(
+  recipe: Recipe, schedule: schedules.Schedule, num_replicas: int = 1
+) -> opt_cfg.OptimizationConfig:
+  """Returns `trainer.optimizer_config` of a recipe, whose durations are in epochs.
 
-  initial: float  # of one replica
-  scaled: float  # of all
-  scale: int  # what the rule multiplies it by
-  decay_rate: float
-  decay_steps: int
-  staircase: bool
-  warmup_steps: float
-  train_steps: int
+  Args:
+    recipe: Its optimizer, learning rate, EMA and durations.
+    schedule: Turns epochs into steps.
+    num_replicas: Global batch divided by the batch that the learning rate is for.
 
-  def constant(self) -> base_config.Config:
-    return learning_rate_config.ConstantLrConfig(learning_rate=self.scaled)
-
-  def exponential(self) -> base_config.Config:
-    return learning_rate_config.ExponentialLrConfig(
-      initial_learning_rate=self.scaled,
-      decay_steps=self.decay_steps,
-      decay_rate=self.decay_rate,
-      staircase=self.staircase,
+  Raises:
+    UserError: If a name is unknown or a number out of its range.
+  """
+  _check(recipe)
+  scale, warmup_epochs = schedules.learning_rate_scaling(
+    recipe.learning_rate_scaling, num_replicas
+  )
+  if recipe.warmup_epochs is not None:
+    warmup_epochs = recipe.warmup_epochs
+  config = opt_cfg.OptimizationConfig(
+    optimizer=_optimizer(recipe),
+    learning_rate=_learning_rate(recipe, schedule, scale, warmup_epochs),
+  )
+  if warmup_epochs and recipe.learning_rate_schedule != "exponential_slim":
+    config.warmup = opt_cfg.WarmupConfig(
+      type="linear",
+      linear=learning_rate_config.LinearWarmupConfig(
+        warmup_steps=schedule.steps(warmup_epochs)
+      ),
     )
-
-  def exponential_slim(self) -> base_config.Config:
-    return SlimExponentialLrConfig(
-      initial_learning_rate=self.initial,
-      decay_steps=self.decay_steps,
-      decay_rate=self.decay_rate,
-      staircase=self.staircase,
-      warmup_steps=self.warmup_steps,
-      scale=self.scale,
+  if recipe.ema_decay:
+    config.ema = optimizer_config.EMAConfig(
+      average_decay=recipe.ema_decay,
+      trainable_weights_only=not recipe.ema_batch_statistics,
     )
+  return config
 
-  def cosine(self) -> base_config.Config:
-    return learning_rate_config.CosineLrConfig(
-      initial_learning_rate=self.scaled, decay_steps=self.train_steps
+
+def _check(recipe: Recipe) -> None:
+  name = recipe.learning_rate_schedule
+  if name not in LEARNING_RATE_SCHEDULES:
+    raise UserError(
+      f"learning_rate_schedule: {name!r} is unknown. "
+      + did_you_mean(name, LEARNING_RATE_SCHEDULES)
     )
-
-  def polynomial(self) -> base_config.Config:
-    return learning_rate_config.PolynomialLrConfig(
-      initial_learning_rate=self.scaled,
-      decay_steps=self.train_steps,
-      end_learning_rate=END_LEARNING_RATE * self.scale,
+  for name in ("learning_rate", "decay_epochs", "train_epochs"):
+    value = getattr(recipe, name)
+    if not 0 < value < math.inf:
+      raise UserError(f"{name} is {value!r}; it must be positive.")
+  if not 0 < recipe.decay_rate <= 1:
+    raise UserError(
+      f"decay_rate is {recipe.decay_rate!r}; it must be above 0 and at most 1."
     )
-
-
-# "exponential" is Model Garden's: after a warm-up, which ends at the decayed rate.
-# "exponential_slim" has slim's warm-up; without one both are equal. "cosine" (to 0) and
-# "polynomial" (linearly to 1e-4 times the scale) end with the training.
-LEARNING_RATE_SCHEDULES: dict[str, Callable[[_Rate], base_config.Config]] = {
-  "exponential": _Rate.exponential,
-  "exponential_slim": _Rate.exponential_slim,
-  "cosine": _Rate.cosine,
-  "polynomial": _Rate.polynomial,
-  "constant": _Rate.constant,
-}
-
-
-# Which of RMSProp's three numbers an optimizer is given; others keep their defaults.
-OPTIMIZER_ARGUMENTS = {
-  "rmsprop_tf1": ("rho", "momentum", "epsilon"),
-  "rmsprop": ("rho", "momentum", "epsilon"),
-  "sgd": ("momentum",),
-}
+  if not 0 <= recipe.ema_decay < 1:
+    raise UserError(
+      f"ema_decay is {recipe.ema_decay!r}; it must be at least 0 and below 1."
+    )
 
 
 def _optimizer(recipe: Recipe) -> opt_cfg.OptimizerConfig:
@@ -141,78 +152,33 @@ def _optimizer(recipe: Recipe) -> opt_cfg.OptimizerConfig:
   return config
 
 
-def _check_range(name: str, value: float, low: float, high: float, text: str) -> None:
-  """Raises UserError unless low < value <= high."""
-  if not low < value <= high:
-    raise UserError(f"{name} is {value!r}; it must be {text}.")
-
-
 def _learning_rate(
-  recipe: Recipe, schedule: schedules.Schedule, num_replicas: int, warmup_epochs: float
+  recipe: Recipe, schedule: schedules.Schedule, scale: int, warmup_epochs: float
 ) -> opt_cfg.LrConfig:
-  name, rule = recipe.learning_rate_schedule, recipe.learning_rate_scaling
-  rate = _Rate(
-    initial=recipe.learning_rate,
-    scaled=schedules.scale_learning_rate(recipe.learning_rate, rule, num_replicas),
-    scale=schedules.learning_rate_scale(rule, num_replicas),
-    decay_rate=recipe.decay_rate,
-    decay_steps=schedule.steps(recipe.decay_epochs),
-    staircase=recipe.staircase,
-    warmup_steps=schedule.fractional_steps(warmup_epochs),
-    train_steps=schedule.steps(recipe.train_epochs),
-  )
-  return opt_cfg.LrConfig(type=name, **{name: LEARNING_RATE_SCHEDULES[name](rate)})
-
-
-def _check(recipe: Recipe) -> None:
-  name = recipe.learning_rate_schedule
-  if name not in LEARNING_RATE_SCHEDULES:
-    raise UserError(
-      f"learning_rate_schedule: {name!r} is unknown. "
-      + did_you_mean(name, LEARNING_RATE_SCHEDULES)
-    )
-  _check_range("decay_rate", recipe.decay_rate, 0, 1, "above 0 and at most 1")
-  _check_range("decay_epochs", recipe.decay_epochs, 0, math.inf, "positive")
-  _check_range("train_epochs", recipe.train_epochs, 0, math.inf, "positive")
-  if not 0 <= recipe.average_decay < 1:
-    raise UserError(
-      f"average_decay is {recipe.average_decay!r}; it must be at least 0 and below 1."
-    )
-
-
-def optimization_config(
-  recipe: Recipe, schedule: schedules.Schedule, num_replicas: int = 1
-) -> opt_cfg.OptimizationConfig:
-  """Returns `trainer.optimizer_config` of a recipe, whose durations are in epochs.
-
-  Args:
-    recipe: its optimizer, learning rate, averages and durations.
-    schedule: turns epochs into steps.
-    num_replicas: global batch divided by the batch that the learning rate is for.
-
-  Raises:
-    UserError: if a name is unknown or a number out of its range.
-  """
-  _check(recipe)
-  warmup_epochs = recipe.warmup_epochs
-  if warmup_epochs is None:
-    warmup_epochs = schedules.default_warmup_epochs(
-      recipe.learning_rate_scaling, num_replicas
-    )
-  config = opt_cfg.OptimizationConfig(
-    optimizer=_optimizer(recipe),
-    learning_rate=_learning_rate(recipe, schedule, num_replicas, warmup_epochs),
-  )
-  if warmup_epochs and recipe.learning_rate_schedule != "exponential_slim":
-    config.warmup = opt_cfg.WarmupConfig(
-      type="linear",
-      linear=learning_rate_config.LinearWarmupConfig(
-        warmup_steps=schedule.steps(warmup_epochs)
-      ),
-    )
-  if recipe.average_decay:
-    config.ema = optimizer_config.EMAConfig(
-      average_decay=recipe.average_decay,
-      trainable_weights_only=not recipe.average_batch_statistics,
-    )
+  """Returns the schedule that the recipe names, in steps and for all replicas."""
+  rate = recipe.learning_rate * scale
+  to_the_end = {
+    "initial_learning_rate": rate,
+    "decay_steps": schedule.steps(recipe.train_epochs),
+  }
+  decay = {
+    "initial_learning_rate": rate,
+    "decay_steps": schedule.steps(recipe.decay_epochs),
+    "decay_rate": recipe.decay_rate,
+    "staircase": recipe.staircase,
+  }
+  arguments: dict[str, dict[str, Any]] = {
+    "constant": {"learning_rate": rate},
+    "cosine": to_the_end,
+    "polynomial": {**to_the_end, "end_learning_rate": END_LEARNING_RATE * scale},
+    "exponential": decay,
+    "exponential_slim": {  # scales by itself, in float32, as slim does
+      **decay,
+      "initial_learning_rate": recipe.learning_rate,
+      "warmup_steps": schedule.fractional_steps(warmup_epochs),
+      "scale": scale,
+    },
+  }
+  config = opt_cfg.LrConfig(type=recipe.learning_rate_schedule)
+  config.get().override(arguments[recipe.learning_rate_schedule])
   return config

@@ -1,4 +1,4 @@
-"""Durations in epochs turned into steps, and learning rates scaled: one place for both.
+"""Durations in epochs turned into steps, and what replicas do to a learning rate.
 
 Plain Python without TensorFlow; sources: slim's `train_image_classifier.py`
 (`_configure_learning_rate`) and, for the linear rule, arXiv 1706.02677.
@@ -6,6 +6,7 @@ Plain Python without TensorFlow; sources: slim's `train_image_classifier.py`
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 from mnv2_hpu.errors import UserError, did_you_mean
 
@@ -23,7 +24,7 @@ class Schedule:
   4170
   """
 
-  num_examples: int  # of the training split
+  num_examples: int  # examples of the training split
   global_batch_size: int  # images per step, over all replicas
 
   def __post_init__(self) -> None:
@@ -52,7 +53,7 @@ class Schedule:
     """
     if not math.isfinite(epochs) or epochs < 0:
       raise UserError(
-        f"a duration of {epochs!r} epochs was asked for; it must be 0 or more."
+        f"a duration of {epochs!r} epochs was requested; it must be 0 or more."
       )
     return self.steps_per_epoch * epochs
 
@@ -75,12 +76,11 @@ class Schedule:
     return max(1, int(exact)) if exact else 0
 
 
-@dataclasses.dataclass(frozen=True)
-class ScalingRule:
+class ScalingRule(NamedTuple):
   """What several replicas do to the learning rate of one."""
 
   multiplies: bool  # the rate by the number of replicas
-  warmup_epochs: float  # where there are several replicas and nothing else is asked for
+  warmup_epochs: float  # where there are several replicas and none are configured
 
 
 SCALING_RULES = {
@@ -92,58 +92,27 @@ SCALING_RULES = {
 }
 
 
-def _scaling_rule(rule: str) -> ScalingRule:
+def learning_rate_scaling(rule: str, num_replicas: int) -> tuple[int, float]:
+  """Returns the factor of the learning rate, and the epochs of warm-up.
+
+  Args:
+    rule: A key of `SCALING_RULES`.
+    num_replicas: The global batch divided by the batch that the rate was chosen for.
+
+  Raises:
+    UserError: If the rule is unknown or `num_replicas` is not positive.
+
+  >>> learning_rate_scaling("linear", 8), learning_rate_scaling("linear", 1)
+  ((8, 5.0), (1, 0.0))
+  >>> learning_rate_scaling("none", 8)
+  (1, 0.0)
+  """
   if rule not in SCALING_RULES:
     raise UserError(
       f"learning_rate_scaling: {rule!r} is unknown. {did_you_mean(rule, SCALING_RULES)}"
     )
-  return SCALING_RULES[rule]
-
-
-def learning_rate_scale(rule: str, num_replicas: int) -> int:
-  """Returns what the learning rate of one replica is multiplied by.
-
-  Args:
-    rule: a key of `SCALING_RULES`.
-    num_replicas: the global batch divided by the batch the rate was chosen for.
-
-  Raises:
-    UserError: if the rule is unknown or `num_replicas` is not positive.
-  """
   if num_replicas < 1:
     raise UserError(f"num_replicas is {num_replicas!r}; it must be 1 or more.")
-  return num_replicas if _scaling_rule(rule).multiplies else 1
-
-
-def scale_learning_rate(rate: float, rule: str, num_replicas: int) -> float:
-  """Returns the learning rate that `num_replicas` replicas use.
-
-  >>> scale_learning_rate(0.045, "linear", 8)
-  0.36
-  >>> scale_learning_rate(0.045, "none", 8)
-  0.045
-
-  Args:
-    rate: the learning rate of one replica, positive.
-    rule: a key of `SCALING_RULES`.
-    num_replicas: the global batch divided by the batch the rate was chosen for.
-
-  Raises:
-    UserError: if the rule is unknown or a number is not positive.
-  """
-  if not math.isfinite(rate) or rate <= 0:
-    raise UserError(f"learning_rate is {rate!r}; it must be positive.")
-  return rate * learning_rate_scale(rule, num_replicas)
-
-
-def default_warmup_epochs(rule: str, num_replicas: int) -> float:
-  """Returns the warm-up of a rule, in epochs; one replica needs none.
-
-  >>> default_warmup_epochs("linear", 8), default_warmup_epochs("linear", 1)
-  (5.0, 0.0)
-
-  Raises:
-    UserError: if the rule is unknown.
-  """
-  warmup_epochs = _scaling_rule(rule).warmup_epochs
-  return warmup_epochs if num_replicas > 1 else 0.0
+  multiplies, warmup_epochs = SCALING_RULES[rule]
+  factor = num_replicas if multiplies else 1
+  return factor, warmup_epochs if num_replicas > 1 else 0.0

@@ -122,8 +122,8 @@ def _learning_rate_rule(config: cfg.ExperimentConfig) -> str:
   schedule, warmup = optimizer.learning_rate, optimizer.warmup
   steps = getattr(warmup.get() or schedule.get(), "warmup_steps", 0)
   text = f"{schedule.type}, warm-up of {steps:,.0f} steps"
-  scaling = getattr(config.task, "learning_rate_scaling", None)
-  return f"{text}, scaled by the rule {scaling!r}" if scaling else text
+  scale = getattr(schedule.get(), "scale", 1)
+  return text if scale == 1 else f"{text}, {scale:g} times the rate of one replica"
 
 
 def _files(data: cfg.DataConfig) -> str:

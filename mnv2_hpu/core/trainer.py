@@ -5,6 +5,7 @@ import resource
 from typing import Any, NoReturn
 
 import gin
+import orbit
 import tensorflow as tf
 from absl import logging
 from official.core import base_task
@@ -107,14 +108,27 @@ class Trainer(resilient_trainer.ResilientTrainer):
       if self._is_first:  # the model folder is rank 0's
         _check_model_dir(task.logging_dir, config, model, train, allow_config_change)
     startup.check_same_settings(config, strategy)
-    # Before its input is built. Only rank 0 sees the checkpoints.
+    # Only rank 0 sees the checkpoints.
     step = run_record.latest_step(task.logging_dir) if self._is_first else 0
-    task.start_step = ranks.broadcast_int(strategy, step)
-    task.repeat_evaluation = evaluate
+    self._start_step = ranks.broadcast_int(strategy, step)
+    self._whole_evaluation: int | None = None  # where the task does not tell
+    if hasattr(task, "evaluation_steps"):
+      inputs, data = orbit.utils.make_distributed_dataset, config.task.validation_data
+      if train:
+        kwargs["train_dataset"] = inputs(
+          strategy,
+          task.build_inputs,
+          config.task.train_data,
+          start_step=self._start_step,
+        )
+      if evaluate:
+        kwargs["validation_dataset"] = inputs(
+          strategy, task.build_inputs, data, repeat=True
+        )
+        self._whole_evaluation = task.evaluation_steps(
+          data, ranks.size(strategy), strategy.num_replicas_in_sync
+        )
     super().__init__(config, task, model, optimizer, train, evaluate, **kwargs)
-    task.repeat_evaluation = False  # who builds that input again, wants it to end
-    # None where the task does not tell, or another input was given.
-    self._whole_evaluation: int | None = getattr(task, "evaluation_steps", None)
     if evaluate and self._whole_evaluation is not None:
       self._eval_options = dataclasses.replace(
         self._eval_options, recreate_iterator_for_each_eval=False
@@ -236,7 +250,7 @@ class Trainer(resilient_trainer.ResilientTrainer):
     self._variable_sync.invalidate()
     if not self._is_first:
       with self.strategy.scope():
-        self.global_step.assign(self.task.start_step)
+        self.global_step.assign(self._start_step)
       return
     if driver_flags.driver_mode() == "eval":
       raise UserError(
@@ -246,3 +260,5 @@ class Trainer(resilient_trainer.ResilientTrainer):
     # TensorFlow's preemption handler restores outside the scope.
     with self.strategy.scope():
       super().initialize()
+      if isinstance(self._optimizer, ExponentialMovingAverage):
+        self._optimizer.reset_shadow_variables()

@@ -5,76 +5,101 @@ Which records a pipeline reads is `record_reader`'s part, what is done to an ima
 ones are filled up with black images labelled `PADDING_LABEL`.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 from absl import logging
-from official.vision.dataloaders import classification_input as garden_input
+from official.vision.dataloaders import classification_input as upstream_input
 
 from mnv2_hpu import errors
 from mnv2_hpu.dataloaders import (
   corrupt_records,
   inception_preprocessing,
+  input_fields,
   record_files,
   record_position,
   record_reader,
 )
-from mnv2_hpu.dataloaders.input_options import InputOptions
+
+if TYPE_CHECKING:
+  from mnv2_hpu.configs.image_classification import DataConfig
 
 PADDING_LABEL = -1
 
 # An example: image `[height, width, 3]` float32, label int32 or int64.
 Example = tuple[tf.Tensor, tf.Tensor]
 ParseFn = Callable[[tf.Tensor, tf.Tensor], Example]
-# Index in the pipeline, and the parsed record, to the image.
-PreprocessFn = Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]
+# Index in the pipeline, and the encoded image, to the network's input.
+PreprocessFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def build_dataset(
-  options: InputOptions, input_context: tf.distribute.InputContext | None = None
+  data: DataConfig,
+  image_size: tuple[int, int],
+  num_classes: int,
+  input_context: tf.distribute.InputContext | None = None,
+  *,
+  start_step: int = 0,
+  repeat: bool = False,
 ) -> tf.data.Dataset:
   """Builds the dataset of one input pipeline.
 
   Args:
-    options: What is read, and how.
+    data: What is read, and how.
+    image_size: Height and width of the images in pixels.
+    num_classes: Labels lie in [0, num_classes).
     input_context: Which of how many pipelines this is, and how many replicas share a
       batch. None is the only pipeline of one replica.
+    start_step: Step at which training resumes: its batches, and all after it, are bit
+      for bit those that an uninterrupted run reads there.
+    repeat: Whether evaluation is infinite too: all batches again and again.
 
   Returns:
     Batches `(images, labels)`: `[batch, height, width, 3]` float32 and `[batch]`
-    int32, where batch is that of one replica. Endless in training; in evaluation as
-    many batches in every pipeline, and then from the start if they are to be repeated.
+    int32, where batch is that of one replica. Infinite in training; in evaluation as
+    many batches in every pipeline.
 
   Raises:
-    UserError: If files are missing or empty, if the replicas do not divide the batch,
-      or if there are fewer examples than pipelines.
+    UserError: If a field of `data` is out of its range, if files are missing or empty,
+      if the replicas do not divide the batch, or if there are fewer examples than
+      pipelines.
   """
+  input_fields.check(data, image_size, num_classes)
   context = input_context or tf.distribute.InputContext()
-  batch_size = per_replica_batch_size(options.global_batch_size, context)
-  files = record_files.match_files(options.input_path)
+  batch_size = per_replica_batch_size(data.global_batch_size, context)
+  files = record_files.match_files(data.input_path)
   logging.info("Images are decoded on the host, by TensorFlow's libjpeg-turbo.")
-  build = _training_examples if options.is_training else _evaluation_examples
-  dataset = build(options, files, context)
-  prefetch = tf.data.AUTOTUNE if options.prefetch is None else options.prefetch
-  batches = dataset.batch(
+  parse = _parse_fn(data, image_size, context)
+  check_labels = functools.partial(_check_labels, num_classes)
+  if data.is_training:
+    examples = _training_examples(data, files, context, parse, start_step)
+  else:
+    examples = _evaluation_examples(data, files, context, parse).map(check_labels)
+    examples = examples.concatenate(_padding(data, image_size, context))
+  batches = examples.batch(
     batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE
   )
-  if options.repeat_evaluation and not options.is_training:
+  if data.is_training:
+    batches = batches.map(check_labels)
+  elif repeat:
     batches = batches.repeat()
-  if options.is_training:  # evaluation did before it added padding
-    batches = batches.map(functools.partial(_check_labels, options.num_classes))
-  return batches.prefetch(prefetch).with_options(_tf_data_options(options))
+  prefetch = data.prefetch_buffer_size
+  prefetch = tf.data.AUTOTUNE if prefetch is None else prefetch
+  return batches.prefetch(prefetch).with_options(_tf_data_options(data))
 
 
-def _tf_data_options(options: InputOptions) -> tf.data.Options:
-  tf_data_options = tf.data.Options()
-  tf_data_options.autotune.enabled = True
-  tf_data_options.autotune.ram_budget = options.autotune_ram_mib * 2**20
-  # Images are worked on in parallel; dividing each among threads only costs.
-  tf_data_options.threading.max_intra_op_parallelism = 1
-  return tf_data_options
+def _tf_data_options(data: DataConfig) -> tf.data.Options:
+  options = tf.data.Options()
+  options.autotune.enabled = True
+  options.autotune.ram_budget = data.autotune_ram_mib * 2**20
+  # Images are preprocessed in parallel; dividing each among threads only costs.
+  options.threading.max_intra_op_parallelism = 1
+  return options
 
 
 def per_replica_batch_size(
@@ -107,11 +132,11 @@ def records_per_step(
   return replicas * per_replica_batch_size(global_batch_size, context)
 
 
-def count_examples(options: InputOptions) -> int:
+def count_examples(data: DataConfig) -> int:
   """Returns the number of examples; counts the records where it is not stated."""
-  if options.num_examples is not None:
-    return options.num_examples
-  return record_position.count_records(record_files.match_files(options.input_path))
+  if data.num_examples:
+    return data.num_examples
+  return record_position.count_records(record_files.match_files(data.input_path))
 
 
 def evaluation_steps(
@@ -122,79 +147,84 @@ def evaluation_steps(
   In a step each replica takes one batch, so that a pipeline which feeds several yields
   as many batches a step.
   """
-  largest_share = math.ceil(num_examples / context.num_input_pipelines)
-  return math.ceil(largest_share / records_per_step(global_batch_size, context))
+  largest_shard = math.ceil(num_examples / context.num_input_pipelines)
+  return math.ceil(largest_shard / records_per_step(global_batch_size, context))
 
 
 def _training_examples(
-  options: InputOptions, files: list[str], context: tf.distribute.InputContext
+  data: DataConfig,
+  files: list[str],
+  context: tf.distribute.InputContext,
+  parse: ParseFn,
+  start_step: int,
 ) -> tf.data.Dataset:
-  """Distorted examples of this pipeline's share of every epoch, without end."""
-  num_consumed = options.start_step * records_per_step(
-    options.global_batch_size, context
-  )
+  """Augmented examples of this pipeline's shard of every epoch, infinite."""
+  num_consumed = start_step * records_per_step(data.global_batch_size, context)
   records = record_reader.training_records(
     files,
     context,
-    seed=options.seed,
+    seed=data.seed,
     num_consumed=num_consumed,
-    shuffle_buffer_size=options.shuffle_buffer_size,
-    num_examples=options.num_examples,
-    cache=options.cache,
-    cycle_length=options.cycle_length,
-    deterministic=options.deterministic,
-  )
-  distort_seed = record_reader.fold_in(
-    options.seed, "distort", context.input_pipeline_id
+    shuffle_buffer_size=data.shuffle_buffer_size,
+    num_examples=data.num_examples or None,
+    cache=data.cache,
+    cycle_length=data.cycle_length,
+    deterministic=data.deterministic is not False,
   )
   corrupt = corrupt_records.CorruptRecords(
-    files,
-    options.max_corrupt_records,
-    options.image_field_key,
-    options.label_field_key,
+    files, data.max_corrupt_records, data.image_field_key, data.label_field_key
   )
-  return corrupt.skip(records, num_consumed, _parse_fn(options, distort_seed))
+  return corrupt.skip(records, num_consumed, parse)
 
 
 def _evaluation_examples(
-  options: InputOptions, files: list[str], context: tf.distribute.InputContext
+  data: DataConfig,
+  files: list[str],
+  context: tf.distribute.InputContext,
+  parse: ParseFn,
 ) -> tf.data.Dataset:
-  """This pipeline's share of the examples in a fixed order, then padding."""
-  num_examples = count_examples(options)
+  """This pipeline's shard of the examples in a fixed order."""
   records = record_reader.evaluation_records(
-    files, context, num_examples, options.cycle_length
+    files, context, count_examples(data), data.cycle_length
   )
-  if options.cache:
+  if data.cache:
     records = records.cache()
-  examples = records.enumerate().map(
-    _parse_fn(options, seed=0), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  return records.enumerate().map(
+    parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
-  examples = examples.map(functools.partial(_check_labels, options.num_classes))
-  steps = evaluation_steps(num_examples, options.global_batch_size, context)
-  per_step = options.global_batch_size // context.num_input_pipelines
-  missing = steps * per_step - record_reader.evaluation_share(num_examples, context)
-  padding = tf.data.Dataset.from_tensors(
-    (tf.zeros([*options.image_size, 3]), tf.constant(PADDING_LABEL, tf.int32))
-  )
-  return examples.concatenate(padding.repeat(missing))
 
 
-def _parse_fn(options: InputOptions, seed: int) -> ParseFn:
+def _padding(
+  data: DataConfig, image_size: tuple[int, int], context: tf.distribute.InputContext
+) -> tf.data.Dataset:
+  """Black images that make the batches of all pipelines full, and as many."""
+  num_examples = count_examples(data)
+  steps = evaluation_steps(num_examples, data.global_batch_size, context)
+  wanted = steps * data.global_batch_size // context.num_input_pipelines
+  missing = wanted - record_reader.evaluation_share(num_examples, context)
+  image, label = tf.zeros([*image_size, 3]), tf.constant(PADDING_LABEL, tf.int32)
+  return tf.data.Dataset.from_tensors((image, label)).repeat(missing)
+
+
+def _parse_fn(
+  data: DataConfig, image_size: tuple[int, int], context: tf.distribute.InputContext
+) -> ParseFn:
   """Returns what turns the index and the bytes of a record into an example."""
   features = {
     # No defaults: a record without its image or label is an error.
-    options.image_field_key: tf.io.FixedLenFeature([], tf.string),
-    options.label_field_key: tf.io.FixedLenFeature([], tf.int64),
+    data.image_field_key: tf.io.FixedLenFeature([], tf.string),
+    data.label_field_key: tf.io.FixedLenFeature([], tf.int64),
   }
-  if options.preprocessing == "model_garden":
-    preprocess = _model_garden_preprocessing(options)
+  if data.preprocessing == "model_garden":
+    preprocess = _model_garden_preprocessing(data, image_size)
   else:
-    preprocess = _inception_preprocessing(options, seed)
+    seed = record_reader.fold_in(data.seed, "distort", context.input_pipeline_id)
+    preprocess = _inception_preprocessing(data, image_size, seed)
 
   def parse(index: tf.Tensor, record: tf.Tensor) -> Example:
     example = tf.io.parse_single_example(record, features)
-    image = tf.ensure_shape(preprocess(index, example), [*options.image_size, 3])
-    return image, example[options.label_field_key]
+    image = preprocess(index, example[data.image_field_key])
+    return tf.ensure_shape(image, [*image_size, 3]), example[data.label_field_key]
 
   return parse
 
@@ -207,42 +237,42 @@ def _check_labels(num_classes: int, images: tf.Tensor, labels: tf.Tensor) -> Exa
     return images, tf.cast(labels, tf.int32)
 
 
-def _inception_preprocessing(options: InputOptions, seed: int) -> PreprocessFn:
-  height, width = options.image_size
-  preprocessing = options.preprocessing_options
-
-  def preprocess(index: tf.Tensor, example: dict[str, tf.Tensor]) -> tf.Tensor:
-    image = example[options.image_field_key]
-    if options.is_training:
-      example_seed = tf.stack([tf.constant(seed, tf.int64), index])
-      return inception_preprocessing.preprocess_for_train(
-        image, height, width, preprocessing, example_seed
-      )
-    return inception_preprocessing.preprocess_for_eval(
-      image, height, width, preprocessing.central_fraction
+def _inception_preprocessing(
+  data: DataConfig, image_size: tuple[int, int], seed: int
+) -> PreprocessFn:
+  options = data.preprocessing_options
+  if not data.is_training:
+    return lambda _, image: inception_preprocessing.preprocess_for_eval(
+      image, *image_size, options
     )
-
-  return preprocess
+  return lambda index, image: inception_preprocessing.preprocess_for_train(
+    image, *image_size, options, tf.stack([tf.constant(seed, tf.int64), index])
+  )
 
 
 def _model_garden_preprocessing(
-  options: InputOptions,
+  data: DataConfig, image_size: tuple[int, int]
 ) -> PreprocessFn:
-  def parser(decode_jpeg_only: bool) -> Callable[[dict[str, tf.Tensor]], Example]:
-    return garden_input.Parser(
-      output_size=list(options.image_size),
-      num_classes=options.num_classes,
-      image_field_key=options.image_field_key,
-      label_field_key=options.label_field_key,
-      decode_jpeg_only=decode_jpeg_only,
-      aug_rand_hflip=options.preprocessing_options.flip,
-      aug_crop=options.preprocessing_options.crop,
-    ).parse_fn(options.is_training)
-
   # Model Garden decodes only the crop of a JPEG, and knows no other format then.
-  parse_jpeg, parse_any = parser(True), parser(False)
-  return lambda _, example: tf.cond(
-    tf.io.is_jpeg(example[options.image_field_key]),
-    lambda: parse_jpeg(example)[0],
-    lambda: parse_any(example)[0],
+  parse_jpeg, parse_any = (
+    upstream_input.Parser(
+      output_size=list(image_size),
+      num_classes=1,  # it maps no label
+      image_field_key="image",
+      label_field_key="label",
+      decode_jpeg_only=decode_jpeg_only,
+      aug_rand_hflip=data.preprocessing_options.flip,
+      aug_crop=data.preprocessing_options.crop,
+    ).parse_fn(data.is_training)
+    for decode_jpeg_only in (True, False)
   )
+
+  def preprocess(_: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    example = {"image": image, "label": tf.zeros([], tf.int64)}
+    return tf.cond(
+      tf.io.is_jpeg(image),
+      lambda: parse_jpeg(example)[0],
+      lambda: parse_any(example)[0],
+    )
+
+  return preprocess

@@ -9,12 +9,12 @@ decoded, and only that part of a JPEG is decoded (`image_decoding`).
 Images are resized as TensorFlow 1 did: corners not aligned, no half-pixel centres.
 """
 
-import dataclasses
 import functools
 
 import tensorflow as tf
 
 from mnv2_hpu.dataloaders import color_distortion, image_decoding
+from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 
 MAX_CROP_ATTEMPTS = 100
 
@@ -27,38 +27,6 @@ _FULL_RESIZE_METHODS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class PreprocessingOptions:
-  """What is done to an image; the defaults are slim's `inception_v2`.
-
-  Attributes:
-    fast_mode: Brightness and saturation only, in this order, and bilinear resizing.
-      False adds hue and contrast in one of four orders, and draws one of four resize
-      methods, an image each.
-    crop: Whether to train on random crops; False resizes the whole image.
-    area_range: Smallest and largest area of a crop, as fractions of the image's.
-    aspect_ratio_range: Smallest and largest width divided by height of a crop.
-    min_object_covered: The least fraction of the object that a crop keeps. The object
-      is the whole image, so this is a second lower limit of the area.
-    flip: Whether to mirror images left to right, each with probability one half.
-    color_distortion: Whether to distort the colours.
-    central_fraction: Fraction of each side that evaluation keeps, in (0, 1].
-    reduced_decoding: Whether training decodes a JPEG at a half, a quarter or an eighth
-      of its size where the crop is at least that many times as large as the network's
-      input. Faster, and other pixels than slim's: see docs/input_pipeline.md.
-  """
-
-  fast_mode: bool = True
-  crop: bool = True
-  area_range: tuple[float, float] = (0.05, 1.0)
-  aspect_ratio_range: tuple[float, float] = (0.75, 1.33)
-  min_object_covered: float = 0.1
-  flip: bool = True
-  color_distortion: bool = True
-  central_fraction: float = 0.875
-  reduced_decoding: bool = False
-
-
 DEFAULT_OPTIONS = PreprocessingOptions()
 
 
@@ -69,7 +37,7 @@ def preprocess_for_train(
   options: PreprocessingOptions = DEFAULT_OPTIONS,
   seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
-  """Returns a randomly cropped, flipped and recoloured image.
+  """Returns a randomly cropped, flipped and color-jittered image.
 
   Args:
     image: `[h, w, 3]`, uint8, or float in [0, 1]; or a scalar string, the content of a
@@ -92,12 +60,15 @@ def preprocess_for_train(
   if options.crop:
     window = functools.partial(distorted_crop_window, options=options, seed=crop_seed)
   min_size = (height, width) if options.reduced_decoding else None
-  crop = _cut(image, window, min_size)
-  return distort_crop(crop, height, width, options, distortion_seed)
+  cropped = _crop(image, window, min_size)
+  return distort_crop(cropped, height, width, options, distortion_seed)
 
 
 def preprocess_for_eval(
-  image: tf.Tensor, height: int, width: int, central_fraction: float = 0.875
+  image: tf.Tensor,
+  height: int,
+  width: int,
+  options: PreprocessingOptions = DEFAULT_OPTIONS,
 ) -> tf.Tensor:
   """Returns the central part of an image, resized; nothing random.
 
@@ -106,13 +77,22 @@ def preprocess_for_eval(
       JPEG, PNG, GIF or BMP file.
     height: Height of the result in pixels.
     width: Width of the result in pixels.
-    central_fraction: Fraction of each side that is kept, in (0, 1].
+    options: Its `central_fraction`.
 
   Returns:
     `[height, width, 3]`, float32 in [-1, 1]. The aspect ratio is not kept.
   """
-  window = functools.partial(central_crop_window, central_fraction=central_fraction)
-  return _to_model_range(_resize(_cut(image, window), height, width))
+  return to_minus_one_one(resize_for_eval(image, height, width, options))
+
+
+def resize_for_eval(
+  image: tf.Tensor, height: int, width: int, options: PreprocessingOptions
+) -> tf.Tensor:
+  """Does what `preprocess_for_eval` does, but for the range: float32 in [0, 1]."""
+  window = functools.partial(
+    central_crop_window, central_fraction=options.central_fraction
+  )
+  return _resize(_crop(image, window), height, width)
 
 
 def distorted_crop_window(
@@ -133,9 +113,9 @@ def distorted_crop_window(
     image_shape,
     bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
     seed=seed,
-    min_object_covered=options.min_object_covered,
-    aspect_ratio_range=options.aspect_ratio_range,
-    area_range=options.area_range,
+    min_object_covered=options.crop_min_object_covered,
+    aspect_ratio_range=options.crop_aspect_ratio_range,
+    area_range=options.crop_area_range,
     max_attempts=MAX_CROP_ATTEMPTS,
     use_image_if_no_bounding_boxes=True,
   )
@@ -165,7 +145,7 @@ def distort_crop(
   options: PreprocessingOptions,
   seed: tf.Tensor,
 ) -> tf.Tensor:
-  """Does what training does to the pixels of a crop: resize, flip, colours, range.
+  """Does what training does to the pixels of a crop: resize, flip, color jitter, range.
 
   Args:
     crop: `[h, w, 3]`, uint8, or float in [0, 1].
@@ -191,15 +171,15 @@ def distort_crop(
     image = tf.reverse(image, tf.fill([tf.cast(draws[1] < 0.5, tf.int32)], 1))
   if options.color_distortion:
     image = color_distortion.distort_color(image, draws[2:], options.fast_mode)
-  return _to_model_range(image)
+  return to_minus_one_one(image)
 
 
-def _cut(
+def _crop(
   image: tf.Tensor,
   window: image_decoding.ChooseWindow,
   min_size: tuple[int, int] | None = None,
 ) -> tf.Tensor:
-  """Returns a part of an image, which is decoded first where it is a file's content."""
+  """Returns a part of an image, which is decoded first if it is a file's content."""
   if image.dtype == tf.string:
     return image_decoding.decode_window(image, window, min_size)
   return tf.slice(image, *window(tf.shape(image)))
@@ -223,6 +203,6 @@ def _resize(
   return resized if is_float else resized * (1.0 / 255.0)
 
 
-def _to_model_range(image: tf.Tensor) -> tf.Tensor:
+def to_minus_one_one(image: tf.Tensor) -> tf.Tensor:
   """Maps [0, 1] to [-1, 1]."""
   return (image - 0.5) * 2.0

@@ -140,7 +140,7 @@ class ExponentialMovingAverage(optimization.ExponentialMovingAverage):
     with tf.variable_creator_scope(distributed_as_the_weight):
       return self.add_slot(weight, "average", initializer=initial_value)
 
-  def reset_averages(self) -> None:
+  def reset_shadow_variables(self) -> None:
     """Sets the averages to the weights: for weights that were read after the copy.
 
     Before `shadow_copy` there is nothing to set: it starts from the weights it finds.

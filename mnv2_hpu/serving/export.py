@@ -17,7 +17,6 @@ from mnv2_hpu import __version__, compat
 from mnv2_hpu.checkpoints import restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError, did_you_mean
-from mnv2_hpu.serving import preprocessing
 from mnv2_hpu.serving.image_classification import ClassificationModule
 from mnv2_hpu.serving.verify import METADATA
 
@@ -100,7 +99,6 @@ def describe(
   """Returns the content of `export.json`."""
   task = module.params.task
   height, width, channels = task.model.input_size
-  kinds = {kind: name for name, kind in preprocessing.KINDS.items()}
   return {
     **dataclasses.asdict(restored),
     "num_classes": task.model.num_classes,
@@ -114,10 +112,7 @@ def describe(
       "logits": f"float32 [batch, {task.model.num_classes}]",
       "probs": f"float32 [batch, {task.model.num_classes}], softmax of the logits",
     },
-    "preprocessing": {
-      "name": kinds[type(module.preprocessing)],
-      **dataclasses.asdict(module.preprocessing),
-    },
+    "preprocessing": module.preprocessing.as_dict(),
     "data": {
       "input_path": task.validation_data.input_path,
       "image_field_key": task.validation_data.image_field_key,

@@ -44,11 +44,7 @@ class ClassificationModule(upstream.ClassificationModule):
     height, width, channels = params.task.model.input_size
     data = params.task.validation_data
     self.preprocessing = preprocessing.create(
-      data.preprocessing,
-      height=height,
-      width=width,
-      central_fraction=data.center_crop_fraction,
-      crop=data.aug_crop,
+      data.preprocessing, height, width, data.preprocessing_options
     )
     super().__init__(
       params=params,

@@ -7,11 +7,13 @@ exported program scales pixel values itself, so that its user need not know how.
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from mnv2_hpu.dataloaders import inception_preprocessing
+from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 from mnv2_hpu.errors import UserError, did_you_mean
 
 
@@ -20,16 +22,14 @@ class Preprocessing(abc.ABC):
   """From an image of any size to the network's input.
 
   Attributes:
-    height: of the network's input, in pixels.
-    width: likewise.
-    central_fraction: of each side that is kept.
-    crop: whether the run cropped its images.
+    height: Height of the network's input in pixels.
+    width: Width of the network's input in pixels.
+    options: What the run did to its images.
   """
 
   height: int
   width: int
-  central_fraction: float = 0.875
-  crop: bool = True
+  options: PreprocessingOptions
 
   @abc.abstractmethod
   def resize(self, image: tf.Tensor) -> tf.Tensor:
@@ -50,22 +50,34 @@ class Preprocessing(abc.ABC):
     """Returns the network's input, float32 `[height, width, 3]`, for `resize`'s."""
     return self.normalize(self.resize(image))
 
+  def as_dict(self) -> dict[str, Any]:
+    """Returns what `from_dict` builds an equal one from, for `export.json`."""
+    return {
+      "name": next(name for name, kind in KINDS.items() if type(self) is kind),
+      "height": self.height,
+      "width": self.width,
+      "central_fraction": self.options.central_fraction,
+      "crop": self.options.crop,
+    }
+
 
 class Inception(Preprocessing):
   """Slim's: the central part whatever its aspect ratio, values from -1 to 1."""
 
   def resize(self, image: tf.Tensor) -> tf.Tensor:
     """See `Preprocessing`."""
-    return (self.network_input(image) + 1.0) * 127.5
+    return 255.0 * inception_preprocessing.resize_for_eval(
+      image, self.height, self.width, self.options
+    )
 
   def normalize(self, pixels: tf.Tensor) -> tf.Tensor:
     """See `Preprocessing`."""
-    return pixels / 127.5 - 1.0
+    return inception_preprocessing.to_minus_one_one(pixels / 255.0)
 
   def network_input(self, image: tf.Tensor) -> tf.Tensor:
     """See `Preprocessing`; the very function that evaluation calls."""
     return inception_preprocessing.preprocess_for_eval(
-      image, self.height, self.width, self.central_fraction
+      image, self.height, self.width, self.options
     )
 
 
@@ -74,7 +86,7 @@ class ModelGarden(Preprocessing):
 
   def resize(self, image: tf.Tensor) -> tf.Tensor:
     """See `Preprocessing`; the square is 0.875 of the shorter side, as upstream's."""
-    if self.crop:
+    if self.options.crop:
       image = _preprocess_ops().center_crop_image(image)
     pixels = tf.image.resize(image, [self.height, self.width])
     return tf.ensure_shape(pixels, [self.height, self.width, 3])
@@ -91,15 +103,25 @@ KINDS: dict[str, type[Preprocessing]] = {
 }
 
 
-def create(name: str, **fields: Any) -> Preprocessing:
-  """Builds the preprocessing of a name in `KINDS`, with the fields given.
+def create(
+  name: str, height: int, width: int, options: PreprocessingOptions
+) -> Preprocessing:
+  """Builds the preprocessing of a name in `KINDS`.
 
   Raises:
-    UserError: if the name is unknown.
+    UserError: If the name is unknown.
   """
   if name not in KINDS:
     raise UserError(f"preprocessing is {name!r}. {did_you_mean(name, KINDS)}")
-  return KINDS[name](**fields)
+  return KINDS[name](height, width, options)
+
+
+def from_dict(fields: Mapping[str, Any]) -> Preprocessing:
+  """Builds the preprocessing that `Preprocessing.as_dict` describes."""
+  options = PreprocessingOptions(
+    central_fraction=fields["central_fraction"], crop=fields["crop"]
+  )
+  return create(fields["name"], fields["height"], fields["width"], options)
 
 
 def _preprocess_ops() -> Any:

@@ -210,8 +210,7 @@ def _saved_model(path: str, metadata: Mapping[str, Any]) -> Predict:
 
 
 def _tflite(path: str, metadata: Mapping[str, Any]) -> Predict:
-  fields = dict(metadata["preprocessing"])
-  preprocess = preprocessing.create(fields.pop("name"), **fields)
+  preprocess = preprocessing.from_dict(metadata["preprocessing"])
   threads = len(os.sched_getaffinity(0))
   interpreter = tf.lite.Interpreter(path, num_threads=threads)
   signature = interpreter.get_signature_runner("serving_default")

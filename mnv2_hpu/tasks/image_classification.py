@@ -1,7 +1,7 @@
 """Image classification: Model Garden's task with this project's input and averaging."""
 
 import contextlib
-import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,14 +12,19 @@ from official.vision.configs import image_classification as upstream_cfg
 from official.vision.modeling import backbones, classification_model
 from official.vision.tasks import image_classification as upstream
 
+from mnv2_hpu import cluster
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as exp_cfg
-from mnv2_hpu.dataloaders import classification_input, record_check, record_files
-from mnv2_hpu.dataloaders.inception_preprocessing import PreprocessingOptions
-from mnv2_hpu.dataloaders.input_options import InputOptions
+from mnv2_hpu.dataloaders import (
+  classification_input,
+  input_fields,
+  record_check,
+  record_files,
+)
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.modeling import step_dropout
+from mnv2_hpu.modeling import stateless_dropout
 from mnv2_hpu.optimization import exponential_moving_average
+from mnv2_hpu.tasks import init_checkpoint
 
 # Fields of Model Garden's DataConfig that mean nothing to this project's input.
 UNSUPPORTED_FIELDS = (
@@ -27,6 +32,9 @@ UNSUPPORTED_FIELDS = (
   "enable_tf_data_service",
   "file_type",
   "is_multilabel",
+  "aug_crop",
+  "aug_rand_hflip",
+  "center_crop_fraction",
   "aug_type",
   "three_augment",
   "color_jitter",
@@ -48,45 +56,6 @@ def _float32_policy() -> Iterator[None]:
     keras.mixed_precision.set_global_policy(policy)
 
 
-def input_options(
-  data: exp_cfg.DataConfig, model: exp_cfg.ImageClassificationModel
-) -> InputOptions:
-  """Returns what the input pipeline needs to know of a data and a model config."""
-  height, width = model.input_size[:2]
-  least_area, greatest_area = data.crop_area_range
-  least_ratio, greatest_ratio = data.crop_aspect_ratio_range
-  return InputOptions(
-    input_path=data.input_path,
-    global_batch_size=data.global_batch_size,
-    is_training=bool(data.is_training),
-    image_size=(height, width),
-    num_classes=model.num_classes,
-    num_examples=data.num_examples or None,
-    shuffle_buffer_size=data.shuffle_buffer_size,
-    cycle_length=data.cycle_length,
-    seed=data.seed,
-    deterministic=data.deterministic is not False,
-    cache=data.cache,
-    max_corrupt_records=data.max_corrupt_records,
-    autotune_ram_mib=data.autotune_ram_mib,
-    prefetch=data.prefetch_buffer_size,
-    image_field_key=data.image_field_key,
-    label_field_key=data.label_field_key,
-    preprocessing=data.preprocessing,
-    preprocessing_options=PreprocessingOptions(
-      fast_mode=data.fast_mode,
-      crop=data.aug_crop,
-      area_range=(least_area, greatest_area),
-      aspect_ratio_range=(least_ratio, greatest_ratio),
-      min_object_covered=data.crop_min_object_covered,
-      flip=data.aug_rand_hflip,
-      color_distortion=data.color_distortion,
-      reduced_decoding=data.reduced_decoding,
-      central_fraction=data.center_crop_fraction,
-    ),
-  )
-
-
 @task_factory.register_task_cls(exp_cfg.ImageClassificationTask)
 class ImageClassificationTask(upstream.ImageClassificationTask):
   """Model Garden's classification task, with what slim's recipe needs beside it.
@@ -94,20 +63,28 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
   Images are float32 `[batch, height, width, 3]`, labels int32 `[batch]`; a label of -1
   marks padding of the last evaluation batch and counts nowhere.
 
-  Attributes:
-    start_step: step at which training resumes, to be set before its input is built:
-      the input continues there as if training had never stopped.
-    repeat_evaluation: whether the evaluation input starts again after its last batch,
-      to be set likewise.
-    evaluation_steps: steps in which an evaluation sees each image once; None until the
-      evaluation input is built.
   """
 
-  start_step: int = 0
-  repeat_evaluation: bool = False
-  evaluation_steps: int | None = None
+  def __init__(
+    self,
+    params: exp_cfg.ImageClassificationTask,
+    logging_dir: str | None = None,
+    name: str | None = None,
+  ) -> None:
+    """Checks the checkpoint that a run without one of its own would start from.
 
-  _optimizer: Any = None
+    Args:
+      params: The configuration.
+      logging_dir: The folder of the run; None where there is none.
+      name: Name of the task.
+
+    Raises:
+      UserError: If `init_checkpoint` cannot be read.
+    """
+    super().__init__(params, logging_dir, name)
+    starts = logging_dir and not tf.train.latest_checkpoint(logging_dir)
+    if params.init_checkpoint and starts and cluster.rank(os.environ) == 0:
+      init_checkpoint.check(params.init_checkpoint)
 
   def build_model(self) -> keras.Model:
     """Builds the network; its pooling, dropout and logits compute in float32.
@@ -137,7 +114,7 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
         kernel_initializer=keras.initializers.TruncatedNormal(stddev=stddev),
         kernel_regularizer=regularizer,
       )
-    step_dropout.depend_on_step(model, self.task_config.train_data.seed)
+    stateless_dropout.make_dropout_stateless(model, self.task_config.train_data.seed)
     if self.task_config.freeze_backbone:
       model.backbone.trainable = False
     return model
@@ -150,51 +127,74 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     metrics: list[keras.metrics.Metric] | None = None,
   ) -> dict[str, tf.Tensor]:
     """Does Model Garden's step, with the dropout that belongs to it."""
-    with step_dropout.at_step(optimizer.iterations):
+    with stateless_dropout.dropout_step(optimizer.iterations):
       return super().train_step(inputs, model, optimizer, metrics)
 
-  def create_optimizer(  # upstream's is a classmethod; this one is remembered
-    self,
+  def initialize(self, model: keras.Model) -> None:
+    """Reads `init_checkpoint`, if there is one.
+
+    Raises:
+      UserError: If it does not fit the network.
+    """
+    config = self.task_config
+    try:
+      super().initialize(model)
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+      raise UserError(
+        f"init_checkpoint is {config.init_checkpoint!r}: its "
+        f"{config.init_checkpoint_modules} does not fit this network "
+        f"({str(error).splitlines()[0]}). Use the width_multiplier and num_classes it "
+        'was trained with, or init_checkpoint_modules = "backbone".'
+      ) from error
+
+  @classmethod
+  def create_optimizer(
+    cls,
     optimizer_config: cfg.OptimizationConfig,
     runtime_config: cfg.RuntimeConfig | None = None,
     dp_config: Any = None,
   ) -> keras.optimizers.Optimizer:
     """Builds the optimizer, wrapped by this project's moving average if configured."""
-    self._optimizer = exponential_moving_average.wrap_with_moving_average(
+    return exponential_moving_average.wrap_with_moving_average(
       super().create_optimizer(
         optimizer_config.replace(ema=None), runtime_config, dp_config
       ),
       optimizer_config.ema,
     )
-    return self._optimizer
-
-  def initialize(self, model: keras.Model) -> None:
-    """Reads `init_checkpoint`, and starts the averages from what was read."""
-    super().initialize(model)
-    average = exponential_moving_average.ExponentialMovingAverage
-    if isinstance(self._optimizer, average):
-      self._optimizer.reset_averages()
 
   def build_inputs(
     self,
     params: exp_cfg.DataConfig,
     input_context: tf.distribute.InputContext | None = None,
+    start_step: int = 0,
+    repeat: bool = False,
   ) -> tf.data.Dataset:
-    """Builds the input of one worker; see `dataloaders.classification_input`."""
-    options = dataclasses.replace(
-      input_options(params, self.task_config.model),
-      start_step=self.start_step,
-      repeat_evaluation=self.repeat_evaluation,
+    """Builds the input of one worker; see `classification_input.build_dataset`."""
+    model = self.task_config.model
+    return classification_input.build_dataset(
+      params,
+      (model.input_size[0], model.input_size[1]),
+      model.num_classes,
+      input_context,
+      start_step=start_step,
+      repeat=repeat,
     )
-    if not options.is_training:
-      examples = classification_input.count_examples(options)
-      options = dataclasses.replace(options, num_examples=examples)
-      self.evaluation_steps = classification_input.evaluation_steps(
-        examples,
-        options.global_batch_size,
-        input_context or tf.distribute.InputContext(),
-      )
-    return classification_input.build_dataset(options, input_context)
+
+  def evaluation_steps(
+    self, params: exp_cfg.DataConfig, num_pipelines: int, num_replicas: int
+  ) -> int:
+    """Returns the steps in which an evaluation sees each image once.
+
+    Args:
+      params: The data config of the evaluation.
+      num_pipelines: Number of input pipelines: one for each process.
+      num_replicas: Number of replicas of all processes.
+    """
+    return classification_input.evaluation_steps(
+      classification_input.count_examples(params),
+      params.global_batch_size,
+      tf.distribute.InputContext(num_pipelines, 0, num_replicas),
+    )
 
   def _check_fields(self) -> None:
     """Refuses fields of Model Garden's that this task's input would ignore."""
@@ -218,8 +218,10 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     """
     self._check_fields()
     config = self.task_config
+    height, width = config.model.input_size[:2]
     used = [config.train_data] * train + [config.validation_data] * evaluate
     for data in used:
+      input_fields.check(data, (height, width), config.model.num_classes)
       record_check.check_records(
         record_files.match_files(data.input_path),
         config.model.num_classes,

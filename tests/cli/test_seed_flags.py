@@ -3,7 +3,7 @@
 import pytest
 
 from mnv2_hpu.cli import seed_flags
-from mnv2_hpu.configs.classification_recipe import Recipe
+from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.errors import UserError
 
 RECIPE = "mobilenet_v2_classification"

@@ -36,4 +36,4 @@ def test_gin_finds_shipped_files_from_anywhere(name, tmp_path, monkeypatch):
 
   gin.parse_config_file(name)
 
-  assert gin.query_parameter("mobilenet_v2_classification.image_size") == 224
+  assert gin.query_parameter("mobilenet_v2_classification.num_classes") == 1001

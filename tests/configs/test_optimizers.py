@@ -10,7 +10,7 @@ from official.vision import registry_imports  # noqa: F401
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import optimizers, schedules
-from mnv2_hpu.configs.classification_recipe import Recipe
+from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.optimization.learning_rate import SlimExponentialDecay
 from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
@@ -162,8 +162,8 @@ def test_epsilon_is_for_rmsprop_only():
 
 
 def test_no_average_by_zero_and_only_weights_by_request():
-  assert optimization_config(DIGITS, average_decay=0.0).ema is None
-  ema = optimization_config(DIGITS, average_batch_statistics=False).ema
+  assert optimization_config(DIGITS, ema_decay=0.0).ema is None
+  ema = optimization_config(DIGITS, ema_batch_statistics=False).ema
   assert ema.trainable_weights_only
 
 
@@ -179,7 +179,7 @@ def test_no_average_by_zero_and_only_weights_by_request():
     ("decay_epochs", 0, "decay_epochs is 0"),
     ("train_epochs", 0, "train_epochs is 0"),
     ("warmup_epochs", -1, "-1 epochs"),
-    ("average_decay", 1.0, "average_decay is 1.0"),
+    ("ema_decay", 1.0, "ema_decay is 1.0"),
     ("num_replicas", 0, "num_replicas is 0"),
   ],
 )

@@ -43,29 +43,26 @@ def test_impossible_durations_are_named(epochs):
 
 
 @pytest.mark.parametrize(
-  ("rule", "num_replicas", "rate", "warmup_epochs"),
+  ("rule", "num_replicas", "factor", "warmup_epochs"),
   [
-    ("none", 8, 0.045, 0),
-    ("slim", 8, 0.36, 0),
-    ("linear", 8, 0.36, 5),
-    ("none", 1, 0.045, 0),
-    ("slim", 1, 0.045, 0),
-    ("linear", 1, 0.045, 0),
+    ("none", 8, 1, 0),
+    ("slim", 8, 8, 0),
+    ("linear", 8, 8, 5),
+    ("none", 1, 1, 0),
+    ("slim", 1, 1, 0),
+    ("linear", 1, 1, 0),
   ],
 )
-def test_scaling_rules(rule, num_replicas, rate, warmup_epochs):
-  assert schedules.scale_learning_rate(0.045, rule, num_replicas) == rate
-  assert schedules.default_warmup_epochs(rule, num_replicas) == warmup_epochs
+def test_scaling_rules(rule, num_replicas, factor, warmup_epochs):
+  scaling = schedules.learning_rate_scaling(rule, num_replicas)
+  assert scaling == (factor, warmup_epochs)
 
 
 def test_an_unknown_rule_names_the_nearest():
   with pytest.raises(UserError, match="Did you mean 'linear'"):
-    schedules.scale_learning_rate(0.045, "liner", 8)
-  with pytest.raises(UserError, match="Did you mean 'slim'"):
-    schedules.default_warmup_epochs("slimm", 8)
+    schedules.learning_rate_scaling("liner", 8)
 
 
-@pytest.mark.parametrize(("rate", "num_replicas"), [(0.0, 1), (math.nan, 1), (0.1, 0)])
-def test_rates_and_replicas_must_be_positive(rate, num_replicas):
-  with pytest.raises(UserError, match=r"must be (positive|1 or more)"):
-    schedules.scale_learning_rate(rate, "none", num_replicas)
+def test_replicas_must_be_positive():
+  with pytest.raises(UserError, match="num_replicas is 0; it must be 1 or more"):
+    schedules.learning_rate_scaling("none", 0)

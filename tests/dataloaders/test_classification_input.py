@@ -10,17 +10,12 @@ from official.vision.configs import image_classification as garden_configs
 from official.vision.tasks import image_classification as garden_task
 
 from mnv2_hpu import errors
-from mnv2_hpu.dataloaders import (
-  classification_input,
-  inception_preprocessing,
-  input_options,
-)
-from mnv2_hpu.dataloaders.classification_input import build_dataset
-from mnv2_hpu.dataloaders.input_options import InputOptions
+from mnv2_hpu.configs.image_classification import DataConfig
+from mnv2_hpu.dataloaders import classification_input, inception_preprocessing
+from mnv2_hpu.dataloaders.input_fields import PREPROCESSINGS, PreprocessingOptions
 
-UNDISTORTED = inception_preprocessing.PreprocessingOptions(
-  crop=False, flip=False, color_distortion=False
-)
+UNDISTORTED = PreprocessingOptions(crop=False, flip=False, color_distortion=False)
+SIZE = (16, 12)
 
 
 def _pixels(number):
@@ -55,12 +50,15 @@ def _options(pattern, is_training, **overrides):
     "input_path": pattern,
     "global_batch_size": 4,
     "is_training": is_training,
-    "image_size": (16, 12),
-    "num_classes": 100,
-    "deterministic": True,
     "shuffle_buffer_size": 100,
   }
-  return InputOptions(**(values | overrides))
+  return DataConfig(**(values | overrides))
+
+
+def build_dataset(data, context=None, size=SIZE, num_classes=100, repeat=False):
+  return classification_input.build_dataset(
+    data, size, num_classes, context, repeat=repeat
+  )
 
 
 def _context(pipelines, pipeline, replicas=None):
@@ -111,7 +109,7 @@ def test_evaluation_gives_each_replica_of_a_pipeline_a_batch_a_step(tmp_path):
 def test_a_repeated_evaluation_is_the_same_each_time(tmp_path, cache):
   pattern = _write_files(tmp_path, 9, 2)
   once, endless = (
-    build_dataset(_options(pattern, False, cache=cache, repeat_evaluation=repeat))
+    build_dataset(_options(pattern, False, cache=cache), repeat=repeat)
     for repeat in (False, True)
   )
   np.testing.assert_array_equal(
@@ -154,7 +152,7 @@ def test_evaluation_steps(examples, pipelines, replicas, steps):
 
 
 @pytest.mark.parametrize("is_training", [True, False])
-@pytest.mark.parametrize("preprocessing", input_options.PREPROCESSINGS)
+@pytest.mark.parametrize("preprocessing", PREPROCESSINGS)
 def test_shapes_are_static(tmp_path, is_training, preprocessing):
   pattern = _write_files(tmp_path, 6, 2)
   options = _options(pattern, is_training, preprocessing=preprocessing)
@@ -217,7 +215,7 @@ def test_pipelines_distort_differently(tmp_path):
     _write_files(tmp_path, 2, 2),
     True,
     global_batch_size=2,
-    preprocessing_options=inception_preprocessing.PreprocessingOptions(crop=False),
+    preprocessing_options=PreprocessingOptions(crop=False),
   )
   seen = []
   for pipeline in range(2):
@@ -239,7 +237,7 @@ def test_labels_stay_with_their_images(tmp_path):
   for images, labels in build_dataset(options).take(6):
     for image, label in zip(images, labels.numpy().tolist(), strict=True):
       expected = inception_preprocessing.preprocess_for_eval(
-        _pixels(label), 16, 12, central_fraction=1.0
+        _pixels(label), *SIZE, PreprocessingOptions(central_fraction=1.0)
       )
       np.testing.assert_allclose(image, expected, atol=1e-6)
 
@@ -273,9 +271,7 @@ def test_model_garden_preprocessing_honours_flip_and_crop(tmp_path, flip):
     _write_files(tmp_path, 1, 1),
     True,
     preprocessing="model_garden",
-    preprocessing_options=inception_preprocessing.PreprocessingOptions(
-      crop=False, flip=flip
-    ),
+    preprocessing_options=PreprocessingOptions(crop=False, flip=flip),
   )
   images = np.unique(_images(build_dataset(options), 8).round(4), axis=0)
   assert len(images) == (2 if flip else 1)
@@ -284,9 +280,9 @@ def test_model_garden_preprocessing_honours_flip_and_crop(tmp_path, flip):
 
 
 def test_a_label_outside_the_classes_stops_the_pipeline(tmp_path):
-  options = _options(_write_files(tmp_path, 6, 1), True, num_classes=5)
+  options = _options(_write_files(tmp_path, 6, 1), True)
   with pytest.raises(tf.errors.InvalidArgumentError, match="outside 0 to"):
-    _labels(build_dataset(options), 3)
+    _labels(build_dataset(options, num_classes=5), 3)
 
 
 def test_a_record_without_a_label_stops_the_pipeline(tmp_path):
@@ -312,9 +308,16 @@ def test_fewer_examples_than_pipelines_is_an_error(tmp_path):
   [
     ({"preprocessing": "incepton"}, "Did you mean 'inception'"),
     ({"global_batch_size": 0}, "global_batch_size is 0"),
-    ({"image_size": (0, 8)}, "image height is 0"),
+    ({"max_corrupt_records": -1}, "max_corrupt_records is -1"),
   ],
 )
-def test_options_are_checked(overrides, text):
+def test_the_data_config_is_checked(overrides, text):
   with pytest.raises(errors.UserError, match=text):
-    _options("train-*", True, **overrides)
+    build_dataset(_options("train-*", True, **overrides))
+
+
+def test_the_size_and_the_classes_are_checked():
+  with pytest.raises(errors.UserError, match="image height is 0"):
+    build_dataset(_options("train-*", True), size=(0, 8))
+  with pytest.raises(errors.UserError, match="num_classes is 1; it must be at least 2"):
+    build_dataset(_options("train-*", True), num_classes=1)

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from mnv2_hpu import errors
+from mnv2_hpu.configs.image_classification import DataConfig
 from mnv2_hpu.dataloaders import classification_input
-from mnv2_hpu.dataloaders.input_options import InputOptions
 
 PER_FILE = 6
 
@@ -47,16 +47,17 @@ def fixture_write(tmp_path):
   return write
 
 
-def _dataset(folder, **overrides):
+def _dataset(folder, start_step=0, **overrides):
   options = {
     "input_path": str(folder / "train-*"),
     "global_batch_size": 3,
     "is_training": True,
-    "image_size": (8, 8),
-    "num_classes": 2 * PER_FILE,
     "shuffle_buffer_size": 4,
   }
-  return classification_input.build_dataset(InputOptions(**(options | overrides)))
+  data = DataConfig(**(options | overrides))
+  return classification_input.build_dataset(
+    data, (8, 8), 2 * PER_FILE, start_step=start_step
+  )
 
 
 def _read(folder, batches, **overrides):

@@ -9,12 +9,13 @@ import pytest
 import tensorflow as tf
 
 from mnv2_hpu.dataloaders import inception_preprocessing as preprocessing
-from mnv2_hpu.dataloaders.inception_preprocessing import PreprocessingOptions
+from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 DRAWS = 2000
 STATISTICS = json.loads((GOLDEN / "preprocess_train_stats.json").read_text())
 UNDISTORTED = PreprocessingOptions(crop=False, flip=False, color_distortion=False)
+WHOLE = PreprocessingOptions(central_fraction=1.0)
 
 
 @functools.cache
@@ -155,7 +156,9 @@ def test_crops_are_distributed_as_slims(case, number):
 
 def test_crops_honour_their_options():
   options = PreprocessingOptions(
-    area_range=(0.5, 0.6), aspect_ratio_range=(0.9, 1.1), min_object_covered=0.0
+    crop_area_range=(0.5, 0.6),
+    crop_aspect_ratio_range=(0.9, 1.1),
+    crop_min_object_covered=0.0,
   )
   _, size = _draw(
     lambda seed: preprocessing.distorted_crop_window([100, 100, 3], options, seed),
@@ -290,5 +293,5 @@ def test_slow_mode_stays_in_range_and_changes_hue():
 
 def test_parts_can_be_turned_off():
   resized = preprocessing.preprocess_for_train(_image(2), 40, 40, UNDISTORTED)
-  whole = preprocessing.preprocess_for_eval(_image(2), 40, 40, central_fraction=1.0)
+  whole = preprocessing.preprocess_for_eval(_image(2), 40, 40, WHOLE)
   np.testing.assert_array_equal(resized, whole)

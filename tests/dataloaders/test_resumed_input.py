@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.dataloaders import classification_input, input_options, record_files
+from mnv2_hpu.configs.image_classification import DataConfig
+from mnv2_hpu.dataloaders import classification_input, record_files
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
+from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 
 STEPS = 11
 
@@ -37,20 +39,19 @@ def _write_files(directory, sizes):
 
 def _batches(pattern, context, steps, start_step=0, **overrides):
   """The batches of a few steps, as `(images, labels)` arrays."""
-  options = input_options.InputOptions(
+  data = DataConfig(
     **{
       "input_path": pattern,
       "global_batch_size": 4,
       "is_training": True,
-      "image_size": (8, 8),
-      "num_classes": 100,
       "shuffle_buffer_size": 5,
       "seed": 3,
-      "start_step": start_step,
       **overrides,
     }
   )
-  dataset = classification_input.build_dataset(options, context)
+  dataset = classification_input.build_dataset(
+    data, (8, 8), 100, context, start_step=start_step
+  )
   replicas = context.num_replicas_in_sync // context.num_input_pipelines
   return list(dataset.take(steps * replicas).as_numpy_iterator())
 
@@ -88,9 +89,7 @@ def test_a_resumed_pipeline_continues_the_uninterrupted_one(
 
 
 def test_full_color_mode_and_its_resize_methods_resume_too(tmp_path):
-  options = classification_input.inception_preprocessing.PreprocessingOptions(
-    fast_mode=False
-  )
+  options = PreprocessingOptions(fast_mode=False)
   pattern, context = _write_files(tmp_path, [13]), tf.distribute.InputContext()
   whole = _batches(pattern, context, 8, preprocessing_options=options)
   _assert_same(

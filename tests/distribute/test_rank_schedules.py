@@ -4,7 +4,8 @@ import pytest
 from official.modeling import optimization
 
 from mnv2_hpu.compat import keras
-from mnv2_hpu.configs import classification_recipe, image_classification
+from mnv2_hpu.configs import image_classification
+from mnv2_hpu.configs.recipe import Recipe
 
 # 1,281,167 images, 96 a rank, 420 epochs. A rank decays by 0.98 every 2.5 epochs from
 # 0.045; several multiply that, along a line from 0 over the first 5 epochs:
@@ -23,9 +24,7 @@ LAST_RATE = {1: 0.0015108, 2: 0.0030215, 8: 0.012086, 64: 0.096688}
 def test_epochs_and_rates_follow_the_number_of_ranks(monkeypatch, ranks):
   monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", str(ranks))
   monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
-  recipe = classification_recipe.Recipe(
-    data_dir="/data", num_classes=1001, num_train_examples=1_281_167
-  )
+  recipe = Recipe(data_dir="/data", num_classes=1001, num_train_examples=1_281_167)
   params = image_classification.experiment(recipe)
   batch, train_steps, decay_steps, rates = TABLE[ranks]
   assert params.task.train_data.global_batch_size == batch

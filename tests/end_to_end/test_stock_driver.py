@@ -73,7 +73,7 @@ def test_training_says_what_will_happen(trained):
     "compute dtype float32",
     "32 on 1 replicas",
     "1,438 examples",
-    "exponential, warm-up of 44 steps, scaled by the rule 'linear'",
+    "exponential, warm-up of 44 steps",
     "trainable parameters",
     "4 files",
   ):

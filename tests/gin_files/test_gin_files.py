@@ -1,5 +1,6 @@
 """Every shipped gin file is parsed, built, validated, and its arithmetic checked."""
 
+import dataclasses
 import re
 
 import gin
@@ -9,6 +10,7 @@ from official.modeling import optimization
 
 import mnv2_hpu
 from mnv2_hpu.configs import gin_files
+from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
 
 mnv2_hpu.register()
@@ -51,9 +53,10 @@ def digits_dir(tmp_path):
 
 
 def _build(file, data_dir, *bindings):
-  gin.parse_config_files_and_bindings(
-    [str(file)], [f"DATA_DIR = '{data_dir}'", *bindings]
-  )
+  files = [str(file)]
+  if file.parent.name == "hardware":  # given after a recipe
+    files.insert(0, str(GIN_DIR / "imagenet.gin"))
+  gin.parse_config_files_and_bindings(files, [f"DATA_DIR = '{data_dir}'", *bindings])
   config = exp_factory.get_exp_config("mobilenet_v2_classification")
   config.validate()
   return config
@@ -66,7 +69,8 @@ def test_gin_files_are_found():
 @pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
 def test_gin_file_parses_builds_and_validates(file, digits_dir):
   if "mobilenet_v2_classification." in file.read_text():
-    config = _build(file, digits_dir, "HOSTS = 'node-a:8,node-b:8'")
+    hosts = ["HOSTS = 'node-a:8,node-b:8'"] if "HOSTS" in file.read_text() else []
+    config = _build(file, digits_dir, *hosts)
     assert config.trainer.train_steps > 0
     assert config.task.train_data.global_batch_size > 0
   else:
@@ -102,6 +106,19 @@ def test_imagenet_is_slims_recipe(digits_dir):
   assert optimizer.ema.trainable_weights_only is False
   assert config.trainer.steps_per_loop == 20
   assert config.runtime.mixed_precision_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
+def test_gin_file_repeats_no_default(file):
+  """A value stands once: what a file binds differs from the recipe's default."""
+  bound = re.findall(
+    r"^mobilenet_v2_classification\.(\w+) = ([^#\n]+)", file.read_text(), re.M
+  )
+  defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+  for name, value in bound:
+    assert (
+      value.strip().startswith("%") or gin.config.parse_value(value) != defaults[name]
+    )
 
 
 def test_numbers_of_the_data_set_come_from_dataset_json(digits_dir):

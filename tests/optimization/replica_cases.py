@@ -170,7 +170,7 @@ def test_averages_are_reset_on_each_replica(strategy):
   model, optimizer = build(strategy.scope())
   trainer(strategy, model, optimizer)(0)
   with strategy.scope():
-    optimizer.reset_averages()
+    optimizer.reset_shadow_variables()
   assert_same_bits(
     local(strategy, averages(model, optimizer)), local(strategy, model.variables)
   )

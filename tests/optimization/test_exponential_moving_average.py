@@ -243,14 +243,14 @@ def test_averages_are_reset_to_weights_that_were_read_later():
   model, optimizer = built()
   for variable in model.variables:
     variable.assign(variable + 1)
-  optimizer.reset_averages()
+  optimizer.reset_shadow_variables()
   assert_same_bits(averages(model, optimizer), values(model.variables))
 
 
 def test_resetting_before_the_copy_leaves_the_start_to_it():
   model = small_model()
   optimizer = ExponentialMovingAverage(RMSpropTF1(0.1))
-  optimizer.reset_averages()
+  optimizer.reset_shadow_variables()
   optimizer.shadow_copy(model)
   assert_same_bits(averages(model, optimizer), values(model.variables))
 

@@ -17,7 +17,7 @@ from official.vision.configs import image_classification as upstream
 import mnv2_hpu.modeling.mobilenet_v2  # noqa: F401
 from mnv2_hpu.configs import backbones, optimizers, schedules
 from mnv2_hpu.configs import image_classification as exp_cfg
-from mnv2_hpu.configs.classification_recipe import Recipe
+from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.tasks.image_classification import ImageClassificationTask
 
 pytestmark = pytest.mark.slow
@@ -78,7 +78,7 @@ def run(request):
   for name, v in variables.items():
     drawn = golden_recipes.draw_train_weights(name, slim_shape(v), meta["seed"])
     v.assign(drawn.reshape(v.shape))
-  optimizer.reset_averages()
+  optimizer.reset_shadow_variables()
   result = types.SimpleNamespace(
     golden=golden,
     size=request.param,

@@ -6,6 +6,7 @@ import tensorflow as tf
 from helpers_serving import (
   NUM_CLASSES,
   NUM_RECORDS,
+  OPTIONS,
   Trained,
   experiment,
   write_records,
@@ -31,7 +32,9 @@ def trained(tmp_path_factory):
   write_records(folder / "validation-00000-of-00002", images[:70], labels[:70])
   write_records(folder / "validation-00001-of-00002", images[70:], labels[70:])
 
-  params = experiment(input_path=str(folder / "validation-*"), center_crop_fraction=0.8)
+  params = experiment(
+    input_path=str(folder / "validation-*"), preprocessing_options=OPTIONS.as_dict()
+  )
   model = task_factory.get_task(params.task).build_model()
 
   def set_randomly():

@@ -16,7 +16,9 @@ SIZE = serving.SIZE
 
 
 def in_process_logits(trained, images):
-  inputs = tf.stack([preprocess_for_eval(i, SIZE, SIZE, 0.8) for i in images])
+  inputs = tf.stack(
+    [preprocess_for_eval(i, SIZE, SIZE, serving.OPTIONS) for i in images]
+  )
   return trained.model(inputs, training=False).numpy()
 
 

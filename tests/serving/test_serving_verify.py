@@ -56,7 +56,10 @@ def test_every_record_runs_through_both_formats(trained, exported):
   labels, probabilities = verify.predict(exported.export_dir, trained.records)
   assert len(labels) == serving.NUM_RECORDS
   inputs = np.stack(
-    [preprocess_for_eval(i, serving.SIZE, serving.SIZE, 0.8) for i in trained.images]
+    [
+      preprocess_for_eval(i, serving.SIZE, serving.SIZE, serving.OPTIONS)
+      for i in trained.images
+    ]
   )
   logits = trained.model(inputs, training=False).numpy()
   expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

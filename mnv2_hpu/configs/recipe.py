@@ -1,21 +1,29 @@
 """Every hyperparameter of `mobilenet_v2_classification`, as gin-bindable arguments."""
 
 import dataclasses
+from typing import Any
 
 import gin
 
+from mnv2_hpu.configs.backbones import MobileNetV2
+from mnv2_hpu.dataloaders.input_fields import (
+  PREPROCESSINGS,
+  InputFields,
+  PreprocessingFields,
+)
 from mnv2_hpu.errors import UserError, did_you_mean
 
 COMPUTE_DTYPES = ("bfloat16", "float32")
-PREPROCESSING = ("inception", "model_garden")
+INIT_CHECKPOINT_MODULES = ("all", "backbone")
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
+@dataclasses.dataclass
+class Recipe(InputFields, PreprocessingFields):
   """MobileNetV2 trained as slim trained it, unless a field says otherwise.
 
-  Gin binds the fields as `mobilenet_v2_classification.<field>`. Sources: the paper
-  (arXiv 1801.04381, section 6.1) and slim's `train_image_classifier.py`.
+  Gin binds the fields as `mobilenet_v2_classification.<field>`. Each default stands
+  once: here, or in the class that the field is inherited or taken from. Sources: the
+  paper (arXiv 1801.04381, section 6.1) and slim's `train_image_classifier.py`.
 
   Raises:
     UserError: if a value is impossible.
@@ -29,35 +37,18 @@ class Recipe:
   num_train_examples: int = 0
   num_validation_examples: int = 0
 
-  # ---- Preprocessing ----
   image_size: int = 224  # height and width of the network's input, in pixels
-  preprocessing: str = "inception"  # one of PREPROCESSING
-  fast_mode: bool = True  # False adds hue, contrast and random resize methods
-  crop: bool = True  # training: a random crop; evaluation: the central one
-  crop_area_range: tuple[float, float] = (0.05, 1.0)  # shares of the image's area
-  crop_aspect_ratio_range: tuple[float, float] = (0.75, 1.33)  # width / height
-  crop_min_object_covered: float = 0.1  # share of the image that a crop holds
-  central_fraction: float = 0.875  # share of each side that evaluation keeps
-  flip: bool = True  # training mirrors half of the images
-  color_distortion: bool = True  # training changes brightness and saturation
-  reduced_decoding: bool = False  # decode large crops at a half, quarter or eighth
-  shuffle_buffer_size: int = 10_000  # examples
-  cache: bool = False  # keep the encoded examples in memory
-  deterministic: bool = True  # False does not wait for a slow file
-  max_corrupt_records: int = 100  # that training skips, per pipeline
-  autotune_ram_mib: int = 2048  # most that tf.data makes ahead by its own choice
-  seed: int = 0  # of initial weights, dropout, the order and distortion of examples
 
   # ---- Network ----
-  width_multiplier: float = 1.0  # of the channels: the paper's alpha
-  finegrain_classification_mode: bool = True  # last convolution: 1280 channels or more
-  output_stride: int | None = None  # 8, 16, 32; None is 32
+  width_multiplier: float = MobileNetV2.width_multiplier
+  finegrain_classification_mode: bool = MobileNetV2.finegrain_classification_mode
+  output_stride: int | None = MobileNetV2.output_stride
   activation: str = "relu6"  # after every convolution but the projections
   dropout_rate: float = 0.2  # before the logits
   norm_momentum: float = 0.997  # of the moving batch statistics
   norm_epsilon: float = 0.001  # added to the batch variance
   use_sync_bn: bool = False  # batch statistics over all replicas
-  kernel_initializer_stddev: float = 0.09  # of a normal cut at two deviations
+  kernel_initializer_stddev: float = MobileNetV2.kernel_initializer_stddev
   init_checkpoint: str = ""  # a checkpoint, or a folder of some, to start from
   init_checkpoint_modules: str = "backbone"  # or "all": what is read from it
   freeze_backbone: bool = False  # train the logits only
@@ -80,9 +71,9 @@ class Recipe:
   staircase: bool = True  # decay in steps, not continuously
   warmup_epochs: float | None = None  # None leaves it to the scaling rule
 
-  # ---- Averaged weights ----
-  average_decay: float = 0.9999  # 0 keeps no averages
-  average_batch_statistics: bool = True
+  # ---- EMA weights ----
+  ema_decay: float = 0.9999  # 0 keeps no EMA weights
+  ema_batch_statistics: bool = True  # average the moving batch statistics too
 
   # ---- Durations ----
   batch_size: int = 96  # training images per replica
@@ -100,7 +91,11 @@ class Recipe:
 
   def __post_init__(self) -> None:
     """Checks what can be checked without the data."""
-    choices = {"compute_dtype": COMPUTE_DTYPES, "preprocessing": PREPROCESSING}
+    choices = {
+      "compute_dtype": COMPUTE_DTYPES,
+      "preprocessing": PREPROCESSINGS,
+      "init_checkpoint_modules": INIT_CHECKPOINT_MODULES,
+    }
     for name, allowed in choices.items():
       value = getattr(self, name)
       if value not in allowed:
@@ -108,6 +103,15 @@ class Recipe:
     for name in ("batch_size", "eval_batch_size", "image_size", "log_every_steps"):
       if getattr(self, name) < 1:
         raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+  def values_of(self, config_cls: type) -> dict[str, Any]:
+    """Returns the values of the fields that a dataclass shares with the recipe."""
+    names = {field.name for field in dataclasses.fields(self)}
+    return {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(config_cls)
+      if field.name in names
+    }
 
 
 configured_recipe = gin.external_configurable(

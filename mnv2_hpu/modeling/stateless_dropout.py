@@ -18,8 +18,8 @@ _current = threading.local()  # each replica is traced in a thread of its own
 
 
 @contextlib.contextmanager
-def at_step(step: tf.types.experimental.TensorLike) -> Iterator[None]:
-  """Inside, dropout of `depend_on_step` draws what belongs to a step.
+def dropout_step(step: tf.types.experimental.TensorLike) -> Iterator[None]:
+  """Inside, dropout of `make_dropout_stateless` draws what belongs to a step.
 
   Args:
     step: int64 scalar, a tensor or a variable; read where the layer is called.
@@ -44,13 +44,13 @@ def _dropout(
     noise_shape: as Keras' dropout has it.
 
   Raises:
-    RuntimeError: outside of `at_step`.
+    RuntimeError: outside of `dropout_step`.
   """
   step = getattr(_current, "step", None)
   if step is None:
     raise RuntimeError(
       "a dropout layer that depends on the step was called for training outside of "
-      "mnv2_hpu.modeling.step_dropout.at_step(step)."
+      "mnv2_hpu.modeling.stateless_dropout.dropout_step(step)."
     )
   seed = tf.constant(key, tf.int32)
   context = tf.distribute.get_replica_context()
@@ -63,11 +63,11 @@ def _dropout(
   )
 
 
-def depend_on_step(model: keras.Model, seed: int) -> None:
+def make_dropout_stateless(model: keras.Model, seed: int) -> None:
   """Makes the dropout layers of a model draw from the seed and the step.
 
   The order of the layers numbers them, so each draws its own. Calling such a model for
-  training needs `at_step`; evaluation draws nothing.
+  training needs `dropout_step`; evaluation draws nothing.
 
   Args:
     model: whose own layers are changed.

@@ -1,0 +1,93 @@
+"""The settings of the input, each declared once and under one name.
+
+`configs.recipe.Recipe` inherits both classes of fields, so that gin binds each of them
+as `mobilenet_v2_classification.<name>`; the experiment holds them as
+`task.train_data.<name>` and `task.train_data.preprocessing_options.<name>`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from official.modeling import hyperparams
+
+from mnv2_hpu.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+  from mnv2_hpu.configs.image_classification import DataConfig
+
+PREPROCESSINGS = ("inception", "model_garden")
+
+
+@dataclasses.dataclass
+class InputFields:
+  """Which records are read, and how."""
+
+  preprocessing: str = "inception"  # one of PREPROCESSINGS
+  shuffle_buffer_size: int = 10_000  # records among which training draws the next one
+  cache: bool = False  # keep the encoded records of a pipeline in memory
+  # False does not wait for a slow file or image. Two runs of one seed, or one that was
+  # interrupted and one that was not, then read other records. Evaluation always waits.
+  deterministic: bool = True
+  max_corrupt_records: int = 100  # that training replaces, per pipeline; one more stops
+  autotune_ram_mib: int = 2048  # most that tf.data prefetches where it is autotuned
+  seed: int = 0  # of weights, dropout, the order and augmentation; equal on all ranks
+
+
+@dataclasses.dataclass
+class PreprocessingFields:
+  """What is done to an image; the defaults are slim's `inception_v2`.
+
+  The preprocessing "model_garden" is that of Model Garden's parser: mean and standard
+  deviation. It honours `crop` and `flip` alone, and draws from TensorFlow's global
+  generator, so that neither two runs nor a resumed one augment alike.
+  """
+
+  fast_mode: bool = True  # False adds hue, contrast and random resize methods
+  crop: bool = True  # training: a random crop; evaluation: the central one
+  crop_area_range: tuple[float, float] = (0.05, 1.0)  # fractions of the image's area
+  crop_aspect_ratio_range: tuple[float, float] = (0.75, 1.33)  # width / height
+  crop_min_object_covered: float = 0.1  # fraction of the image that a crop holds
+  central_fraction: float = 0.875  # of each side, in (0, 1], that evaluation keeps
+  flip: bool = True  # training mirrors half of the images
+  color_distortion: bool = True  # training changes brightness and saturation
+  # Decode a JPEG at a half, quarter or eighth where the crop is that many times as
+  # large as the network's input. Faster; other pixels than slim's
+  # (docs/input_pipeline.md).
+  reduced_decoding: bool = False
+
+
+@dataclasses.dataclass
+class PreprocessingOptions(PreprocessingFields, hyperparams.Config):
+  """`task.train_data.preprocessing_options`, and that of the validation data."""
+
+
+def check(data: DataConfig, image_size: tuple[int, int], num_classes: int) -> None:
+  """Refuses values that no input can be built from.
+
+  Args:
+    data: What is read, and how.
+    image_size: Height and width of the images in pixels.
+    num_classes: Labels lie in [0, num_classes).
+
+  Raises:
+    UserError: Naming the field, its value and what is allowed.
+  """
+  kind = data.preprocessing
+  if kind not in PREPROCESSINGS:
+    raise UserError(
+      f"preprocessing: {kind!r} is unknown. {did_you_mean(kind, PREPROCESSINGS)}"
+    )
+  minima = {
+    "global_batch_size": (data.global_batch_size, 1),
+    "image height": (image_size[0], 1),
+    "image width": (image_size[1], 1),
+    "shuffle_buffer_size": (data.shuffle_buffer_size, 1),
+    "autotune_ram_mib": (data.autotune_ram_mib, 1),
+    "max_corrupt_records": (data.max_corrupt_records, 0),
+    "num_classes": (num_classes, 2),  # with one, every accuracy is 1
+  }
+  for name, (value, minimum) in minima.items():
+    if value < minimum:
+      raise UserError(f"{name} is {value}; it must be at least {minimum}.")
