@@ -65,7 +65,9 @@ setuptools.setup(
     "gin-config>=0.5,<0.6",
     "matplotlib>=3.8,<4",
     "numpy>=1.26,<2",
+    "packaging>=23",
     "Pillow>=10,<14",
+    "protobuf>=3.20,<5",  # TensorFlow 2.15 cannot be imported with 5
     "scikit-learn>=1.3,<2",
     "tensorflow-datasets>=4.9,<4.9.8",  # later ones need protobuf 5, TF 2.15 has < 5
     "tensorflow-metadata>=1.15,<1.16",  # likewise

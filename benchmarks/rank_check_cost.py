@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 
-from mnv2_hpu.cli import process
+from mnv2_hpu import tf_environment
 
-process.set_up()
+tf_environment.configure()
 
 REPEATS = 15
 INTERVAL = 2000  # mnv2_hpu.Trainer.check_ranks_interval

@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from mnv2_hpu.cli import process
+from mnv2_hpu import tf_environment
 
-process.set_up()
+tf_environment.configure()
 
 import gin
 import matplotlib as mpl
@@ -33,11 +33,10 @@ from matplotlib import pyplot as plt
 from official.core import task_factory, train_lib
 
 import mnv2_hpu
-from mnv2_hpu.cli import launch
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import gin_files, image_classification
 from mnv2_hpu.configs.recipe import configured_recipe
-from mnv2_hpu.distribute import rank_check, ranks
+from mnv2_hpu.distribute import launcher, rank_check, ranks
 from mnv2_hpu.progress import Progress
 from mnv2_hpu.reporting import curves
 
@@ -78,7 +77,7 @@ def _launch(command, num_ranks, log):
   """Runs a command on so many ranks; what they say goes to a file."""
   command = ["bash", "-c", 'exec "$@" >> "$0" 2>&1', str(log), *command]
   processes = num_ranks if num_ranks > 1 else 0
-  code = launch.Launcher(launch.Options(tuple(command), processes)).run()
+  code = launcher.run(launcher.Options(tuple(command), processes))
   if code:
     raise RuntimeError(f"ended with {code}:\n{log.read_text()[-3000:]}")
 

@@ -11,9 +11,9 @@ curves to docs/recipes_on_digits.png and prints the table of docs/benchmarks.md.
 import dataclasses
 import statistics
 
-from mnv2_hpu.cli import process
+from mnv2_hpu import tf_environment
 
-process.set_up()
+tf_environment.configure()
 
 import gin
 import matplotlib as mpl

@@ -29,7 +29,7 @@ GIN_FILES = {
 }
 
 # Flags of the commands.
-FLAGS: dict[str, str] = {}
+FLAGS = {"picture": "figure_path"}
 
 # Fields of `task.train_data` and `task.validation_data`.
 DATA_FIELDS = {

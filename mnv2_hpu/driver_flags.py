@@ -1,7 +1,11 @@
 """What the stock driver's flags lack."""
 
+import functools
+
+import gin
 from absl import flags, logging
 
+from mnv2_hpu import paths
 from mnv2_hpu.errors import UserError
 
 # Model Garden's driver offers these modes and then raises NotImplementedError.
@@ -44,3 +48,33 @@ def check_mode(num_processes: int) -> None:
       "without horovodrun, mpirun and TF_CONFIG, beside the training, or train with "
       "--mode=train_and_eval."
     )
+
+
+def given_paths() -> dict[str, str]:
+  """Returns `--model_dir` of the running driver, by the flag's name."""
+  if flags.FLAGS.is_parsed() and "model_dir" in flags.FLAGS and flags.FLAGS.model_dir:
+    return {"model_dir": flags.FLAGS.model_dir}
+  return {}
+
+
+@functools.cache
+def install_path_check() -> None:
+  """Expands `~` in `--model_dir`, and checks the folder, when gin has been parsed.
+
+  In Model Garden's drivers that is before they read it.
+
+  Raises:
+    UserError: From the hook, if the folder cannot serve.
+  """
+
+  @gin.config.register_finalize_hook
+  def hook(config: dict) -> None:
+    del config  # binds nothing
+    for name, path in given_paths().items():
+      try:
+        path = paths.resolve(path)
+        if "train" in (driver_mode() or ""):
+          paths.check_writable(path)
+      except UserError as error:
+        raise UserError(f"--{name}: {error}") from error
+      flags.FLAGS[name].value = path

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
-  """Something the user can mend: what, the value received, what is allowed, next step.
+  """Something the user can fix: what, the value received, what is allowed, next step.
 
   The drivers print its message and exit with code 1.
   """
@@ -23,14 +23,14 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
   near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
   if near:
     return f"Did you mean {' or '.join(repr(n) for n in near)}?"
-  return f"Allowed: {some_of(known, 20)}."
+  return f"Allowed: {shorten(known, max_items=20)}."
 
 
-def some_of(names: Sequence[str], most: int = 10) -> str:
+def shorten(names: Sequence[str], max_items: int = 10) -> str:
   """Returns the first names, and how many more there are.
 
-  >>> some_of(["a", "b", "c"], most=2)
+  >>> shorten(["a", "b", "c"], max_items=2)
   'a, b and 1 more'
   """
-  more = f" and {len(names) - most} more" if len(names) > most else ""
-  return ", ".join(names[:most]) + more
+  more = f" and {len(names) - max_items} more" if len(names) > max_items else ""
+  return ", ".join(names[:max_items]) + more

@@ -6,7 +6,7 @@ The first line of every gin file is `import mnv2_hpu.registry_imports`.
 # ruff: noqa: F401
 from official.vision import registry_imports
 
-from mnv2_hpu import deprecations, error_reports
+from mnv2_hpu import deprecations, driver_flags, error_reports, log_filters
 from mnv2_hpu.configs import backbones, gin_files, image_classification, optimizers
 from mnv2_hpu.core import trainer
 from mnv2_hpu.distribute import strategies, worker_dirs
@@ -17,4 +17,6 @@ gin_files.add_search_path()
 deprecations.install_gin_names()
 strategies.install_hook()
 worker_dirs.install()
-error_reports.install_excepthook()
+log_filters.install()
+driver_flags.install_path_check()
+error_reports.install_excepthook(driver_flags.given_paths)

@@ -1,9 +1,11 @@
 """What a user reads after a mistake in gin, experiment or override."""
 
+import os
+
 import gin
 import pytest
 import tensorflow as tf
-from official.core import exp_factory
+from official.core import exp_factory, input_reader
 from official.modeling import hyperparams
 
 import mnv2_hpu
@@ -78,3 +80,29 @@ def test_users_errors_explain_themselves_behind_an_input_pipeline():
     lambda number: tf.numpy_function(refuse, [number], tf.int64)
   )
   assert _explained(next, iter(data)) == "what is wrong\nand what to do"
+
+
+@pytest.mark.parametrize(
+  "pattern", ["coco/train*", "gs://**/pascal_voc_seg/train_aug*"], ids=["local", "gcs"]
+)
+def test_default_paths_of_the_model_garden_are_explained(pattern):
+  text = _explained(input_reader.match_files, pattern)
+  assert text.startswith(f"no data file matches {pattern!r}")
+  assert "task.train_data.input_path" in text
+
+
+def test_ctrl_c_is_one_word():
+  assert error_reports.explain(KeyboardInterrupt()) == "interrupted"
+
+
+@pytest.mark.parametrize("make", [os.makedirs, tf.io.gfile.makedirs])
+def test_errors_of_the_file_system_at_a_given_path_are_no_defects(make, tmp_path):
+  (tmp_path / "file").touch()
+  path = str(tmp_path / "file" / "run")
+  with pytest.raises(Exception) as raised:  # noqa: PT011 - what is raised is asserted
+    make(path)
+  text = error_reports.explain(raised.value, {"model_dir": path})
+  assert text.startswith(f"--model_dir={path} cannot be used: ")
+  assert "\n" not in text
+  elsewhere = {"model_dir": str(tmp_path / "other")}
+  assert error_reports.explain(raised.value, elsewhere) is None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from mnv2_hpu.errors import UserError, some_of
+from mnv2_hpu.errors import UserError, shorten
 
 _SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _OTHER_FORMATS = {  # by the end of the name
@@ -61,7 +61,7 @@ def _newest(folder: str) -> str:
   if indices:
     names = sorted(name.removesuffix(".index") for name in indices)
     raise UserError(
-      f"The folder {folder!r} holds {some_of(names)}, but its list of checkpoints (the "
+      f"The folder {folder!r} holds {shorten(names)}, but its list of checkpoints (the "
       "file 'checkpoint') is missing or corrupt, so which is the newest is unknown. "
       f"Name one, such as {os.path.join(folder, names[-1])}."
     )
@@ -86,4 +86,4 @@ def corruption_reported(path: str) -> Iterator[None]:
 
 
 def _listing(folder: str) -> str:
-  return some_of(sorted(tf.io.gfile.listdir(folder))) or "nothing"
+  return shorten(sorted(tf.io.gfile.listdir(folder))) or "nothing"

@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2 as graph_pb2
 
 from mnv2_hpu.checkpoints.paths import corruption_reported, find_checkpoint
 from mnv2_hpu.compat import keras
-from mnv2_hpu.errors import UserError, did_you_mean, some_of
+from mnv2_hpu.errors import UserError, did_you_mean, shorten
 
 WEIGHTS = ("ema", "raw")
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"  # what TensorFlow 2's checkpoints hold
@@ -169,7 +169,7 @@ def _match(content: _ObjectGraph, model: keras.Model) -> list[int]:
   if missing:
     raise UserError(
       f"{len(missing)} of {len(model.variables)} variables of the model are not in the "
-      f"checkpoint {content.path!r}: {some_of(missing)}. It belongs to another "
+      f"checkpoint {content.path!r}: {shorten(missing)}. It belongs to another "
       "network; use the configuration that it was trained with (params.yaml beside it)."
     )
   return [node_of[id(v)] for v in model.variables]
@@ -187,6 +187,6 @@ def _check_shapes(
   if differing:
     raise UserError(
       f"{len(differing)} variables do not fit the checkpoint {path!r}: "
-      f"{some_of(differing)}. Width or number of classes differ; use the configuration "
+      f"{shorten(differing)}. Width or number of classes differ; use the configuration "
       "that it was trained with (params.yaml beside it)."
     )

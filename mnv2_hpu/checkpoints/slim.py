@@ -16,7 +16,7 @@ import tensorflow as tf
 from mnv2_hpu.checkpoints import paths, restore, slim_architecture
 from mnv2_hpu.checkpoints.slim_architecture import EMA, LOGITS, SCOPE
 from mnv2_hpu.compat import keras
-from mnv2_hpu.errors import UserError, some_of
+from mnv2_hpu.errors import UserError, shorten
 from mnv2_hpu.modeling.mobilenet_v2 import MobileNetV2
 
 # Slim's name of a weight, where Keras has another.
@@ -183,7 +183,7 @@ def _check_is_slim(path: str, names: Collection[str], weights: str) -> None:
     )
     raise UserError(
       f"The checkpoint {path!r} holds no variable {SCOPE}/…, but "
-      f"{some_of(scopes) or 'none at all'}. {hint}"
+      f"{shorten(scopes) or 'none at all'}. {hint}"
     )
   if weights == "ema" and not any(n.endswith(f"/{EMA}") for n in of_network):
     raise UserError(
@@ -221,7 +221,7 @@ def _check_fits(
     "unknown": [name for name in sorted(shapes) if not _is_known(name, known)],
   }
   if any(problems.values()):
-    found = [f"{len(n)} {kind}: {some_of(n)}" for kind, n in problems.items() if n]
+    found = [f"{len(n)} {kind}: {shorten(n)}" for kind, n in problems.items() if n]
     hint = _hint(shapes, [*missing, *misshapen])
     raise UserError(
       f"The checkpoint {path!r} does not fit the model. Variables {'; '.join(found)}. "

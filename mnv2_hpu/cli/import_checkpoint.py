@@ -12,39 +12,42 @@ has a logits layer. import.json beside it says how images and labels must be pre
 
 from collections.abc import Sequence
 
-from mnv2_hpu.cli import process
+from absl import flags
 
-process.set_up()
-
-from absl import flags  # noqa: E402
-
-import mnv2_hpu  # noqa: E402
-from mnv2_hpu.checkpoints import import_slim, restore  # noqa: E402
-from mnv2_hpu.cli import main as cli_main  # noqa: E402
+from mnv2_hpu.cli import command
+from mnv2_hpu.cli.path_flags import define_path
 
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string(
-    "checkpoint", None, "Prefix of slim's files, or their folder.", required=True
+  define_path(
+    "checkpoint",
+    None,
+    "Prefix of slim's files, or their folder.",
+    required=True,
+    remote=True,
   )
-  flags.DEFINE_string(
-    "output_dir", None, "Folder to write; there must be none yet.", required=True
+  define_path(
+    "output_dir",
+    None,
+    "Folder to write; there must be none yet.",
+    required=True,
+    written=True,
   )
-  flags.DEFINE_enum(
-    "weights", "ema", restore.WEIGHTS, "The EMA weights, or the raw ones."
-  )
+  flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "EMA weights, or the raw ones.")
   flags.DEFINE_float(
-    "width_multiplier", None, "Width it must have; inferred if not given."
+    "width_multiplier", None, "Width that the checkpoint must have; inferred from it."
   )
   flags.DEFINE_integer(
-    "num_classes", None, "Classes it must have; inferred if not given."
+    "num_classes", None, "Classes that the checkpoint must have; inferred from it."
   )
 
 
 def main(argv: Sequence[str]) -> int:
   """Imports the checkpoint that the flags name and prints what it is."""
   del argv
+  from mnv2_hpu.checkpoints import import_slim
+
   values = flags.FLAGS
   imported = import_slim.import_checkpoint(
     values.checkpoint,
@@ -59,9 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 def entry_point() -> None:
   """The console script `mnv2-import-checkpoint`."""
-  mnv2_hpu.register()
-  define_flags()
-  cli_main.run(main)
+  command.run(main, define_flags)
 
 
 if __name__ == "__main__":

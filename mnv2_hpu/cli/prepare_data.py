@@ -16,66 +16,53 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mnv2_hpu.cli import main as cli_main
-from mnv2_hpu.cli import process
-from mnv2_hpu.data_preparation import prepare, sources, summary
-from mnv2_hpu.progress import Progress
-
-_DEFAULTS = prepare.PreparationOptions(input_dir="", output_dir="")
+from mnv2_hpu.cli import command
+from mnv2_hpu.cli.path_flags import define_path
 
 
 def define_flags() -> None:
-  """Defines the flags; each is a field of `prepare.PreparationOptions`."""
+  """Defines the flags: fields of `prepare.PreparationOptions`, which has defaults."""
   flags.DEFINE_string(
-    "source", _DEFAULTS.source, f"What the input is: {', '.join(sources.SOURCES)}."
+    "source", None, "What the input is: image_folder (default), imagenet, tfds."
   )
-  flags.DEFINE_string(
+  define_path(
     "input_dir", None, "Folder to read; for tfds its data folder.", required=True
   )
-  flags.DEFINE_string(
-    "tfds_name", _DEFAULTS.tfds_name, "For --source=tfds: name[/config][:version]."
-  )
-  flags.DEFINE_string(
-    "tfds_train_split",
-    _DEFAULTS.tfds_train_split,
-    "For --source=tfds: the split to train on.",
-  )
-  flags.DEFINE_string("output_dir", None, "Folder to write, outside the input.")
-  flags.mark_flag_as_required("output_dir")
+  define_path("output_dir", None, "Folder to write.", required=True, written=True)
+  flags.DEFINE_string("tfds_name", None, "For tfds: name[/config][:version].")
+  flags.DEFINE_string("tfds_train_split", None, "For tfds: the split to train on.")
   flags.DEFINE_float(
     "validation_fraction",
-    _DEFAULTS.validation_fraction,
-    "Share of each class to hold out, where the input has no validation split.",
+    None,
+    "Fraction of each class to hold out where the input has no validation split (0.1).",
   )
   flags.DEFINE_integer(
-    "seed", _DEFAULTS.seed, "Seed of what is held out and of the order of the records."
+    "seed", None, "Seed of what is held out and of the order of the records (0)."
   )
-  flags.DEFINE_boolean(
-    "strict", _DEFAULTS.strict, "Stop at whatever would have to be skipped."
-  )
-  flags.DEFINE_integer(
-    "num_train_shards",
-    _DEFAULTS.num_train_shards,
-    "Files of the training split; 0: one per 1,000 images, 4 to 1024 (ImageNet: 1024).",
-  )
-  flags.DEFINE_integer(
-    "num_validation_shards",
-    _DEFAULTS.num_validation_shards,
-    "Files of the validation split; 0: one per 1,000 images, 1 to 128 (ImageNet: 128).",
-  )
+  flags.DEFINE_boolean("strict", None, "Stop at whatever would have to be skipped.")
+  for split, most in (("train", "4 to 1024"), ("validation", "1 to 128")):
+    flags.DEFINE_integer(
+      f"num_{split}_shards",
+      None,
+      f"Files of the {split} split; 0 (default): one per 1,000 images, {most}.",
+    )
   flags.DEFINE_integer(
     "num_processes",
-    _DEFAULTS.num_processes,
-    "Processes that write; 0: one for few images, otherwise one per processor.",
+    None,
+    "Processes that write; 0 (default): one for few images, else one per processor.",
   )
 
 
 def main(argv: Sequence[str]) -> None:
   """Prepares the data set that the flags describe and prints its summary."""
   del argv
+  from mnv2_hpu.data_preparation import prepare, summary
+  from mnv2_hpu.progress import Progress
+
   names = prepare.PreparationOptions.__dataclass_fields__
+  given = {name: flags.FLAGS[name].value for name in names}
   options = prepare.PreparationOptions(
-    **{name: flags.FLAGS[name].value for name in names}
+    **{name: value for name, value in given.items() if value is not None}
   )
   with Progress(unit="image", description="prepare") as progress:
     result = prepare.prepare(options, progress.update_to)
@@ -84,9 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 def entry_point() -> None:
   """The console script `mnv2-prepare-data`."""
-  process.set_up()
-  define_flags()
-  cli_main.run(main)
+  command.run(main, define_flags)
 
 
 if __name__ == "__main__":

@@ -15,29 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnv2_hpu.cli import process
+import numpy as np
+import tensorflow as tf
+from absl import flags
 
-process.set_up()
-
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from absl import flags  # noqa: E402
-
-import mnv2_hpu  # noqa: E402
-from mnv2_hpu.cli import main as cli_main  # noqa: E402
-from mnv2_hpu.dataloaders import record_files  # noqa: E402
-from mnv2_hpu.errors import UserError  # noqa: E402
-from mnv2_hpu.reporting import curves, plots, report  # noqa: E402
-from mnv2_hpu.serving import export, verify  # noqa: E402
-
-_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Folder of the run.", required=True)
-_EXPORT_DIR = flags.DEFINE_string(
-  "export_dir", None, "Folder of its export, checked.", required=True
-)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write.", required=True)
-_PICTURE = flags.DEFINE_string(
-  "picture", None, "Also write curves and predictions as a PNG file of this name."
-)
+import mnv2_hpu
+from mnv2_hpu.cli import command
+from mnv2_hpu.cli.path_flags import define_path
+from mnv2_hpu.dataloaders import record_files
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.reporting import curves, plots, report
+from mnv2_hpu.serving import export, verify
 
 NUM_SAMPLES = 50
 # Metric of metrics.json -> tag under which training logs it.
@@ -47,6 +35,16 @@ LOGGED = {
   "loss": "validation_loss",
   "top1_raw": "raw_accuracy",
 }
+
+
+def define_flags() -> None:
+  """Defines the flags."""
+  define_path("model_dir", None, "Folder of the run.", required=True)
+  define_path("export_dir", None, "Folder of its export, checked.", required=True)
+  define_path("output_dir", None, "Folder to write.", required=True, written=True)
+  define_path(
+    "figure_path", None, "PNG file of curves and predictions to write besides."
+  )
 
 
 def _read_json(folder: str, name: str) -> dict[str, Any]:
@@ -125,7 +123,7 @@ def _summary(values: Mapping[str, Any], model_dir: str) -> dict[str, str]:
     "Global batch": str(config["task"]["train_data"]["global_batch_size"]),
     "Training steps": f"{values['train_steps']:,}",
     "Held-out images": f"{values['num_examples']:,}",
-    "Top-1, averaged weights": f"{values['top1']:.2%}",
+    "Top-1, EMA weights": f"{values['top1']:.2%}",
     "Top-1, raw weights": f"{values['top1_raw']:.2%}" if "top1_raw" in values else "-",
     **{
       f"Top-1, {name.removeprefix('top1_')} reloaded": f"{values[name]:.2%}"
@@ -138,18 +136,20 @@ def _summary(values: Mapping[str, Any], model_dir: str) -> dict[str, str]:
 def main(argv: Sequence[str]) -> None:
   """Writes both files."""
   del argv
-  exported = _read_json(_EXPORT_DIR.value, export.METADATA)
-  checked = _read_json(_EXPORT_DIR.value, verify.RESULT)
-  logged = curves.read(_MODEL_DIR.value)
+  mnv2_hpu.register()
+  flag = flags.FLAGS
+  exported = _read_json(flag.export_dir, export.METADATA)
+  checked = _read_json(flag.export_dir, verify.RESULT)
+  logged = curves.read(flag.model_dir)
   values = metrics(logged, exported, checked)
-  with np.load(os.path.join(_EXPORT_DIR.value, verify.PREDICTIONS)) as stored:
+  with np.load(os.path.join(flag.export_dir, verify.PREDICTIONS)) as stored:
     labels = stored["labels"]
     probabilities = stored[next(iter(checked["top1"]))]
   num_classes = exported["num_classes"]
   names = exported["label_names"] or [str(label) for label in range(num_classes)]
   samples = _samples(exported["data"], probabilities, NUM_SAMPLES)
 
-  output_dir = Path(_OUTPUT_DIR.value)
+  output_dir = Path(flag.output_dir)
   output_dir.mkdir(parents=True, exist_ok=True)
   aside = output_dir / "metrics.json.partial"
   aside.write_text(json.dumps(values, indent=2) + "\n")
@@ -158,29 +158,28 @@ def main(argv: Sequence[str]) -> None:
     output_dir / "report.html",
     title="MobileNetV2: report of a training run",
     highlights={
-      "top-1, averaged weights": f"{values['top1']:.2%}",
-      "top-5, averaged weights": f"{values['top5']:.2%}",
+      "top-1, EMA weights": f"{values['top1']:.2%}",
+      "top-5, EMA weights": f"{values['top5']:.2%}",
       "held-out images": f"{values['num_examples']:,}",
       "training steps": f"{values['train_steps']:,}",
     },
-    summary=_summary(values, _MODEL_DIR.value),
+    summary=_summary(values, flag.model_dir),
     curves=logged,
     confusion=report.confusion_matrix(labels, probabilities.argmax(-1), num_classes),
     class_names=names,
     samples=samples,
     footer=", ".join(f"{k} {v}" for k, v in exported["versions"].items()),
   )
-  if _PICTURE.value:
+  if flag.figure_path:
     plots.save_overview_png(
-      _PICTURE.value, curves=logged, samples=samples[:36], class_names=names
+      flag.figure_path, curves=logged, samples=samples[:36], class_names=names
     )
   print(f"wrote {output_dir / 'metrics.json'} and {output_dir / 'report.html'}")
 
 
 def entry_point() -> None:
   """The console script `mnv2-report`."""
-  mnv2_hpu.register()
-  cli_main.run(main)
+  command.run(main, define_flags)
 
 
 if __name__ == "__main__":

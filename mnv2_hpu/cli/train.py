@@ -8,22 +8,19 @@ Example, on the digits that `make quickstart` prepares:
 `--dry_run` prints every resolved value and where it came from.
 """
 
+import sys
 from collections.abc import Sequence
 
-from mnv2_hpu.cli import process
+from absl import flags
+from official.common import flags as tfm_flags
 
-process.set_up()
+import mnv2_hpu
+from mnv2_hpu.cli import command
+from mnv2_hpu.cli.path_flags import PathParser
+from mnv2_hpu.errors import UserError
 
-from absl import flags  # noqa: E402
-from official.common import flags as tfm_flags  # noqa: E402
-from official.vision import train  # noqa: E402
-
-import mnv2_hpu  # noqa: E402
-from mnv2_hpu.cli import main as cli_main  # noqa: E402
-from mnv2_hpu.core import resolve  # noqa: E402
-from mnv2_hpu.errors import UserError  # noqa: E402
-
-DRIVER_FLAGS = (
+SHOWN_FLAGS = (
+  "dry_run",
   "experiment",
   "mode",
   "model_dir",
@@ -33,29 +30,44 @@ DRIVER_FLAGS = (
   "params_override",
 )
 
-_DRY_RUN = flags.DEFINE_bool(
-  "dry_run", False, "Print the resolved experiment, each value's source, and stop."
-)
+
+def define_flags() -> None:
+  """Defines the flags: Model Garden's, with defaults, and `--dry_run`."""
+  tfm_flags.define_flags()
+  for name in ("model_dir", "gin_file", "config_file"):
+    flags.FLAGS[name].parser = PathParser(remote=True, written=False)
+  flags.FLAGS.set_default("experiment", "mobilenet_v2_classification")
+  flags.FLAGS.set_default("mode", "train_and_eval")
+  flags.DEFINE_bool(
+    "enable_async_checkpointing", True, "Model Garden's own.", allow_override=True
+  )
+  flags.DEFINE_bool(
+    "dry_run", False, "Print the resolved experiment, each value's source, and stop."
+  )
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs the driver, or prints what it would run."""
-  if _DRY_RUN.value:
+  if not (flags.FLAGS.model_dir or flags.FLAGS.dry_run):
+    raise UserError("--model_dir is missing: the folder for checkpoints and logs.")
+  print("loading TensorFlow and Model Garden …", file=sys.stderr, flush=True)
+  mnv2_hpu.register()
+  if flags.FLAGS.dry_run:
+    from mnv2_hpu.core import resolve
+
     print(resolve.describe(resolve.resolve(flags.FLAGS)))
     return 0
-  if not flags.FLAGS.model_dir:
-    raise UserError("--model_dir is missing: the folder for checkpoints and logs.")
+  given = flags.FLAGS.enable_async_checkpointing
+  from official.vision import train  # defines that flag anew
+
+  flags.FLAGS.enable_async_checkpointing = given
   train.main(argv)
   return 0
 
 
 def entry_point() -> None:
   """The console script `mnv2-train`."""
-  mnv2_hpu.register()
-  tfm_flags.define_flags()
-  flags.FLAGS.set_default("experiment", "mobilenet_v2_classification")
-  flags.FLAGS.set_default("mode", "train_and_eval")
-  cli_main.run(main, show_flags=DRIVER_FLAGS)
+  command.run(main, define_flags, show_flags=SHOWN_FLAGS)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mnv2_hpu.cli import main as cli_main
-from mnv2_hpu.cli import process
-from mnv2_hpu.data_preparation import verify
-from mnv2_hpu.progress import Progress
+from mnv2_hpu.cli import command
+from mnv2_hpu.cli.path_flags import define_path
 
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_string("data_dir", None, "Folder of the data set.", required=True)
+  define_path("data_dir", None, "Folder of the data set.", required=True)
   flags.DEFINE_bool("deep", False, "Decode every image, as training does.")
   flags.DEFINE_integer(
     "num_processes",
@@ -32,6 +30,9 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> int:
   """Checks the data set that the flags name; 1 where something is wrong."""
   del argv
+  from mnv2_hpu.data_preparation import verify
+  from mnv2_hpu.progress import Progress
+
   values = flags.FLAGS
   with Progress(unit="shard", description="verify") as progress:
     result = verify.verify(
@@ -43,9 +44,7 @@ def main(argv: Sequence[str]) -> int:
 
 def entry_point() -> None:
   """The console script `mnv2-verify-data`."""
-  process.set_up()
-  define_flags()
-  cli_main.run(main)
+  command.run(main, define_flags)
 
 
 if __name__ == "__main__":

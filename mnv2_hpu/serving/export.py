@@ -40,6 +40,13 @@ class ExportResult:
   metadata: str
   restored: restore.RestoredCheckpoint
 
+  def summary(self) -> str:
+    """Returns the line to print."""
+    return (
+      f"exported the {self.restored.weights} weights of {self.restored.path} (step "
+      f"{self.restored.global_step}): {', '.join(self.files.values())}"
+    )
+
 
 def export(
   params: cfg.ExperimentConfig,
@@ -67,6 +74,8 @@ def export(
     UserError: if a format is unknown, or the checkpoint cannot serve
       (`checkpoints.restore`).
   """
+  if not formats:
+    raise UserError(f"--formats is empty; allowed are {', '.join(FORMATS)}.")
   for name in formats:
     if name not in FORMATS:
       raise UserError(f"--formats holds {name!r}. {did_you_mean(name, FORMATS)}")

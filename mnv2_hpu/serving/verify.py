@@ -56,6 +56,19 @@ class Verification:
   top5: dict[str, int]
   max_difference: float
 
+  def summary(self, expected: Mapping[str, float]) -> str:
+    """Returns the line to print beside the run's own accuracies."""
+    right = [f"{name} {count}" for name, count in self.top1.items()]
+    if "top1" in expected:
+      right.append(f"the run's evaluation {expected['top1'] * self.num_examples:.0f}")
+    else:
+      right.append("the run logged no evaluation of these weights at this step")
+    return (
+      f"checked in a fresh process: right of {self.num_examples} images: "
+      f"{', '.join(right)}; largest difference of a probability "
+      f"{self.max_difference:.1e}"
+    )
+
 
 def check_export(
   export_dir: str, input_path: str, expected: Mapping[str, float] | None = None

@@ -97,3 +97,37 @@ def test_nothing_to_start_is_explained():
   done = subprocess.run(_LAUNCH, capture_output=True, text=True, check=False)
   assert done.returncode == 1
   assert "The command follows --" in done.stderr
+
+
+def test_a_command_that_does_not_exist_is_explained():
+  done = subprocess.run(
+    [*_LAUNCH, "--max_restarts=3", "--", "no-such-command"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert done.stderr.count("\n") == 1
+  assert done.stderr.startswith("error: 'no-such-command' cannot be started: No such")
+
+
+def test_sigterm_ends_the_wait_for_a_restart():
+  flags = ["--max_restarts=5", "--", sys.executable, "-c", "raise SystemExit(7)"]
+  process = subprocess.Popen([*_LAUNCH, *flags], stderr=subprocess.PIPE, text=True)
+  with process:
+    while "restart 2 of 5" not in process.stderr.readline():  # in 2 seconds
+      pass
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=1.5) == 7
+    assert process.stderr.read() == ""
+
+
+def test_the_command_ends_with_a_launcher_that_is_killed(tmp_path):
+  worker = "import time; print('up', flush=True); time.sleep(60)"
+  flags = ["--np=2", "--", sys.executable, "-c", worker]
+  process = subprocess.Popen([*_LAUNCH, *flags], stdout=subprocess.PIPE, text=True)
+  with process:
+    assert [process.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
+    process.kill()
+    # Ends once no worker holds the other side of the pipe.
+    assert process.stdout.read() == ""

@@ -1,4 +1,4 @@
-"""What the doctor knows about this machine and its Python packages."""
+"""This machine and its Python packages, as the checks see them."""
 
 import dataclasses
 import importlib.util
@@ -8,16 +8,20 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from mnv2_hpu.distribute import hpu_environment
+
+_DISTRIBUTION = "mnv2-hpu"
 
 
 @dataclasses.dataclass(frozen=True)
-class TensorFlowFacts:
-  """What TensorFlow says of itself, once imported."""
+class TensorFlowInfo:
+  """The installed TensorFlow, once imported."""
 
   version: str
   cuda_build: bool
@@ -26,8 +30,8 @@ class TensorFlowFacts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-  """Everything that the checks look at."""
+class Environment:
+  """What the checks read."""
 
   python: tuple[int, int, int]
   executable: str
@@ -37,10 +41,11 @@ class Facts:
   onednn: str | None  # the environment's TF_ENABLE_ONEDNN_OPTS
   free_gigabytes: float  # in the working directory
   compiler: str | None  # path of a C++ compiler
-  distributions: Mapping[str, str]  # normalised name -> installed version
+  distributions: Mapping[str, str]  # normalized name -> installed version
+  requirements: Sequence[Requirement]  # of this package's own metadata
   horovod_has_tensorflow: bool
   driver: str | None  # Gaudi's, such as "1.14.0-9e8ecf8"
-  tensorflow: TensorFlowFacts | None
+  tensorflow: TensorFlowInfo | None
   tensorflow_error: str  # why `tensorflow` is None
 
   def version(self, distribution: str) -> str | None:
@@ -65,19 +70,28 @@ def _distributions() -> dict[str, str]:
   return found
 
 
+def requirements() -> list[Requirement]:
+  """Returns what this package requires wherever it runs: its extras are left out."""
+  try:
+    parsed = map(Requirement, metadata.requires(_DISTRIBUTION) or ())
+  except metadata.PackageNotFoundError:
+    return [Requirement(_DISTRIBUTION)]  # which the checks then find missing
+  return [requirement for requirement in parsed if requirement.marker is None]
+
+
 def _horovod_has_tensorflow() -> bool:
-  """Whether Horovod's extension for TensorFlow was built. Imports nothing."""
+  """Returns whether Horovod's extension for TensorFlow was built; imports nothing."""
   spec = importlib.util.find_spec("horovod")
   folders = (spec.submodule_search_locations or []) if spec else []
   return any(list(Path(f, "tensorflow").glob("mpi_lib*.so")) for f in folders)
 
 
-def _tensorflow() -> TensorFlowFacts:
+def _tensorflow() -> TensorFlowInfo:
   import tensorflow as tf
 
   from mnv2_hpu.compat import keras
 
-  return TensorFlowFacts(
+  return TensorFlowInfo(
     version=tf.__version__,
     cuda_build=tf.test.is_built_with_cuda(),
     devices=tuple(d.device_type for d in tf.config.list_physical_devices()),
@@ -85,11 +99,11 @@ def _tensorflow() -> TensorFlowFacts:
   )
 
 
-def collect(environ: Mapping[str, str]) -> Facts:
-  """Looks at this machine.
+def collect(environ: Mapping[str, str]) -> Environment:
+  """Examines this machine.
 
   Args:
-    environ: the environment as the user set it.
+    environ: Environment variables as the user set them.
   """
   tensorflow, error = None, ""
   try:
@@ -97,7 +111,7 @@ def collect(environ: Mapping[str, str]) -> Facts:
   # A broken set of packages fails in many ways; the check shows which.
   except (ImportError, AttributeError, TypeError, OSError) as failure:
     error = f"{type(failure).__name__}: {failure}"
-  return Facts(
+  return Environment(
     python=sys.version_info[:3],
     executable=sys.executable,
     system=f"{platform.system()} {platform.machine()}",
@@ -107,6 +121,7 @@ def collect(environ: Mapping[str, str]) -> Facts:
     free_gigabytes=shutil.disk_usage(".").free / 1e9,
     compiler=next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None),
     distributions=_distributions(),
+    requirements=requirements(),
     horovod_has_tensorflow=_horovod_has_tensorflow(),
     driver=hpu_environment.driver_version(),
     tensorflow=tensorflow,
@@ -120,7 +135,7 @@ def probe_hpu() -> tuple[bool, str]:
   Takes 10 to 20 seconds.
 
   Returns:
-    Whether a Gaudi card can be used, and why not.
+    Whether a Gaudi device can be used, and why not.
   """
   done = subprocess.run(
     [sys.executable, "-m", "mnv2_hpu.distribute.habana"], capture_output=True, text=True

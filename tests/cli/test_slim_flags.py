@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnv2_hpu.cli import seed_flags
+from mnv2_hpu.cli import slim_flags
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.errors import UserError
 
@@ -27,7 +27,7 @@ def place(strategy, num_gpus=0):
     ({}, "hpu", 8, place("hpu")),
     ({}, "cpu", 2, place("multi_worker_mirrored")),
     ({"use_horovod": True, "num_workers": 8}, "hpu", 8, place("horovod")),
-    ({"worker_replicas": 2, "num_ps_tasks": 0}, "hpu", 2, place("hpu")),
+    ({"worker_replicas": 2, "num_ps_tasks": "0"}, "hpu", 2, place("hpu")),
     (
       {"dtype": "fp32", "learning_rate": 0.1, "num_epochs_per_decay": 2.0},
       "cpu",
@@ -58,7 +58,7 @@ def place(strategy, num_gpus=0):
   ],
 )
 def test_flags_become_bindings(values, device, world_size, gin_params):
-  found = seed_flags.translate(values, device, world_size, rank=0)
+  found = slim_flags.translate(values, device, world_size, rank=0)
 
   assert found.gin_params == gin_params
   assert found.overrides == []
@@ -67,7 +67,7 @@ def test_flags_become_bindings(values, device, world_size, gin_params):
 def test_steps_and_batches_override_the_experiment():
   values = {"max_number_of_steps": 500, "max_num_batches": 400}
 
-  found = seed_flags.translate(values, "cpu", world_size=1, rank=0)
+  found = slim_flags.translate(values, "cpu", world_size=1, rank=0)
 
   assert found.overrides == ["trainer.train_steps=500", "trainer.validation_steps=400"]
 
@@ -78,7 +78,7 @@ def test_steps_and_batches_override_the_experiment():
     ({"num_clones": 8}, "hpu", "--num_clones=8 on hpu.*mpirun -np 8"),
     ({"num_clones": 2}, "cpu", "--num_clones=2 on cpu"),
     ({"clone_on_cpu": True}, "hpu", "--clone_on_cpu and --device=hpu contradict"),
-    ({"num_ps_tasks": 1}, "hpu", "--num_ps_tasks=1.*no parameter servers"),
+    ({"num_ps_tasks": "1"}, "hpu", "--num_ps_tasks=1.*no parameter servers"),
     ({"num_workers": 8}, "hpu", r"--num_workers=8, but.*0 of 1.*mpirun -np 8"),
     ({"worker_replicas": 2}, "cpu", "--worker_replicas=2, but this is process 0 of 1"),
     ({"task": 3}, "hpu", "--task=3, but this is process 0 of 1"),
@@ -91,10 +91,10 @@ def test_steps_and_batches_override_the_experiment():
 )
 def test_what_cannot_be_is_refused_with_what_to_use(values, device, message):
   with pytest.raises(UserError, match=message):
-    seed_flags.translate(values, device, world_size=1, rank=0)
+    slim_flags.translate(values, device, world_size=1, rank=0)
 
 
 def test_every_recipe_flag_is_a_field_of_the_recipe():
   fields = set(Recipe.__dataclass_fields__)
 
-  assert {row.field for row in seed_flags.RECIPE_FLAGS.values()} <= fields
+  assert {field for _, field, _ in slim_flags.RECIPE_FLAGS.values()} <= fields

@@ -1,6 +1,6 @@
-"""The process before TensorFlow starts: oneDNN, threads, native logs.
+"""The environment variables that TensorFlow reads when it is first imported.
 
-Imports no TensorFlow; its settings are read when TensorFlow is first imported.
+Imports no TensorFlow.
 """
 
 import os
@@ -18,11 +18,15 @@ DEFAULTS = {
   "PYTHONWARNINGS": f"ignore:{_ANNOUNCEMENT}:FutureWarning",
 }
 
+# As the user set it. What this process starts in turn gets this one: its threads follow
+# from the cores that it may use itself.
+USER_ENVIRON: Mapping[str, str] = dict(os.environ)
 
-def environment(environ: Mapping[str, str]) -> dict[str, str]:
+
+def with_defaults(environ: Mapping[str, str]) -> dict[str, str]:
   """Returns `environ` with this project's defaults, where the user set nothing.
 
-  >>> environment({"TF_ENABLE_ONEDNN_OPTS": "0"})["TF_ENABLE_ONEDNN_OPTS"]
+  >>> with_defaults({"TF_ENABLE_ONEDNN_OPTS": "0"})["TF_ENABLE_ONEDNN_OPTS"]
   '0'
   """
   # In a container TensorFlow counts the cores of the host, not those it may use.
@@ -31,7 +35,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
   return {**DEFAULTS, **threads, **environ}
 
 
-def set_up() -> None:
-  """Applies `environment` to this process; call before importing TensorFlow."""
-  os.environ.update(environment(os.environ))
+def configure() -> None:
+  """Applies `with_defaults` to this process; call before importing TensorFlow."""
+  os.environ.update(with_defaults(os.environ))
   warnings.filterwarnings("ignore", _ANNOUNCEMENT, FutureWarning)

@@ -1,0 +1,169 @@
+"""Keeps the processes of one training running: starts, restarts, hands signals on."""
+
+import ctypes
+import dataclasses
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from mnv2_hpu import cluster, tf_environment
+from mnv2_hpu.errors import UserError
+
+_BACKOFF_SECONDS = 1.0  # before the first restart; doubles with each
+_MAX_BACKOFF_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What to start, and how often.
+
+  Attributes:
+    command: Program and its arguments.
+    processes: Number of processes, each with its TF_CONFIG; 0 starts one without.
+    max_restarts: Number of times that all are started again.
+    grace_seconds: Seconds between the stop signal and SIGKILL.
+    stop_signal: Signal that asks the processes to end.
+  """
+
+  command: tuple[str, ...]
+  processes: int = 0
+  max_restarts: int = 0
+  grace_seconds: float = 35.0
+  stop_signal: signal.Signals = signal.SIGTERM
+
+
+def run(options: Options) -> int:
+  """Starts, watches and restarts; returns the exit code of the last attempt.
+
+  It is that of the first process that died; of one that a signal ended, 128 plus the
+  signal's number. SIGTERM and SIGINT are handed on, and end the wait for a restart.
+
+  Raises:
+    UserError: If the command cannot be started.
+  """
+  stop = _StopRequest()
+  backoff = _BACKOFF_SECONDS
+  for restarts in range(options.max_restarts + 1):
+    code = _attempt(options, stop)
+    if not code or stop.is_requested or restarts == options.max_restarts:
+      break
+    print(
+      f"mnv2-launch: ended with code {code}; restart {restarts + 1} of "
+      f"{options.max_restarts} in {backoff:g} seconds.",
+      file=sys.stderr,
+      flush=True,
+    )
+    stop.wait(backoff)
+    if stop.is_requested:
+      break
+    backoff = min(2 * backoff, _MAX_BACKOFF_SECONDS)
+  return code
+
+
+class _StopRequest:
+  """Whether SIGTERM or SIGINT came."""
+
+  def __init__(self) -> None:
+    self.is_requested = False
+    signal.signal(signal.SIGTERM, self._on_signal)
+    signal.signal(signal.SIGINT, self._on_signal)
+
+  def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    del number, frame
+    self.is_requested = True
+
+  def wait(self, seconds: float) -> None:
+    """Sleeps, and returns early where a signal comes."""
+    deadline = time.monotonic() + seconds
+    while not self.is_requested and time.monotonic() < deadline:
+      time.sleep(_POLL_SECONDS)
+
+
+def _environments(processes: int) -> list[dict[str, str]]:
+  # As the user set it: the threads of a process follow from its own cores.
+  environ = dict(tf_environment.USER_ENVIRON)
+  if not processes:
+    return [environ]
+  workers = [f"127.0.0.1:{port}" for port in cluster.free_ports(processes)]
+  tasks = [{"type": "worker", "index": index} for index in range(processes)]
+  return [
+    {**environ, "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task})}
+    for task in tasks
+  ]
+
+
+@functools.cache
+def _prctl() -> Callable[..., int] | None:
+  return getattr(ctypes.CDLL(None), "prctl", None)  # Linux alone has it
+
+
+def _end_with_launcher(prctl: Callable[..., int], number: int, launcher: int) -> None:
+  """Asks the kernel, in a new process, for a signal where the launcher is killed."""
+  prctl(_PR_SET_PDEATHSIG, number)
+  if os.getppid() != launcher:  # killed before the call
+    os.kill(os.getpid(), number)
+
+
+def _start(options: Options, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+  prctl = _prctl()
+  try:
+    return subprocess.Popen(
+      options.command,
+      env=environ,
+      # A group of its own, so that what it starts in turn can be ended with it.
+      start_new_session=True,
+      preexec_fn=prctl
+      and functools.partial(
+        _end_with_launcher, prctl, options.stop_signal, os.getpid()
+      ),
+    )
+  except OSError as error:
+    raise UserError(
+      f"{options.command[0]!r} cannot be started: {error.strerror}. The command to "
+      "start follows --."
+    ) from error
+
+
+def _attempt(options: Options, stop: _StopRequest) -> int:
+  """Starts all processes and waits until all have ended, or one has died."""
+  processes: list[subprocess.Popen[bytes]] = []
+  try:
+    for environ in _environments(options.processes):
+      processes.append(_start(options, environ))
+    while True:
+      codes = [process.poll() for process in processes]
+      died = next((code for code in codes if code), 0)
+      if died or all(code == 0 for code in codes):
+        return _exit_code(died)
+      if stop.is_requested:
+        _end(processes, options)
+        return _exit_code(next((p.returncode for p in processes if p.returncode), 0))
+      time.sleep(_POLL_SECONDS)
+  finally:
+    _end(processes, options)
+
+
+def _exit_code(returncode: int) -> int:
+  return returncode if returncode >= 0 else 128 - returncode
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]], options: Options) -> None:
+  """Ends what still runs: by the stop signal, and after the grace time by SIGKILL."""
+  running = [process for process in processes if process.poll() is None]
+  for process in running:
+    os.killpg(process.pid, options.stop_signal)
+  deadline = time.monotonic() + options.grace_seconds
+  for process in running:
+    try:
+      process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+      os.killpg(process.pid, signal.SIGKILL)
+      process.wait()

@@ -1,0 +1,1 @@
+"""Whether this machine and its packages fit."""

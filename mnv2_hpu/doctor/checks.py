@@ -1,0 +1,278 @@
+"""The checks: one function each, from the environment to a line of the report."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from packaging.requirements import Requirement
+
+from mnv2_hpu import __version__
+from mnv2_hpu.distribute import hpu_environment
+from mnv2_hpu.doctor.environment import Environment
+
+OK, NOTE, WARN, FAIL = "ok", "note", "warn", "fail"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckResult:
+  """One line of the doctor's report."""
+
+  status: str  # OK, NOTE, WARN or FAIL
+  topic: str
+  text: str
+  advice: str = ""  # what to do; empty where nothing is to be done
+
+
+# CPU features with which TensorFlow 2.15 turns oneDNN on by itself.
+ONEDNN_FEATURES = frozenset({"avx512_vnni", "avx512_bf16", "amx_tile"})
+SHOWN_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+
+HOROVOD_BUILD = (
+  "HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 "
+  "HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 "
+  "pip install --no-build-isolation horovod==0.28.1"
+)
+
+
+def _minor(version: str) -> str:
+  """Returns the first two numbers of a version.
+
+  >>> _minor("2.15.0.post1")
+  '2.15'
+  """
+  return ".".join(version.split(".")[:2])
+
+
+def python(env: Environment) -> CheckResult:
+  """3.10 for Gaudi, 3.11 for everything else."""
+  text = f"{'.'.join(map(str, env.python))} ({env.executable})"
+  if env.python[:2] == (3, 10):
+    return CheckResult(OK, "Python", text)
+  if env.python[:2] == (3, 11):
+    return CheckResult(
+      WARN, "Python", text, "Habana's bridge has no wheel for 3.11: for Gaudi use 3.10."
+    )
+  return CheckResult(FAIL, "Python", text, "Use Python 3.10 (or 3.11 without Gaudi).")
+
+
+def system(env: Environment) -> CheckResult:
+  """The locks are made for Linux on x86-64."""
+  if env.system == "Linux x86_64":
+    return CheckResult(OK, "system", env.system)
+  return CheckResult(
+    WARN, "system", env.system, "The locked requirements are for Linux x86_64 only."
+  )
+
+
+def processor(env: Environment) -> CheckResult:
+  """The cores that may be used, and the vector instructions."""
+  features = " ".join(name for name in SHOWN_FEATURES if name in env.cpu_flags)
+  return CheckResult(OK, "processor", f"{env.cores} cores, {features or 'no AVX2'}")
+
+
+def onednn(env: Environment) -> CheckResult:
+  """Whether TensorFlow, started without help, uses oneDNN on this CPU."""
+  by_itself = bool(ONEDNN_FEATURES & env.cpu_flags)
+  if env.onednn == "1" or (env.onednn is None and by_itself):
+    return CheckResult(OK, "oneDNN", "on")
+  why = f"TF_ENABLE_ONEDNN_OPTS={env.onednn}" if env.onednn else "not on this CPU"
+  return CheckResult(
+    WARN,
+    "oneDNN",
+    f"off by default: {why}",
+    "mnv2-train turns it on unless the variable is set; before "
+    "`python -m official.vision.train`: export TF_ENABLE_ONEDNN_OPTS=1",
+  )
+
+
+def tensorflow(env: Environment) -> CheckResult:
+  """TensorFlow imports, and fits Model Garden, which is released for each version."""
+  found = env.tensorflow
+  if found is None:
+    return CheckResult(
+      FAIL, "TensorFlow", f"cannot be imported: {env.tensorflow_error}", "make setup"
+    )
+  text = f"{found.version}, {'CUDA' if found.cuda_build else 'CPU'} build"
+  garden = env.version("tf-models-official") or ""
+  if garden and _minor(garden) != _minor(found.version):
+    return CheckResult(
+      FAIL,
+      "TensorFlow",
+      f"{text} does not fit tf-models-official {garden}",
+      f"pip install tensorflow-cpu=={garden}",
+    )
+  return CheckResult(OK, "TensorFlow", text)
+
+
+def keras(env: Environment) -> CheckResult:
+  """The Keras that Model Garden uses must be that of TensorFlow's own version."""
+  found = env.tensorflow
+  if found is None:
+    return CheckResult(NOTE, "Keras", "unknown without TensorFlow")
+  installed = env.version(found.keras) or "unknown"
+  text = f"{found.keras} {installed}"
+  if _minor(installed) == _minor(found.version):
+    return CheckResult(OK, "Keras", text)
+  return CheckResult(
+    FAIL,
+    "Keras",
+    f"{text} does not fit TensorFlow {found.version}",
+    f"pip install {found.keras}=={_minor(found.version)}.*",
+  )
+
+
+def requirements(env: Environment) -> list[CheckResult]:
+  """Returns whether each requirement of this package is met."""
+  return [_requirement(env, requirement) for requirement in env.requirements]
+
+
+def _requirement(env: Environment, requirement: Requirement) -> CheckResult:
+  installed = env.version(requirement.name.lower())
+  if installed is None:
+    return CheckResult(FAIL, requirement.name, "is not installed", "make setup")
+  if requirement.specifier.contains(installed, prereleases=True):
+    return CheckResult(OK, requirement.name, installed)
+  wanted = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+  return CheckResult(
+    WARN,
+    requirement.name,
+    f"{installed} is not {wanted}, which mnv2-hpu {__version__} needs",
+    f"pip install '{requirement.name}{wanted}'",
+  )
+
+
+def bridge(env: Environment) -> CheckResult:
+  """Habana's bridge fits one version of TensorFlow, in the build without CUDA."""
+  topic = "habana-tensorflow"
+  installed = env.version(topic)
+  if installed is None:
+    return CheckResult(NOTE, topic, "is not installed: only Gaudi needs it")
+  if env.tensorflow is None:
+    return CheckResult(NOTE, topic, f"{installed}, of no use without TensorFlow")
+  if installed != hpu_environment.BRIDGE[1]:
+    return CheckResult(
+      WARN,
+      topic,
+      f"{installed} was never tried",
+      f"pip install {'=='.join(hpu_environment.BRIDGE)}",
+    )
+  if env.tensorflow.version != hpu_environment.TENSORFLOW:
+    return CheckResult(
+      FAIL,
+      topic,
+      f"{installed} accepts TensorFlow {hpu_environment.TENSORFLOW} only, not "
+      f"{env.tensorflow.version}",
+      f"pip install tensorflow-cpu=={hpu_environment.TENSORFLOW}",
+    )
+  if env.tensorflow.cuda_build:
+    return CheckResult(
+      FAIL,
+      topic,
+      f"{installed} aborts the process with the CUDA build of TensorFlow",
+      "pip uninstall tensorflow && pip install tensorflow-cpu=="
+      f"{hpu_environment.TENSORFLOW}",
+    )
+  return CheckResult(
+    OK, topic, f"{installed}, fits TensorFlow {env.tensorflow.version}"
+  )
+
+
+def horovod(env: Environment) -> CheckResult:
+  """Horovod, where installed, was built for TensorFlow."""
+  names = [name for name in ("horovod", "habana-horovod") if env.version(name)]
+  if not names:
+    return CheckResult(
+      NOTE, "Horovod", "is not installed: only several processes need it"
+    )
+  text = ", ".join(f"{name} {env.version(name)}" for name in names)
+  if env.horovod_has_tensorflow:
+    return CheckResult(OK, "Horovod", f"{text}, built for TensorFlow")
+  return CheckResult(
+    FAIL, "Horovod", f"{text} was built without TensorFlow", HOROVOD_BUILD
+  )
+
+
+def compiler(env: Environment) -> CheckResult:
+  """Horovod is built from source."""
+  if env.compiler:
+    return CheckResult(OK, "C++ compiler", env.compiler)
+  return CheckResult(
+    WARN, "C++ compiler", "none was found", "Horovod needs one: apt install g++"
+  )
+
+
+def devices(env: Environment) -> CheckResult:
+  """The devices that TensorFlow sees without Habana's bridge."""
+  types = env.tensorflow.devices if env.tensorflow else ()
+  shown = ", ".join(f"{types.count(kind)} {kind}" for kind in sorted(set(types)))
+  return CheckResult(OK if types else NOTE, "devices", shown or "unknown")
+
+
+def disk(env: Environment) -> CheckResult:
+  """Room for the environment (2 GB) and the runs."""
+  text = f"{env.free_gigabytes:.0f} GB free in the working directory"
+  if env.free_gigabytes >= 4:
+    return CheckResult(OK, "disk", text)
+  status = WARN if env.free_gigabytes >= 1 else FAIL
+  return CheckResult(
+    status, "disk", text, "Free some: checkpoints and TFRecords need room."
+  )
+
+
+def driver(env: Environment) -> CheckResult:
+  """The driver, where there is one, is of the bridge's release."""
+  topic = "Gaudi driver"
+  if env.driver is None:
+    return CheckResult(NOTE, topic, "none: only Gaudi needs it")
+  if _minor(env.driver) == hpu_environment.DRIVER:
+    return CheckResult(OK, topic, env.driver)
+  return CheckResult(FAIL, topic, f"{env.driver} does not fit", hpu_environment.FITS)
+
+
+CHECKS: tuple[Callable[[Environment], CheckResult], ...] = (
+  python,
+  system,
+  processor,
+  onednn,
+  tensorflow,
+  keras,
+  bridge,
+  driver,
+  horovod,
+  compiler,
+  devices,
+  disk,
+)
+
+
+def run(env: Environment) -> list[CheckResult]:
+  """Returns the results of all checks."""
+  return [*(check(env) for check in CHECKS), *requirements(env)]
+
+
+def hpu(available: bool, reason: str) -> CheckResult:
+  """Returns the result of the probe that the user asked for."""
+  if available:
+    return CheckResult(OK, "Gaudi probe", "a device can be used")
+  return CheckResult(FAIL, "Gaudi probe", reason, "See the driver's `hl-smi`.")
+
+
+def report(results: Sequence[CheckResult]) -> str:
+  """Returns a line for each result with its advice, what is unconfirmed, the counts.
+
+  >>> print(report([CheckResult("warn", "disk", "2 GB free", "Free some.")]))
+  warn  disk                 2 GB free
+                             -> Free some.
+  ...
+  0 ok, 1 warnings, 0 failures
+  """
+  lines = []
+  for result in results:
+    lines.append(f"{result.status:<5} {result.topic:<20} {result.text}")
+    if result.advice:
+      lines.append(f"{'':<27}-> {result.advice}")
+  lines.append("No Gaudi device has confirmed yet:")
+  lines += [f"  - {what}" for what in hpu_environment.UNCONFIRMED]
+  count = Counter(result.status for result in results)
+  lines.append(f"{count[OK]} ok, {count[WARN]} warnings, {count[FAIL]} failures")
+  return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""Leaves out what upstream logs twice, or says of itself: each row has its reason.
+
+Warnings and errors of other places, and everything that this project logs, stay.
+"""
+
+import functools
+import logging
+import re
+from typing import NamedTuple
+
+
+class Filter(NamedTuple):
+  """Messages that are left out.
+
+  Attributes:
+    logger: Name of the logger.
+    file: End of the path of the file that logs.
+    pattern: What the messages start with, as a regular expression.
+    reason: Why nobody misses them.
+  """
+
+  logger: str
+  file: str
+  pattern: str
+  reason: str
+
+
+FILTERS = (
+  Filter(
+    "absl", "orbit/controller.py", "", "it prints the same lines on standard output"
+  ),
+  Filter(
+    "absl",
+    "core/base_trainer.py",
+    "The task did not report validation loss",
+    "the loss is one of this project's metrics, weighted by example",
+  ),
+  Filter(
+    "absl",
+    "core/train_lib.py",
+    r"Number of trainable params|FLOPs \(multi-adds\)",
+    "the table at the start says both; this number includes what is not trained",
+  ),
+  Filter(
+    "absl",
+    "core/train_utils.py",
+    "Final experiment parameters",
+    "200 lines, which params.yaml in the model folder holds and --dry_run prints",
+  ),
+  Filter(
+    "tensorflow",
+    "util/deprecation.py",
+    "From ",
+    "the deprecated calls of TensorFlow 1 are those of upstream packages",
+  ),
+)
+
+
+def _is_kept(row: Filter, record: logging.LogRecord) -> bool:
+  from_there = record.pathname.endswith(row.file)
+  return not (from_there and re.match(row.pattern, record.getMessage()))
+
+
+@functools.cache
+def install() -> None:
+  """Filters the loggers named in `FILTERS`. Idempotent."""
+  for row in FILTERS:
+    logging.getLogger(row.logger).addFilter(functools.partial(_is_kept, row))

@@ -1,0 +1,105 @@
+"""The quickstart's steps: each a command that a user can give, shown before it runs."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from mnv2_hpu import tf_environment
+from mnv2_hpu.configs import gin_files
+from mnv2_hpu.data_preparation import digits
+from mnv2_hpu.errors import UserError
+
+# What an earlier run left; nothing else in the folder is touched.
+_FOLDERS = ("images", "tfrecords", "model", "export", "saved_model")
+_FILES = ("metrics.json", "report.html", "model.tflite")
+
+
+def run(output_dir: Path, train_epochs: float | None = None) -> dict[str, float]:
+  """Trains on the digits, exports and reports; returns the seconds of each step.
+
+  Args:
+    output_dir: Folder for everything that is made.
+    train_epochs: Epochs of the training; the gin file's if None.
+
+  Raises:
+    UserError: If a step fails.
+  """
+  output_dir.mkdir(parents=True, exist_ok=True)
+  for name in _FOLDERS:
+    shutil.rmtree(output_dir / name, ignore_errors=True)
+  for name in _FILES:
+    (output_dir / name).unlink(missing_ok=True)
+  seconds: dict[str, float] = {}
+  start = time.monotonic()
+  images = output_dir / "images"
+  counts = digits.write_digits(str(images))
+  print(f"images: {counts} (scikit-learn's load_digits) in {images}")
+  seconds["images"] = time.monotonic() - start
+  for name, command in _commands(output_dir, train_epochs).items():
+    start = time.monotonic()
+    _run("-m", *command)
+    seconds[name] = time.monotonic() - start
+  for name in ("saved_model", "model.tflite"):
+    shutil.move(output_dir / "export" / name, output_dir / name)
+  return seconds
+
+
+def _commands(
+  output_dir: Path, train_epochs: float | None
+) -> dict[str, tuple[str, ...]]:
+  records, model = output_dir / "tfrecords", output_dir / "model"
+  bindings = [f"DATA_DIR = '{records}'"]
+  if train_epochs is not None:
+    bindings.append(f"mobilenet_v2_classification.train_epochs = {train_epochs}")
+  run_flags = (f"--model_dir={model}", f"--export_dir={output_dir / 'export'}")
+  return {
+    "TFRecords": (
+      "mnv2_hpu.cli.prepare_data",
+      f"--input_dir={output_dir / 'images'}",
+      f"--output_dir={records}",
+    ),
+    "training": (
+      "official.vision.train",
+      "--experiment=mobilenet_v2_classification",
+      f"--gin_file={gin_files.path('digits.gin')}",
+      *(f"--gin_params={binding}" for binding in bindings),
+      "--mode=train_and_eval",
+      f"--model_dir={model}",
+    ),
+    "export": ("mnv2_hpu.cli.export", *run_flags),
+    "report": ("mnv2_hpu.cli.report", *run_flags, f"--output_dir={output_dir}"),
+  }
+
+
+def _run(*command: str) -> None:
+  print(f"\n$ {shlex.join(('python', *command))}", flush=True)
+  environ = tf_environment.with_defaults(os.environ)
+  done = subprocess.run([sys.executable, *command], env=environ, check=False)
+  if done.returncode:
+    raise UserError(
+      f"the step above ended with code {done.returncode}; what it printed says why."
+    )
+
+
+def summary(output_dir: Path, seconds: Mapping[str, float]) -> str:
+  """Returns the table to print: accuracies, sizes, seconds, the report's path."""
+  metrics = json.loads((output_dir / "metrics.json").read_text())
+  rows = [
+    ("top-1, EMA weights", f"{metrics['top1']:.2%}"),
+    ("top-5, EMA weights", f"{metrics['top5']:.2%}"),
+    ("top-1, raw weights", f"{metrics['top1_raw']:.2%}"),
+    ("top-1, SavedModel reloaded", f"{metrics['top1_saved_model']:.2%}"),
+    ("top-1, TFLite reloaded", f"{metrics['top1_tflite']:.2%}"),
+    ("held-out images", f"{metrics['num_examples']}"),
+    ("training steps", f"{metrics['train_steps']:,}"),
+    *((f"{name}, seconds", f"{value:.0f}") for name, value in seconds.items()),
+    ("report", str(output_dir / "report.html")),
+  ]
+  width = max(len(name) for name, _ in rows)
+  return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
