@@ -10,14 +10,34 @@ __all__ = ["__version__", "register"]
 def register() -> None:
   """Registers this plugin with the installed Model Garden. Idempotent.
 
-  After it, the unmodified driver (`official.vision.train`) knows
+  After it, the unmodified driver (`official.vision.train`) and every other program that
+  uses Model Garden knows this package's names. What changes outside the package is this
+  and nothing else (`tests/test_register.py` compares before and after):
 
-  * the backbone `mobilenet_v2` (`task.model.backbone.mobilenet_v2`), in every
-    experiment, its own as well as the stock ones;
-  * the optimizer `rmsprop_tf1` (`trainer.optimizer_config.optimizer.rmsprop_tf1`);
-  * the experiment `mobilenet_v2_classification`;
-  * the strategy `hpu` (`runtime.distribution_strategy`); every other name goes to
-    Model Garden unchanged.
+  * `official.common.distribute_utils.get_distribution_strategy`: knows `hpu` and
+    `horovod` too, and refuses strategies that would not join the ranks of a job.
+  * `official.vision.modeling.backbones.factory._REGISTERED_BACKBONE_CLS` and
+    `official.vision.configs.backbones.Backbone`: the backbone `mobilenet_v2`, a choice
+    in every experiment, the stock ones included.
+  * `official.modeling.optimization.optimizer_factory.LEGACY_OPTIMIZERS_CLS` and
+    `official.modeling.optimization.configs.optimization_config.OptimizerConfig`: the
+    optimizer `rmsprop_tf1`.
+  * `official.modeling.optimization.optimizer_factory.LR_CLS` and
+    `official.modeling.optimization.configs.optimization_config.LrConfig`: the learning
+    rate schedule `exponential_slim`.
+  * `official.core.exp_factory._REGISTERED_CONFIGS` and
+    `official.core.task_factory._REGISTERED_TASK_CLS`: the experiment
+    `mobilenet_v2_classification` and its task.
+  * `keras.src.saving.object_registration._GLOBAL_CUSTOM_OBJECTS` and
+    `keras.src.saving.object_registration._GLOBAL_CUSTOM_NAMES`: the backbone's class,
+    so that a saved model of it loads.
+  * `gin.config._INVERSE_REGISTRY`: what gin may bind as `mobilenet_v2_classification.…`
+    and `mnv2_hpu.…`.
+  * `gin.config._LOCATION_PREFIXES`: gin finds `imagenet.gin` and `gin/imagenet.gin`
+    from any working directory.
+  * `gin.config._FINALIZE_HOOKS`: after gin was parsed, ranks other than 0 get a model
+    folder of their own, where the trainer is this package's.
+  * `sys.excepthook`: a user's mistake ends with one message instead of a traceback.
 
   TensorFlow is imported here, not by `import mnv2_hpu`.
   """
