@@ -64,6 +64,11 @@ TF_CONFIG = "TF_CONFIG"
 DEFAULT_PORT = 23456
 _PORT_RANGE = range(15_000, 30_000)  # below it too, and below Kubernetes' node ports
 
+_TF_CONFIG_FORM = (
+  'Unset it, or give it the form {"cluster": {"worker": ["host:port", …]}, '
+  '"task": {"type": "worker", "index": 0}}.'
+)
+
 
 def _integer(environ: Mapping[str, str], variable: str) -> int:
   text = environ[variable]
@@ -75,6 +80,23 @@ def _integer(environ: Mapping[str, str], variable: str) -> int:
   return int(text)
 
 
+def _has_started(launcher: Launcher, environ: Mapping[str, str]) -> bool:
+  """Returns whether the launcher's number of processes is set.
+
+  Raises:
+    UserError: If others of its variables are, without that number.
+  """
+  names = (launcher.rank, launcher.local_rank, launcher.local_size)
+  others = [name for name in names if environ.get(name)]
+  if others and not environ.get(launcher.size):
+    raise UserError(
+      f"{launcher.name} seems to have started this process, for {', '.join(others)} "
+      f"is set; but {launcher.size}, the number of processes, is not. Pass on all of "
+      "its variables, or unset these."
+    )
+  return bool(environ.get(launcher.size))
+
+
 def _launchers(environ: Mapping[str, str]) -> list[Launcher]:
   """Returns the launchers that started this process.
 
@@ -82,8 +104,8 @@ def _launchers(environ: Mapping[str, str]) -> list[Launcher]:
   process runs there; SLURM_STEP_ID is set in the steps that srun starts. mpirun starts
   its daemons by such a step, which then counts machines, not ranks.
   """
-  found = [launcher for launcher in LAUNCHERS if environ.get(launcher.size)]
-  if environ.get("SLURM_STEP_ID") and environ.get(SRUN.size):
+  found = [launcher for launcher in LAUNCHERS if _has_started(launcher, environ)]
+  if environ.get("SLURM_STEP_ID") and _has_started(SRUN, environ):
     size = _integer(environ, SRUN.size)
     if all(_integer(environ, launcher.size) == size for launcher in found):
       found.append(SRUN)
@@ -111,19 +133,25 @@ def _parse_tf_config(environ: Mapping[str, str]) -> dict[str, Any]:
   text = environ.get(TF_CONFIG) or "{}"
   try:
     parsed = json.loads(text)
-    return {"cluster": dict(parsed.get("cluster", {})), **dict(parsed.get("task", {}))}
+    jobs = {job: list(hosts) for job, hosts in parsed.get("cluster", {}).items()}
+    task = dict(parsed.get("task", {}))
   except (ValueError, TypeError, AttributeError) as error:
     raise UserError(
-      f"TF_CONFIG is not a JSON object ({error}): {text!r}. Unset it, or see "
-      "tf.cluster_resolver.TFConfigClusterResolver for its form."
+      f"TF_CONFIG is not a JSON object ({error}): {text!r}. {_TF_CONFIG_FORM}"
     ) from error
+  if parsed and not jobs.get("chief") and not jobs.get("worker"):
+    raise UserError(
+      "TF_CONFIG names no 'worker' and no 'chief' in its 'cluster', so the processes "
+      f"of this training are unknown: {text!r}. {_TF_CONFIG_FORM}"
+    )
+  return {"cluster": jobs, **task}
 
 
 def tf_config_workers(environ: Mapping[str, str]) -> list[str]:
   """Returns the addresses `host:port` in TF_CONFIG by rank: the chief goes first.
 
   Raises:
-    UserError: If TF_CONFIG is not a JSON object.
+    UserError: If TF_CONFIG is not a JSON object, or names no processes.
   """
   jobs = _parse_tf_config(environ)["cluster"]
   return [address for job in ("chief", "worker") for address in jobs.get(job, ())]
@@ -131,7 +159,12 @@ def tf_config_workers(environ: Mapping[str, str]) -> list[str]:
 
 def _tf_config_rank(environ: Mapping[str, str]) -> int:
   config = _parse_tf_config(environ)
-  jobs, kind, index = config["cluster"], config.get("type"), config.get("index", 0)
+  jobs, kind, index = config["cluster"], config.get("type"), config.get("index")
+  if kind is None or index is None:
+    raise UserError(
+      f"TF_CONFIG has no {'type' if kind is None else 'index'} in its 'task': which of "
+      f"its processes this is, is unknown. {_TF_CONFIG_FORM}"
+    )
   if kind not in ("chief", "worker"):
     raise UserError(
       f"TF_CONFIG gives this process the task {kind!r}; a training is made of 'chief' "

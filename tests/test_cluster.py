@@ -153,6 +153,11 @@ def test_the_chief_is_rank_0_and_the_workers_follow():
     ({"OMPI_COMM_WORLD_SIZE": "two"}, r"OMPI_COMM_WORLD_SIZE='two' is not a whole"),
     ({"HOROVOD_SIZE": "4"}, r"HOROVOD_RANK is not set"),
     (workers(5, 2, 0, 2), r"task worker 5, but its cluster names 2"),
+    ({"TF_CONFIG": TWO_WORKERS}, r"no type in its 'task'"),
+    (
+      {"TF_CONFIG": TWO_WORKERS.replace("{}", '{"type": "worker"}')},
+      r"no index in its 'task'",
+    ),
     (
       {
         "TF_CONFIG": json.dumps(
@@ -169,6 +174,33 @@ def test_the_chief_is_rank_0_and_the_workers_follow():
 def test_contradictions_are_named(environ, message):
   with pytest.raises(UserError, match=message):
     cluster.rank(environ)
+
+
+@pytest.mark.parametrize(
+  ("environ", "message"),
+  [
+    (
+      {"TF_CONFIG": '{"task": {"type": "worker", "index": 1}}'},
+      "names no 'worker' and no 'chief' in its 'cluster'",
+    ),
+    ({"TF_CONFIG": '{"cluster": {"worker": []}}'}, "names no 'worker'"),
+    ({"TF_CONFIG": '{"cluster": {"ps": ["a:1"]}}'}, "names no 'worker'"),
+    ({"TF_CONFIG": '{"clusters": {"worker": ["a:1"]}}'}, "names no 'worker'"),
+    ({"OMPI_COMM_WORLD_RANK": "1"}, "_RANK is set; but OMPI_COMM_WORLD_SIZE"),
+    (
+      {"HOROVOD_RANK": "1", "HOROVOD_LOCAL_RANK": "1"},
+      "for HOROVOD_RANK, HOROVOD_LOCAL_RANK is set; but HOROVOD_SIZE",
+    ),
+    ({"PMI_RANK": "1"}, "PMI_RANK is set; but PMI_SIZE"),
+    (
+      {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"},
+      "SLURM_PROCID is set; but SLURM_STEP_NUM_TASKS",
+    ),
+  ],
+)
+def test_half_set_variables_are_not_taken_for_a_single_process(environ, message):
+  with pytest.raises(UserError, match=message):
+    cluster.world_size(environ)
 
 
 def test_an_unknown_card_is_not_guessed():
