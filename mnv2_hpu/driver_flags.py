@@ -1,4 +1,6 @@
-"""What the stock driver's flags lack."""
+"""Flags of the running driver, read and set: the only module beside `cli` to do so."""
+
+from typing import Any
 
 import functools
 
@@ -15,31 +17,39 @@ MODE_ALIASES = {"continuous_train_and_eval": "train_and_eval"}
 ONE_PROCESS_MODES = ("continuous_eval",)
 
 
+def _get(name: str) -> Any:
+  """Returns a flag of the running driver, None outside of one or where it lacks it."""
+  is_known = flags.FLAGS.is_parsed() and name in flags.FLAGS
+  return flags.FLAGS[name].value if is_known else None
+
+
+def override(name: str, value: Any) -> None:
+  """Sets a flag of the running driver, where it has one of that name."""
+  if flags.FLAGS.is_parsed() and name in flags.FLAGS:
+    setattr(flags.FLAGS, name, value)
+
+
+def driver_mode() -> str | None:
+  """Returns `--mode` of the running driver, or None outside of one."""
+  return _get("mode")
+
+
 def alias_modes() -> None:
   """Gives `--mode=continuous_train_and_eval` its meaning in the vision driver.
 
   Called when the driver asks for its strategy: the last moment before it uses the mode.
   """
-  if not (flags.FLAGS.is_parsed() and "mode" in flags.FLAGS):
-    return
-  alias = MODE_ALIASES.get(flags.FLAGS.mode)
-  if alias:
-    logging.info("--mode=%s runs as --mode=%s", flags.FLAGS.mode, alias)
-    flags.FLAGS.mode = alias
-
-
-def driver_mode() -> str | None:
-  """Returns `--mode` of the running driver, or None outside of one."""
-  if flags.FLAGS.is_parsed() and "mode" in flags.FLAGS:
-    return flags.FLAGS.mode
-  return None
+  mode = driver_mode()
+  if mode in MODE_ALIASES:
+    logging.info("--mode=%s runs as --mode=%s", mode, MODE_ALIASES[mode])
+    override("mode", MODE_ALIASES[mode])
 
 
 def check_mode(num_processes: int) -> None:
   """Refuses a mode that several processes cannot run together.
 
   Raises:
-    UserError: naming the mode.
+    UserError: Naming the mode.
   """
   mode = driver_mode()
   if num_processes > 1 and mode in ONE_PROCESS_MODES:

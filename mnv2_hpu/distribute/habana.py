@@ -9,10 +9,10 @@ import os
 from typing import Any
 
 import tensorflow as tf
-from absl import flags, logging
+from absl import logging
 from tensorflow.python.eager import context
 
-from mnv2_hpu import cluster, compat
+from mnv2_hpu import cluster, compat, driver_flags
 from mnv2_hpu.distribute import hpu_environment
 from mnv2_hpu.errors import UserError
 
@@ -110,12 +110,6 @@ def _load(bridge: Any) -> None:
     ) from error
 
 
-def _write_checkpoints_synchronously() -> None:
-  """The stock driver reads this flag after it has asked for its strategy."""
-  if flags.FLAGS.is_parsed() and "enable_async_checkpointing" in flags.FLAGS:
-    flags.FLAGS.enable_async_checkpointing = False
-
-
 def strategy() -> tf.distribute.Strategy:
   """Returns the strategy of this process's card: alone, or with those of other ranks.
 
@@ -127,7 +121,8 @@ def strategy() -> tf.distribute.Strategy:
   """
   settings = hpu_environment.configured()
   load(settings)
-  _write_checkpoints_synchronously()
+  # The stock driver reads this flag after it has asked for its strategy.
+  driver_flags.override("enable_async_checkpointing", False)
   tf.config.set_soft_device_placement(True)
   if settings.op_placement_report:
     tf.debugging.set_log_device_placement(True)

@@ -1,30 +1,26 @@
-"""Rank 0 alone writes: the others get a folder of their own, and are quiet.
+"""Rank 0 alone writes: the others get a temporary directory, and no standard output.
 
 Every rank takes part in saving, because reading a variable may reduce it over the
-ranks. What ranks other than 0 save nobody wants: it goes to a scratch folder that
-exists as long as the process. They neither read nor write the run's model folder.
+ranks. What the non-chief ranks save goes to a temporary directory that exists as long
+as the process. They neither read nor write the run's model folder.
 
 All of this is for trainers that join ranks; under others nothing is changed.
 """
 
-import atexit
-import contextlib
-import fcntl
 import functools
-import glob
 import os
-import shutil
+import subprocess
 import sys
 import tempfile
 
 import gin
-from absl import flags, logging
+from absl import logging
 
-from mnv2_hpu import cluster
+from mnv2_hpu import cluster, driver_flags
 
-_PREFIX = "mnv2_hpu.rank"
-_LOCK = "lock"  # held as long as the process lives
 _TRAINER = "create_trainer.trainer_cls"  # Model Garden's
+# Waits for the end of its standard input.
+_REMOVE = 'read -r _; exec rm -rf -- "$0"'
 
 
 def joins_ranks() -> bool:
@@ -42,54 +38,39 @@ def joins_ranks() -> bool:
   return getattr(bound, "joins_ranks", False)
 
 
-def _remove_abandoned() -> None:
-  """Removes the scratch folders of processes that were killed."""
-  for lock in glob.glob(os.path.join(tempfile.gettempdir(), f"{_PREFIX}*", _LOCK)):
-    # Another's, or alive (BlockingIOError), or just removed.
-    with contextlib.suppress(OSError), open(lock) as file:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      shutil.rmtree(os.path.dirname(lock), ignore_errors=True)
-
-
 @functools.cache
 def temporary_dir() -> str:
-  """Makes this process's scratch folder, and returns it; removed when the process ends.
+  """Makes this process's temporary directory, and returns it.
 
   Temporary files go there too: Model Garden makes folders for checkpoints that nobody
-  removes.
+  removes. A process of its own removes it when this one ends, by SIGKILL or `os._exit`
+  too: the system then closes the pipe between them.
   """
-  _remove_abandoned()
-  folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{cluster.rank(os.environ)}.")
-  lock = os.open(os.path.join(folder, _LOCK), os.O_WRONLY | os.O_CREAT)
-  fcntl.flock(lock, fcntl.LOCK_EX)
-  tempfile.tempdir = folder
-  owner = os.getpid()
-
-  def remove() -> None:
-    if os.getpid() == owner:  # not where a forked child ends
-      shutil.rmtree(folder, ignore_errors=True)
-
-  atexit.register(remove)
-  return folder
+  path = tempfile.mkdtemp(prefix=f"mnv2_hpu.rank{cluster.rank(os.environ)}.")
+  read_end, _ = os.pipe()  # the other end stays open as long as this process lives
+  subprocess.Popen(
+    ["sh", "-c", _REMOVE, path],
+    stdin=read_end,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    start_new_session=True,  # a launcher may send its signals to the group
+  )
+  os.close(read_end)
+  tempfile.tempdir = path
+  return path
 
 
 def redirect_non_chief() -> None:
-  """On ranks other than 0: points `--model_dir` to the scratch folder, and is quiet.
+  """On ranks other than 0: points `--model_dir` to the temporary directory.
 
   Their standard output, which repeats rank 0's, is dropped; warnings and errors go to
   standard error and are not.
   """
   if cluster.rank(os.environ) == 0:
     return
-  if flags.FLAGS.is_parsed() and "model_dir" in flags.FLAGS:
-    flags.FLAGS.model_dir = os.path.join(temporary_dir(), "model")
+  driver_flags.override("model_dir", os.path.join(temporary_dir(), "model"))
   if logging.get_verbosity() > logging.WARNING:
     logging.set_verbosity(logging.WARNING)
-  _drop_standard_output()
-
-
-@functools.cache
-def _drop_standard_output() -> None:
   sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
 
 
