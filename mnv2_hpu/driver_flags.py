@@ -1,8 +1,7 @@
 """Flags of the running driver, read and set: the only module beside `cli` to do so."""
 
-from typing import Any
-
 import functools
+from typing import Any
 
 import gin
 from absl import flags, logging

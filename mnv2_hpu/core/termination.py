@@ -41,15 +41,15 @@ _EXIT_SECONDS = 10  # for what runs at exit, once the checkpoint is written
 @gin.configurable(module="mnv2_hpu")
 @dataclasses.dataclass(frozen=True)
 class FaultSettings:
-  """Bind in gin as `mnv2_hpu.FaultSettings.missing_rank_seconds = 30`.
+  """Bind in gin as `mnv2_hpu.FaultSettings.missing_rank_seconds = 90`.
 
   Attributes:
     seconds_between_checks: how long training and evaluation go on, at most and
       roughly, before they notice a SIGTERM: the length of a part of an inner loop.
-    missing_rank_seconds: after so long without a sign of life of another rank, the
-      others end. A rank whose process has ended is noticed at once. Not less than a
-      minute where evaluations last as long: TensorFlow 2.15 may need up to 60 seconds
-      to give up an iterator (docs/multi_card.md), and no thread of Python runs then.
+    missing_rank_seconds: Seconds without a sign of life of another rank, after which
+      the others end. A rank whose process has ended is noticed at once. Below 62 a
+      healthy rank may be taken for a missing one: while TensorFlow 2.15 destroys an
+      iterator, for up to 60 seconds (docs/multi_card.md), no thread of Python runs.
     stall_warning_seconds: after so long without a finished step, where it is stuck is
       logged, again and again.
     stall_seconds: after so long without a finished step the process ends; 0 never.
@@ -57,7 +57,7 @@ class FaultSettings:
   """
 
   seconds_between_checks: float = 1.0
-  missing_rank_seconds: float = 100.0
+  missing_rank_seconds: float = 75.0
   stall_warning_seconds: float = 120.0
   stall_seconds: float = 1800.0
 

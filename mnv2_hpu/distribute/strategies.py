@@ -1,5 +1,7 @@
 """The one hook into Model Garden: names of distribution strategies it lacks."""
 
+import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +9,10 @@ from typing import Any
 import gin
 import tensorflow as tf
 from official.common import distribute_utils
+from tensorflow.python.eager import context
 
 from mnv2_hpu import cluster, driver_flags
+from mnv2_hpu.core.termination import FaultSettings
 from mnv2_hpu.distribute import habana, horovod, worker_dirs
 from mnv2_hpu.errors import UserError, did_you_mean
 
@@ -31,6 +35,9 @@ NEED_TF_CONFIG = ("hpu", "multi_worker_mirrored")
 # These do not look for other ranks: each would train for itself.
 ONE_PROCESS = ("off", "one_device", "mirrored", "tpu")
 
+# Added to what the watchdog waits for a silent rank, whose name it alone knows.
+_TRANSPORT_MARGIN_SECONDS = 60
+
 _upstream = distribute_utils.get_distribution_strategy
 
 
@@ -39,18 +46,52 @@ def _set_tf_config(hosts: str = "", port: int = cluster.DEFAULT_PORT) -> None:
   """Sets TF_CONFIG where several ranks run; see `cluster.tf_config`.
 
   Args:
-    hosts: bound as `mnv2_hpu.cluster.hosts`.
-    port: bound as `mnv2_hpu.cluster.port`; ranks listen on it plus their number.
+    hosts: Machines of the ranks; bound as `mnv2_hpu.cluster.hosts`.
+    port: Port of rank 0; bound as `mnv2_hpu.cluster.port`.
   """
   if cluster.world_size(os.environ) > 1:
     os.environ[cluster.TF_CONFIG] = cluster.tf_config(os.environ, hosts, port)
+
+
+def _raise_transport_timeouts() -> None:
+  """Makes the layers below wait for a silent rank longer than the watchdog does.
+
+  gloo gives up after 30 seconds by default, TensorFlow's coordination service after 10.
+  """
+  seconds = math.ceil(FaultSettings().missing_rank_seconds) + _TRANSPORT_MARGIN_SECONDS
+  set_by_user = int(os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS") or 0)
+  os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(max(seconds, set_by_user))
+  # TensorFlow's strategies call this, without a timeout, and there is no other setting.
+  # A worker gives up the service after half of it.
+  eager = context.context()
+  eager.configure_coordination_service = functools.partial(
+    eager.configure_coordination_service, heartbeat_timeout_in_ms=2 * 1000 * seconds
+  )
+
+
+def _check_gpus(name: str, num_gpus: int) -> None:
+  """Checks that TensorFlow sees the GPUs that the run asks for.
+
+  Raises:
+    UserError: If it sees fewer.
+  """
+  if num_gpus <= 0:
+    return
+  found = len(tf.config.list_physical_devices("GPU"))
+  if num_gpus > found:
+    raise UserError(
+      f"runtime.num_gpus is {num_gpus} (runtime.distribution_strategy {name!r}), but "
+      f"TensorFlow {tf.__version__} sees {found} GPU(s). Set runtime.num_gpus to "
+      f"{found} at most (0 is the CPU), or see nvidia-smi, CUDA_VISIBLE_DEVICES and "
+      "whether this TensorFlow was built with CUDA."
+    )
 
 
 def _check_ranks(name: str) -> None:
   """Refuses several independent trainings in one folder.
 
   Raises:
-    UserError: if several ranks run, and strategy or trainer do not join them.
+    UserError: If several ranks run, and strategy or trainer do not join them.
   """
   size = cluster.world_size(os.environ)
   driver_flags.check_mode(size)
@@ -77,12 +118,12 @@ def get_distribution_strategy(
   """Returns the strategy of a name; Model Garden's own names go to Model Garden.
 
   Args:
-    distribution_strategy: the value of `runtime.distribution_strategy`, in any case of
+    distribution_strategy: Value of `runtime.distribution_strategy`, in any case of
       letters: a key of `STRATEGIES` or one of `UPSTREAM_NAMES`.
-    **kwargs: passed on to Model Garden (`num_gpus`, `all_reduce_alg`, …).
+    **kwargs: Passed on to Model Garden (`num_gpus`, `all_reduce_alg`, …).
 
   Raises:
-    UserError: if the name is unknown, or the strategy cannot run here.
+    UserError: If the name is unknown, or the strategy cannot run here.
   """
   driver_flags.alias_modes()
   if isinstance(distribution_strategy, str):
@@ -93,8 +134,11 @@ def get_distribution_strategy(
         f"{did_you_mean(name, (*STRATEGIES, *UPSTREAM_NAMES))}"
       )
     _check_ranks(name)
+    _check_gpus(name, kwargs.get("num_gpus") or 0)
     if name in NEED_TF_CONFIG:
       _set_tf_config()
+    if cluster.world_size(os.environ) > 1:
+      _raise_transport_timeouts()
     if name in STRATEGIES:
       return STRATEGIES[name]()
   return _upstream(distribution_strategy=distribution_strategy, **kwargs)

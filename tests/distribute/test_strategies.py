@@ -7,9 +7,11 @@ import gin
 import pytest
 import tensorflow as tf
 from official.common import distribute_utils
+from tensorflow.python.eager import context
 
 import mnv2_hpu
 from mnv2_hpu import compat, driver_flags
+from mnv2_hpu.core import termination
 from mnv2_hpu.distribute import habana, strategies
 from mnv2_hpu.errors import UserError
 
@@ -64,6 +66,16 @@ def test_hpu_with_another_tensorflow_says_which_fits(monkeypatch):
     habana.load()
 
 
+@pytest.mark.parametrize(
+  ("name", "num_gpus"),
+  [("one_device", 1), ("mirrored", 2), ("off", 1), ("horovod", 1), ("hpu", 1)],
+)
+def test_gpus_that_are_not_there_are_refused(name, num_gpus, monkeypatch):
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+  with pytest.raises(UserError, match=rf"num_gpus is {num_gpus} .*sees 0 GPU"):
+    distribute_utils.get_distribution_strategy(name, num_gpus=num_gpus)
+
+
 @pytest.fixture
 def two_ranks(monkeypatch):
   for name, value in (("SIZE", 2), ("RANK", 1), ("LOCAL_SIZE", 2), ("LOCAL_RANK", 1)):
@@ -100,6 +112,21 @@ def test_the_ranks_of_mpi_find_each_other_by_tf_config():
     "cluster": {"worker": ["node-a:4000", "node-a:4001"]},
     "task": {"type": "worker", "index": 1},
   }
+
+
+def test_the_layers_below_wait_longer_than_the_watchdog(monkeypatch):
+  def configure(**kwargs):
+    found.append(kwargs["heartbeat_timeout_in_ms"] / 1000)
+
+  found = []
+  monkeypatch.setattr(context.context(), "configure_coordination_service", configure)
+  monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "30")  # as horovodrun sets it
+  strategies._raise_transport_timeouts()
+
+  context.context().configure_coordination_service(service_type="standalone")
+  found.append(int(os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"]))
+  limit = termination.FaultSettings().missing_rank_seconds
+  assert min(found) > limit + 30
 
 
 def test_a_single_process_gets_no_tf_config(monkeypatch):

@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from mnv2_hpu.core import fault_settings
+from mnv2_hpu.core import termination
 from mnv2_hpu.distribute import watchdog
 
 _KEY = 7
@@ -19,19 +19,19 @@ _SILENCE = 1.5  # seconds; the default is as many heartbeats
 _SECONDS = {
   "_HEARTBEAT_SECONDS": 0.02,
   "_MAX_HEARTBEAT_SECONDS": 0.5,
-  "_SAME_ERROR_SECONDS": 0.3,
+  "_SAME_ERROR_SECONDS": 2.0,
 }
 
 
 def _watchdog(rank, size=3):
   strategy = types.SimpleNamespace(rank=rank, size=size)
-  settings = fault_settings.FaultSettings(missing_rank_seconds=_SILENCE)
+  settings = termination.FaultSettings(missing_rank_seconds=_SILENCE)
   return watchdog.Watchdog(strategy, settings)
 
 
 def _run_rank(rank, port, output, pipe):
   """One rank, until the test has it end; says through the pipe what it knows."""
-  os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+  os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 2)
   sys.stderr = os.fdopen(2, "w")
   own = _watchdog(rank)
   if rank == 0:
