@@ -16,8 +16,6 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from mnv2_hpu.data_preparation import jpeg_header
-
 PIXEL_LIMIT = 89_478_485
 """Most pixels an image may have: a quarter GiB at 3 bytes each, Pillow's own limit."""
 
@@ -28,6 +26,17 @@ _STORED_MODES = ("L", "RGB")
 _JPEG_END = b"\xff\xd9"
 _PNG_HEADER = struct.Struct(">8xI4sIIBB")  # length, IHDR, width, height, bits, colour
 _PNG_END = b"IEND\xaeB`\x82"
+# What Pillow raises for corrupt files, by format and place.
+_PILLOW_ERRORS = (
+  ArithmeticError,
+  EOFError,
+  LookupError,
+  OSError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+  struct.error,
+)
 
 
 class BadImageError(ValueError):
@@ -67,50 +76,43 @@ def read(data: bytes, jpeg_only: bool = False) -> EncodedImage:
   makes preparation quick; a bit flipped inside one is found by `verify_data --deep`.
 
   Args:
-    data: the file's content.
-    jpeg_only: whether a PNG is converted too.
+    data: Content of the file.
+    jpeg_only: Whether a PNG is converted too.
 
   Raises:
-    BadImageError: empty, no image, truncated, damaged, or more than `PIXEL_LIMIT`
-      pixels.
+    BadImageError: The file is empty, no image, truncated, corrupt, or has more than
+      `PIXEL_LIMIT` pixels.
   """
-  header = jpeg_header.parse(data)
-  if header is None:
-    return _read_with_pillow(data, jpeg_only)
-  height, width, channels = header
-  _check_size(width, height)
-  return EncodedImage(data, "JPEG", height, width, channels)
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of corrupt metadata, which nobody reads
+    with _open(data) as image:
+      reason = _why_convert(image, data, jpeg_only)
+      if reason:
+        return _convert(image, reason, jpeg_only)
+      if not _is_complete(image, data):
+        _decode(image)
+      return _stored(image, data, _family(image), "")
 
 
-def _check_size(width: int, height: int) -> None:
-  if width * height > PIXEL_LIMIT:
-    raise BadImageError(f"{width}x{height} is more than {PIXEL_LIMIT:,} pixels")
-
-
-def _read_with_pillow(data: bytes, jpeg_only: bool) -> EncodedImage:
-  """Does what `read` does, for every format."""
+def _open(data: bytes) -> Image.Image:
+  """Reads the header of an image of an allowed format and size."""
   if not data:
     raise BadImageError("the file is empty")
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-      image = Image.open(io.BytesIO(data), formats=_READ_FORMATS)
+    image = Image.open(io.BytesIO(data), formats=_READ_FORMATS)
   except Image.DecompressionBombError:
     raise BadImageError(f"more than {PIXEL_LIMIT:,} pixels") from None
   except Image.UnidentifiedImageError:
     raise BadImageError(
       f"not an image, or cut off in its header ({', '.join(_READ_FORMATS)} are read)"
     ) from None
-  except (OSError, ValueError, SyntaxError, struct.error) as error:
-    raise BadImageError(f"truncated or damaged: {error}") from None
-  with image:
-    _check_size(*image.size)
-    reason = _why_convert(image, data, jpeg_only)
-    if reason:
-      return _convert(image, reason, jpeg_only)
-    if not _ends_well(image, data):
-      _decode(image)
-    return _stored(image, data, _family(image), "")
+  except _PILLOW_ERRORS as error:
+    raise BadImageError(f"truncated or corrupt: {error}") from None
+  if image.width * image.height > PIXEL_LIMIT:
+    raise BadImageError(
+      f"{image.width}x{image.height} is more than {PIXEL_LIMIT:,} pixels"
+    )
+  return image
 
 
 def _family(image: Image.Image) -> str:
@@ -134,7 +136,7 @@ def _why_convert(image: Image.Image, data: bytes, jpeg_only: bool) -> str:
   return ""
 
 
-def _ends_well(image: Image.Image, data: bytes) -> bool:
+def _is_complete(image: Image.Image, data: bytes) -> bool:
   ending = _PNG_END if image.format == "PNG" else _JPEG_END
   return data.endswith(ending)
 
@@ -147,8 +149,8 @@ def _decode(image: Image.Image) -> None:
   """
   try:
     image.load()
-  except (OSError, ValueError, SyntaxError, struct.error, EOFError) as error:
-    raise BadImageError(f"truncated or damaged: {error}") from None
+  except _PILLOW_ERRORS as error:
+    raise BadImageError(f"truncated or corrupt: {error}") from None
 
 
 def _convert(image: Image.Image, reason: str, jpeg_only: bool) -> EncodedImage:

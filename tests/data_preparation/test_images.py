@@ -117,18 +117,17 @@ def test_bad_images_are_refused_with_the_reason(data, reason):
     images.read(data)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_damage_anywhere_is_refused_or_read_but_never_breaks(seed):
-  rng = np.random.default_rng(seed)
-  for whole in (
-    JPEG,
-    PNG,
-    helpers_images.encoded("GIF"),
-    helpers_images.encoded("TIFF"),
-  ):
-    data = bytearray(whole[: rng.integers(1, len(whole))])
-    data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+@pytest.mark.parametrize(
+  "data", [JPEG, PNG, helpers_images.encoded("GIF"), helpers_images.encoded("TIFF")]
+)
+def test_damage_anywhere_is_refused_or_read_but_never_breaks(data):
+  rng = np.random.default_rng(0)
+  for attempt in range(60):
+    damaged = bytearray(data)
+    reach = len(data) if attempt % 2 else min(len(data), 300)  # mostly the header
+    damaged[rng.integers(reach)] ^= 1 << rng.integers(8)
+    end = rng.integers(1, len(data)) if attempt % 3 == 0 else len(data)
     with contextlib.suppress(images.BadImageError):
-      stored = images.read(bytes(data))
+      stored = images.read(bytes(damaged[:end]))
       assert stored.format in ("JPEG", "PNG")
       assert min(stored.height, stored.width) > 0
