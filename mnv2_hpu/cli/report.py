@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
 import mnv2_hpu
 from mnv2_hpu.cli import command
 from mnv2_hpu.cli.path_flags import define_path
-from mnv2_hpu.dataloaders import record_files
+from mnv2_hpu.dataloaders import image_decoding, record_files
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.reporting import curves, plots, report
 from mnv2_hpu.serving import export, verify
@@ -103,7 +102,7 @@ def _samples(
   chosen = [*wrong, *right[spread.astype(int)]]
   return [
     plots.Sample(
-      image=tf.io.decode_image(encoded[i], channels=3, expand_animations=False).numpy(),
+      image=image_decoding.decode_image(encoded[i]).numpy(),
       label=int(labels[i]),
       prediction=int(predictions[i]),
       probability=float(probabilities[i].max()),

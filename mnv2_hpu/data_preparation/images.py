@@ -1,11 +1,11 @@
-"""An image file's bytes, checked, and encoded anew only where readers would fail.
+"""An image file's bytes, checked, and re-encoded only where readers would fail.
 
 Baseline and progressive JPEG (grey or RGB) and PNG (8 bits, grey or RGB) pass through
-unchanged: `tf.io.decode_image(..., channels=3)` reads them as everybody else does.
-Everything else is converted, what was lossless to PNG, what was lossy to JPEG of
-quality 95; where a layout holds JPEGs alone, everything to such a JPEG. The format is
-judged by the content, never by the file's name. An EXIF orientation is left alone, as
-TensorFlow's decoders leave it.
+unchanged: TensorFlow's decoders read them as everybody else does. Everything else is
+re-encoded with the pixels that the export sees in the same file (see
+`dataloaders.image_decoding`), what was lossless as PNG, what was lossy as JPEG of
+quality 95; where a layout holds JPEGs alone, everything as such a JPEG. The format is
+judged by the content, never by the file's name.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ import struct
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 PIXEL_LIMIT = 89_478_485
-"""Most pixels an image may have: a quarter GiB at 3 bytes each, Pillow's own limit."""
+"""Maximum pixels of an image: a quarter GiB at 3 bytes each, Pillow's own limit."""
 
 _READ_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _LOSSY_FORMATS = ("JPEG", "WEBP")
 _JPEG_QUALITY = 95
 _STORED_MODES = ("L", "RGB")
 _JPEG_END = b"\xff\xd9"
-_PNG_HEADER = struct.Struct(">8xI4sIIBB")  # length, IHDR, width, height, bits, colour
+_PNG_HEADER = struct.Struct(">8xI4sIIBB")  # length, IHDR, width, height, bits, color
 _PNG_END = b"IEND\xaeB`\x82"
 # What Pillow raises for corrupt files, by format and place.
 _PILLOW_ERRORS = (
@@ -50,10 +50,10 @@ class EncodedImage:
   Attributes:
     encoded: JPEG or PNG bytes.
     format: `JPEG` or `PNG`.
-    height: pixels.
-    width: pixels.
-    channels: 1 or 3.
-    converted: why it was encoded anew; empty where the bytes are the file's own.
+    height: Height in pixels.
+    width: Width in pixels.
+    channels: Number of channels, 1 or 3.
+    converted: Why it was re-encoded; empty where the bytes are the file's own.
   """
 
   encoded: bytes
@@ -88,13 +88,13 @@ def read(data: bytes, jpeg_only: bool = False) -> EncodedImage:
     with _open(data) as image:
       reason = _why_convert(image, data, jpeg_only)
       if reason:
-        return _convert(image, reason, jpeg_only)
+        return _convert(image, data, reason, jpeg_only)
       if not _is_complete(image, data):
         _decode(image)
       return _stored(image, data, _family(image), "")
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
   """Reads the header of an image of an allowed format and size."""
   if not data:
     raise BadImageError("the file is empty")
@@ -132,7 +132,7 @@ def _why_convert(image: Image.Image, data: bytes, jpeg_only: bool) -> str:
   if image.mode not in _STORED_MODES:
     return f"{family} in mode {image.mode}"
   if "transparency" in image.info:
-    return f"{family} with a transparent colour"
+    return f"{family} with a transparent color"
   return ""
 
 
@@ -141,46 +141,61 @@ def _is_complete(image: Image.Image, data: bytes) -> bool:
   return data.endswith(ending)
 
 
-def _decode(image: Image.Image) -> None:
-  """Decodes the pixels.
+def _decode(image: ImageFile.ImageFile) -> Image.Image:
+  """Returns the decoded image; of a GIF the first frame, without its canvas.
 
   Raises:
-    BadImageError: that is not possible.
+    BadImageError: It cannot be decoded.
   """
   try:
+    frame = image.tile[0].extents if image.format == "GIF" else None
     image.load()
+    return image.crop(frame) if frame else image
   except _PILLOW_ERRORS as error:
     raise BadImageError(f"truncated or corrupt: {error}") from None
 
 
-def _convert(image: Image.Image, reason: str, jpeg_only: bool) -> EncodedImage:
-  """Encodes an image anew as 8-bit RGB (grey stays grey)."""
-  _decode(image)
-  target = "JPEG" if jpeg_only or _family(image) in _LOSSY_FORMATS else "PNG"
-  buffer = io.BytesIO()
+def _convert(
+  image: ImageFile.ImageFile, data: bytes, reason: str, jpeg_only: bool
+) -> EncodedImage:
+  """Re-encodes an image as 8-bit RGB."""
+  decoded = _decode(image)
   try:
-    plain = _plain(image)
-  except (OSError, ValueError) as error:
+    rgb = _decode_png(data) if image.format == "PNG" else _to_rgb(decoded)
+  except _PILLOW_ERRORS as error:
     raise BadImageError(f"{reason}, and it cannot be converted: {error}") from None
+  target = "JPEG" if jpeg_only or _family(image) in _LOSSY_FORMATS else "PNG"
   options = {"quality": _JPEG_QUALITY, "subsampling": 0} if target == "JPEG" else {}
-  plain.save(buffer, target, **options)
-  return _stored(plain, buffer.getvalue(), target, reason)
+  buffer = io.BytesIO()
+  rgb.save(buffer, target, **options)
+  return _stored(rgb, buffer.getvalue(), target, reason)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-  """Returns an image in mode L or RGB; what is transparent is laid over white."""
+def _decode_png(data: bytes) -> Image.Image:
+  """Decodes a PNG as the export does."""
+  import tensorflow as tf  # here: most images need no more than their header read
+
+  from mnv2_hpu.dataloaders import image_decoding
+
+  try:
+    return Image.fromarray(image_decoding.decode_image(data).numpy())
+  except tf.errors.OpError as error:
+    raise ValueError(error.message) from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+  """Composites an image over black, as TensorFlow's decoder of GIF does."""
   if image.mode.startswith("I") or image.mode == "F":
-    return _from_wide_grey(image)
-  if image.mode == "1":
-    return image.convert("L")
-  if image.has_transparency_data:
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
-  return image if image.mode in _STORED_MODES else image.convert("RGB")
+    image = _to_8_bits(image)
+  if not image.has_transparency_data:
+    return image.convert("RGB")
+  rgba = image.convert("RGBA")
+  canvas = Image.new("RGB", image.size)
+  canvas.paste(rgba, mask=rgba.getchannel("A"))
+  return canvas
 
 
-def _from_wide_grey(image: Image.Image) -> Image.Image:
+def _to_8_bits(image: Image.Image) -> Image.Image:
   """Returns 16-bit grey as 8-bit grey: the upper byte, as TensorFlow takes it."""
   values = np.asarray(image)
   if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:

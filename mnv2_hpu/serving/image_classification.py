@@ -8,6 +8,7 @@ from official.core import task_factory
 from official.vision.serving import image_classification as upstream
 
 from mnv2_hpu.compat import keras
+from mnv2_hpu.dataloaders import image_decoding
 from mnv2_hpu.serving import preprocessing
 
 
@@ -18,7 +19,7 @@ class ClassificationModule(upstream.ClassificationModule):
 
   * `inference_from_image_tensors`: uint8 `[batch, height, width, 3]`, any size;
   * `inference_from_image_bytes`: strings `[batch]`, encoded JPEG, PNG, BMP or GIF
-    (its first picture), which may differ in size;
+    (its first frame), which may differ in size;
   * `inference_for_tflite`: float32 `[batch, height, width, 3]` of the network's input
     size, pixel values from 0 to 255. The caller crops and resizes.
 
@@ -58,12 +59,6 @@ class ClassificationModule(upstream.ClassificationModule):
   def _build_model(self) -> keras.Model:
     return task_factory.get_task(self.params.task).build_model()
 
-  def _decode_image(self, encoded_image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes as the input pipeline does: of an animation the first picture."""
-    image = tf.io.decode_image(encoded_image_bytes, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
-
   def serve(self, images: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Returns the outputs for uint8 images `[batch, height, width, 3]`, any size."""
     return self._classify(self._for_each(self.preprocessing.network_input, images))
@@ -73,7 +68,9 @@ class ClassificationModule(upstream.ClassificationModule):
     """Returns the outputs for encoded images, strings `[batch]`."""
     return self._classify(
       self._for_each(
-        lambda encoded: self.preprocessing.network_input(self._decode_image(encoded)),
+        lambda encoded: self.preprocessing.network_input(
+          image_decoding.decode_image(encoded)
+        ),
         inputs,
       )
     )

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 import mnv2_hpu
-from mnv2_hpu.dataloaders import record_files
+from mnv2_hpu.dataloaders import image_decoding, record_files
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.progress import Progress
 from mnv2_hpu.serving import preprocessing
@@ -230,9 +230,7 @@ def _tflite(path: str, metadata: Mapping[str, Any]) -> Predict:
 
   @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
   def pixels(encoded: tf.Tensor) -> tf.Tensor:
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return preprocess.resize(image)[tf.newaxis]
+    return preprocess.resize(image_decoding.decode_image(encoded))[tf.newaxis]
 
   return lambda encoded: np.concatenate(
     [signature(inputs=pixels(image).numpy())["probs"] for image in encoded]

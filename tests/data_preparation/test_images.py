@@ -1,17 +1,19 @@
 import contextlib
 import io
+import struct
 
 import helpers_images
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
-from mnv2_hpu.data_preparation import images
+from mnv2_hpu.data_preparation import images, sample_images
+from mnv2_hpu.dataloaders import image_decoding
 
 
-def by_tensorflow(stored):
-  return tf.io.decode_image(stored.encoded, channels=3, expand_animations=False).numpy()
+def decoded(encoded):
+  """The pixels that training and the export see."""
+  return image_decoding.decode_image(encoded).numpy().astype(int)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_what_tensorflow_reads_passes_through(data, image_format, channels):
   assert not stored.converted
   assert (stored.format, stored.channels) == (image_format, channels)
   assert (stored.height, stored.width) == (24, 36)
-  assert by_tensorflow(stored).shape == (24, 36, 3)
+  assert decoded(stored.encoded).shape == (24, 36, 3)
 
 
 @pytest.mark.parametrize(
@@ -53,18 +55,51 @@ def test_the_rest_is_converted_with_the_colours_that_pillow_sees(data):
   stored = images.read(data)
   assert stored.converted
   expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.int32)
-  difference = np.abs(by_tensorflow(stored) - expected)
+  difference = np.abs(decoded(stored.encoded) - expected)
   # JPEG of quality 95, on average within three levels.
   assert difference.mean() <= (0 if stored.format == "PNG" else 3)
   assert (stored.height, stored.width) == (24, 36)
 
 
-def test_transparent_pixels_become_white():
+SAMPLES = sample_images.sample_images()
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_the_export_sees_in_a_file_what_preparation_stores_of_it(kind):
+  stored = images.read(SAMPLES[kind])
+  assert stored.converted
+  difference = np.abs(decoded(stored.encoded) - decoded(SAMPLES[kind]))
+  # Re-encoding a JPEG costs a few levels.
+  assert difference.max() <= (0 if stored.format == "PNG" else 8)
+  assert np.ptp(decoded(stored.encoded)) > 50 or kind == "PNG, 12 of 16 bits"
+
+
+def test_of_a_gif_larger_than_its_first_frame_the_frame_is_taken():
+  data = bytearray(helpers_images.encoded("GIF"))
+  data[6:10] = struct.pack("<HH", 50, 40)  # the canvas; the frame has 36x24
+  stored = images.read(bytes(data))
+  assert (stored.width, stored.height) == (36, 24)
+  assert (decoded(stored.encoded) == decoded(bytes(data))).all()
+
+
+@pytest.mark.parametrize("image_format", ["TIFF", "WEBP", "PNG"])
+def test_formats_that_no_export_reads_are_composited_alike(image_format):
+  rgba = np.dstack([helpers_images.pixels(), np.arange(36 * 24).reshape(24, 36) % 256])
+  options = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+  data = helpers_images.encoded(image_format, rgba.astype(np.uint8), **options)
+  stored = decoded(images.read(data).encoded)
+  if image_format == "WEBP":
+    assert np.abs(stored - np.rint(rgba[..., :3] * rgba[..., 3:] / 255)).mean() < 3
+  else:
+    assert (stored == np.rint(rgba[..., :3] * rgba[..., 3:] / 255)).all()
+
+
+def test_transparent_pixels_become_black():
   rgba = np.zeros((4, 4, 4), np.uint8)
   rgba[0, 0] = (10, 20, 30, 255)
-  decoded = by_tensorflow(images.read(helpers_images.encoded("PNG", rgba)))
-  assert decoded[0, 0].tolist() == [10, 20, 30]
-  assert (decoded[1:] == 255).all()
+  pixels = decoded(images.read(helpers_images.encoded("PNG", rgba)).encoded)
+  assert pixels[0, 0].tolist() == [10, 20, 30]
+  assert (pixels[1:] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +113,7 @@ def test_transparent_pixels_become_white():
 def test_16_bits_keep_their_upper_byte_as_tensorflow_does(data, level):
   stored = images.read(data)
   assert stored.converted
-  assert np.unique(by_tensorflow(stored)).tolist() == [level]
+  assert np.unique(decoded(stored.encoded)).tolist() == [level]
 
 
 def test_first_frame_of_an_animation_is_taken():
@@ -86,7 +121,7 @@ def test_first_frame_of_an_animation_is_taken():
   buffer = io.BytesIO()
   frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
   expected = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
-  assert (by_tensorflow(images.read(buffer.getvalue())) == expected).all()
+  assert (decoded(images.read(buffer.getvalue()).encoded) == expected).all()
 
 
 JPEG = helpers_images.jpeg(3)
