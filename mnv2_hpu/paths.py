@@ -8,11 +8,12 @@ from mnv2_hpu.errors import UserError
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def resolve(path: str, *, local: bool = False) -> str:
+def resolve(path: str, name: str = "", *, local: bool = False) -> str:
   """Returns a path in the form that TensorFlow and Python open.
 
   Args:
     path: File, folder or pattern, as it was written in a flag or in gin.
+    name: Flag or field that it was given as, for messages.
     local: Whether it must be on this machine's (or a mounted) file system.
 
   Raises:
@@ -26,31 +27,32 @@ def resolve(path: str, *, local: bool = False) -> str:
     ...
   mnv2_hpu.errors.UserError: 's3://bucket/data' is a URL; this must be a path ...
   """
+  given = f"{name}={path}" if name else repr(path)
   if not path.strip():
-    raise UserError("the path is empty.")
+    raise UserError(f"{name or 'the path'} is empty.")
   expanded = os.path.expanduser(path)
   if expanded.startswith("~"):
     raise UserError(
-      f"{path!r} names the home folder of a user that does not exist. Write ./~… where "
+      f"{given} names the home folder of a user that does not exist. Write ./~… where "
       "the name itself begins with ~."
     )
   if match := _SCHEME.match(expanded):
     if local:
       raise UserError(
-        f"{path!r} is a URL; this must be a path on this machine or on a mounted file "
+        f"{given} is a URL; this must be a path on this machine or on a mounted file "
         "system."
       )
-    _check_scheme(path, match[1])
+    _check_scheme(given, match[1])
   return expanded
 
 
-def _check_scheme(path: str, scheme: str) -> None:
+def _check_scheme(given: str, scheme: str) -> None:
   import tensorflow as tf  # only here: other paths must not cost its import
 
   known = sorted(filter(None, tf.io.gfile.get_registered_schemes()))
   if scheme not in known:
     raise UserError(
-      f"{path!r}: TensorFlow has no file system for {scheme}:// here, only for "
+      f"{given}: TensorFlow has no file system for {scheme}:// here, only for "
       f"{', '.join(f'{name}://' for name in known)} and local paths."
     )
 

@@ -78,9 +78,11 @@ def _with_counts(recipe: Recipe) -> Recipe:
   info = DatasetInfo.find(recipe.data_dir)
   if info is None:
     if not (recipe.num_classes and recipe.num_train_examples):
+      is_there = "://" in recipe.data_dir or os.path.isdir(recipe.data_dir)
       raise UserError(
-        f"{recipe.data_dir!r} holds no dataset.json, so num_classes and "
-        f"num_train_examples must be bound; they are {recipe.num_classes} and "
+        f"data_dir={recipe.data_dir} "
+        f"{'holds no dataset.json' if is_there else 'does not exist'}, so num_classes "
+        f"and num_train_examples must be bound; they are {recipe.num_classes} and "
         f"{recipe.num_train_examples}. Prepare the data with "
         "entrypoints/prepare_data.py, or bind both in the gin file."
       )

@@ -5,6 +5,7 @@ from typing import Any
 
 import gin
 
+from mnv2_hpu import paths
 from mnv2_hpu.configs.backbones import MobileNetV2
 from mnv2_hpu.dataloaders.input_fields import (
   PREPROCESSINGS,
@@ -91,6 +92,9 @@ class Recipe(InputFields, PreprocessingFields):
 
   def __post_init__(self) -> None:
     """Checks what can be checked without the data."""
+    for name in ("data_dir", "init_checkpoint"):
+      if isinstance(path := getattr(self, name), str) and path:
+        setattr(self, name, paths.resolve(path, name))
     choices = {
       "compute_dtype": COMPUTE_DTYPES,
       "preprocessing": PREPROCESSINGS,

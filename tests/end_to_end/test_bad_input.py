@@ -1,5 +1,6 @@
 """Mistakes of the user: one clear message, exit code 1, no traceback, before step 0."""
 
+import pathlib
 import shutil
 
 import helpers_programs
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 pytestmark = pytest.mark.slow
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 DRIVERS = ("mnv2_hpu.cli.train", helpers_programs.STOCK_DRIVER)
 
 
@@ -141,6 +143,57 @@ def test_evaluating_nothing(programs, digits_records, tmp_path):
   args = _args(digits_records, tmp_path / "none", "--mode=eval")
   for driver in DRIVERS:
     _assert_refused(programs.run(driver, *args), "nothing to evaluate")
+
+
+def _file_in_the_way(tmp_path):
+  (tmp_path / "file").touch()
+  return tmp_path / "file" / "run", "cannot be a folder"
+
+
+def _url(tmp_path):
+  return "s3://bucket/run", "no file system for s3://"
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("place", [_file_in_the_way, _url])
+def test_model_dir_that_cannot_be_written(
+  programs, digits_records, tmp_path, driver, place
+):
+  model_dir, text = place(tmp_path)
+  done = programs.run(driver, *_args(digits_records, model_dir))
+  _assert_refused(done, "--model_dir", text)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_home_folders_in_flags_and_gin(programs, digits_records, tmp_path, driver):
+  shutil.copytree(digits_records, tmp_path / "data")
+  args = [
+    *_args("~/data", "~/run", bindings=["batch_size = -4"]),
+    "--params_override=trainer.train_steps=1",
+  ]
+  # Refused for the batch: data and run were found before.
+  done = programs.run(driver, *args, env={"HOME": str(tmp_path)})
+  _assert_refused(done, "-4")
+  assert not (ROOT / "~").exists()
+
+
+@pytest.mark.parametrize(
+  ("experiment", "overlay"),
+  [
+    ("retinanet_resnetfpn_coco", "retinanet.yaml"),
+    ("mnv2_deeplabv3_pascal", "semantic_segmentation.yaml"),
+  ],
+)
+def test_default_data_of_the_model_garden(programs, tmp_path, experiment, overlay):
+  done = programs.run(
+    helpers_programs.STOCK_DRIVER,
+    f"--experiment={experiment}",
+    "--gin_file=gin/plugin.gin",
+    f"--config_file=gin/swap/{overlay}",
+    "--mode=train_and_eval",
+    f"--model_dir={tmp_path / 'run'}",
+  )
+  _assert_refused(done, "no data file matches", "task.train_data.input_path")
 
 
 def test_unknown_flag_is_named(programs, tmp_path):
