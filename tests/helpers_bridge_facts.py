@@ -13,7 +13,7 @@ from mnv2_hpu.distribute import habana
 
 
 def main():
-  """Looks at the bridge, then tries to open a card by this project's `load`."""
+  """Looks at the bridge, then tries to open a device by this project's `load`."""
   if "after_an_operation" in sys.argv:
     tf.constant(0)
     print(json.dumps({"probe": habana.probe()}))

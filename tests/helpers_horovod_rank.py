@@ -52,16 +52,16 @@ def _types(strategy, found):
       found[f"{kind} {name}"] = tf.cast(result, tf.float64).numpy()
 
 
-def _packs(hvd, found):
+def _buckets(hvd, found):
   """Several tensors together, in one vector and in several, in each compression."""
   own = [tf.constant(gradient) for gradient in gradients(hvd.rank())]
   for compression in horovod_ops.COMPRESSIONS:
-    for bytes_per_pack in (1, 40, 1 << 20):
-      options = horovod_ops.ReduceOptions(compression, bytes_per_pack)
+    for bucket_bytes in (1, 40, 1 << 20):
+      options = horovod_ops.ReduceOptions(compression, bucket_bytes)
       collectives = horovod_ops.Collectives(hvd, options)
       reduced = tf.function(collectives.all_reduce)(SUM, own)
       for index, tensor in enumerate(reduced):
-        found[f"pack {compression} {bytes_per_pack} {index}"] = tensor.numpy()
+        found[f"bucket {compression} {bucket_bytes} {index}"] = tensor.numpy()
 
 
 def _shapes(strategy, rank, found):
@@ -150,7 +150,7 @@ def main(folder):
 
   rank, found = hvd.rank(), {}
   _types(strategy, found)
-  _packs(hvd, found)
+  _buckets(hvd, found)
   _shapes(strategy, rank, found)
   _variables(strategy, rank, found)
   _step(strategy, rank, found)

@@ -1,4 +1,4 @@
-"""The CPU in a card's place, for what runs on cards. Everything else is the real thing.
+"""The CPU in a device's place, for what runs on devices. All else is the real thing.
 
   python -m helpers_hpu_stand_in official.vision.train --experiment=…
   python -m helpers_hpu_stand_in --ranks=2 official.vision.train --experiment=…
@@ -6,10 +6,10 @@
 runs a module as `python -m` would, with Habana's real bridge imported and three things
 replaced, which together are the device:
 
-* `load_habana_module()`, which opens the card;
+* `load_habana_module()`, which opens the device;
 * the name of the device: the bridge's strategy is compiled from its own source with CPU
   for HPU (`STRATEGY_LINES` are the lines that differ);
-* the two operations by which cards find each other: they have kernels for HPU only.
+* the two operations by which devices find each other: they have kernels for HPU only.
 
 `--ranks` is a small mpirun: so many processes with the variables of Open MPI, forked
 after everything is imported. Several ranks need free ports: bind
@@ -44,7 +44,7 @@ def with_cpu(source):
 
 
 def install():
-  """Puts the CPU in the card's place in this process. Runs no operation."""
+  """Puts the CPU in the device's place in this process. Runs no operation."""
   import habana_frameworks.tensorflow as bridge
   import tensorflow as tf
 

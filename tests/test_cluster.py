@@ -66,8 +66,8 @@ NAMES = {
     (0, 2, 0, 2),
     (1, 2, 1, 2),
     (7, 8, 7, 8),
-    (7, 16, 7, 8),  # the last card of the first host
-    (8, 16, 0, 8),  # the first card of the second host
+    (7, 16, 7, 8),  # the last device of the first host
+    (8, 16, 0, 8),  # the first device of the second host
     (15, 16, 7, 8),
     (63, 64, 7, 8),
   ],
@@ -203,7 +203,7 @@ def test_half_set_variables_are_not_taken_for_a_single_process(environ, message)
     cluster.world_size(environ)
 
 
-def test_an_unknown_card_is_not_guessed():
+def test_an_unknown_device_is_not_guessed():
   environ = {"PMI_SIZE": "4", "PMI_RANK": "3"}
 
   with pytest.raises(UserError, match="MPI_LOCALRANKID is not set"):

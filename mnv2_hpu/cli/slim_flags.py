@@ -154,7 +154,7 @@ def _best_device(values: Mapping[str, Any]) -> str:
   """Returns the fastest device that there is and that the flags admit."""
   if values.get("clone_on_cpu"):
     return "cpu"
-  if hpu_environment.card_is_present():
+  if hpu_environment.is_device_present():
     return "hpu"
   import tensorflow as tf
 

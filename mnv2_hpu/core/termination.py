@@ -46,7 +46,7 @@ class FaultSettings:
   Attributes:
     seconds_between_checks: how long training and evaluation go on, at most and
       roughly, before they notice a SIGTERM: the length of a part of an inner loop.
-    missing_rank_seconds: Seconds without a sign of life of another rank, after which
+    missing_rank_seconds: Seconds without a heartbeat of another rank, after which
       the others end. A rank whose process has ended is noticed at once. Below 62 a
       healthy rank may be taken for a missing one: while TensorFlow 2.15 destroys an
       iterator, for up to 60 seconds (docs/multi_card.md), no thread of Python runs.

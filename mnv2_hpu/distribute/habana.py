@@ -1,6 +1,6 @@
 """Gaudi (HPU): the only module that names `habana_frameworks`.
 
-`python -m mnv2_hpu.distribute.habana` prints as JSON whether a card can be used here.
+`python -m mnv2_hpu.distribute.habana` prints as JSON whether a device can be used here.
 """
 
 import importlib
@@ -19,14 +19,9 @@ from mnv2_hpu.errors import UserError
 DEVICE_TYPE = "HPU"
 
 _INSTEAD = (
-  "Without a card use runtime.distribution_strategy: one_device (CPU, or one GPU) or "
+  "Without a device use runtime.distribution_strategy: one_device (CPU, or one GPU) or "
   "mirrored (several GPUs)."
 )
-
-
-def card_is_present() -> bool:
-  """Returns whether this machine has a Gaudi card, in use or not; loads nothing."""
-  return hpu_environment.card_is_present()
 
 
 def _check_versions() -> None:
@@ -61,23 +56,23 @@ def _check_devices_not_started() -> None:
   if started is not None and started._initialized:
     raise UserError(
       "runtime.distribution_strategy is 'hpu', but TensorFlow has started its devices "
-      "already: an operation ran before the strategy was asked for. Ask for it first, "
-      "and run no TensorFlow operation in modules that a gin file imports."
+      "already: an operation ran before the strategy was made. Make it first, and "
+      "run no TensorFlow operation in modules that a gin file imports."
     )
 
 
 def load(settings: hpu_environment.Settings | None = None) -> None:
-  """Loads Habana's TensorFlow bridge, so that the card appears as device `HPU:0`.
+  """Loads Habana's TensorFlow bridge, so that it appears as device `HPU:0`.
 
   Sets the environment, then loads, once in a process. Call it before any TensorFlow
   operation has run.
 
   Args:
-    settings: of this run; by default what gin has bound to `mnv2_hpu.hpu`.
+    settings: Settings of this run; by default what gin has bound to `mnv2_hpu.hpu`.
 
   Raises:
-    UserError: if the bridge is missing, does not fit TensorFlow or the driver, cannot
-      compute as asked, or finds no card.
+    UserError: If the bridge is missing, does not fit TensorFlow or the driver, cannot
+      compute in the precision requested, or finds no device.
   """
   settings = settings or hpu_environment.configured()
   _check_versions()
@@ -93,7 +88,7 @@ def load(settings: hpu_environment.Settings | None = None) -> None:
   if not tf.config.list_physical_devices(DEVICE_TYPE):
     raise UserError(
       "runtime.distribution_strategy is 'hpu': Habana's bridge was loaded, but "
-      "TensorFlow lists no HPU device. Another process may hold the card (one process "
+      "TensorFlow lists no HPU device. Another process may hold it (one process "
       f"acquires one Gaudi): see `hl-smi`. {_INSTEAD}"
     )
 
@@ -104,20 +99,20 @@ def _load(bridge: Any) -> None:
   # Without a driver the bridge (1.14) fails on the device type it could not read.
   except (AttributeError, OSError, RuntimeError, tf.errors.OpError) as error:
     raise UserError(
-      "runtime.distribution_strategy is 'hpu', but Habana's bridge found no Gaudi card "
-      f"here ({type(error).__name__}: {error}). Check the driver with `hl-smi`. "
+      "runtime.distribution_strategy is 'hpu', but Habana's bridge found no Gaudi "
+      f"device here ({type(error).__name__}: {error}). Check the driver with `hl-smi`. "
       f"{hpu_environment.FITS} {_INSTEAD}"
     ) from error
 
 
 def strategy() -> tf.distribute.Strategy:
-  """Returns the strategy of this process's card: alone, or with those of other ranks.
+  """Returns the strategy of this process's device, alone or with those of other ranks.
 
   Several ranks are those that TF_CONFIG names (see `cluster.tf_config`).
   What is decided here, and why, is the table in docs/hpu.md.
 
   Raises:
-    UserError: if no card can be used here (see `load`).
+    UserError: If no device can be used here (see `load`).
   """
   settings = hpu_environment.configured()
   load(settings)
@@ -137,7 +132,7 @@ def strategy() -> tf.distribute.Strategy:
 
 
 def probe() -> dict[str, bool | str]:
-  """Returns `{"available": bool, "reason": str}`: whether a card can be used here."""
+  """Returns `{"available": bool, "reason": str}`: whether a device can be used here."""
   try:
     load()
   except UserError as error:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from mnv2_hpu import cluster
-from mnv2_hpu.distribute import habana, horovod_ops, horovod_strategy
+from mnv2_hpu.distribute import habana, horovod_ops, horovod_strategy, hpu_environment
 from mnv2_hpu.errors import UserError
 
 MEGABYTE = 1024 * 1024
@@ -35,7 +35,7 @@ def import_horovod() -> Any:
   """Returns the module `horovod.tensorflow`.
 
   Raises:
-    UserError: if it is not installed, or was built for another TensorFlow.
+    UserError: If it is not installed, or was built for another TensorFlow.
   """
   try:
     return importlib.import_module("horovod.tensorflow")
@@ -59,16 +59,16 @@ def settings(
   fusion_threshold_mb: float | None,
   cycle_time_ms: float | None,
 ) -> tuple[int, dict[str, str]]:
-  """Returns (bytes in one pack of tensors, variables that Horovod reads at its start).
+  """Returns (bytes in a bucket of tensors, variables that Horovod reads at its start).
 
   Args:
-    environ: what the launcher set: options of horovodrun become variables.
-    fusion_threshold_mb: in MiB; None is the launcher's, or 64.
-    cycle_time_ms: milliseconds between two looks at what ranks are ready to reduce;
+    environ: Environment variables; options of horovodrun are some of them.
+    fusion_threshold_mb: Size of a bucket in MiB; None is the launcher's, or 64.
+    cycle_time_ms: Milliseconds between two polls of the ranks for tensors to reduce;
       None is the launcher's, or Horovod's own.
 
   Raises:
-    UserError: if a number has no meaning.
+    UserError: If a number has no meaning.
 
   >>> settings({"HOROVOD_FUSION_THRESHOLD": "1024"}, None, 0.5)
   (1024, {'HOROVOD_FUSION_THRESHOLD': '0', 'HOROVOD_CYCLE_TIME': '0.5'})
@@ -80,26 +80,26 @@ def settings(
     )
   if fusion_threshold_mb is None:
     default = DEFAULT_FUSION_THRESHOLD_MB * MEGABYTE
-    # Without fusion, a tensor travels by itself.
-    bytes_per_pack = max(1, int(environ.get("HOROVOD_FUSION_THRESHOLD") or default))
+    # Without fusion, each tensor is sent by itself.
+    bucket_bytes = max(1, int(environ.get("HOROVOD_FUSION_THRESHOLD") or default))
   else:
-    bytes_per_pack = int(fusion_threshold_mb * MEGABYTE)
-  # Tensors are packed before Horovod sees them: `horovod_ops.Collectives.all_reduce`.
+    bucket_bytes = int(fusion_threshold_mb * MEGABYTE)
+  # Tensors are bucketed before Horovod sees them: `horovod_ops.Collectives.all_reduce`.
   variables = {"HOROVOD_FUSION_THRESHOLD": "0"}
   if cycle_time_ms is not None:
     variables["HOROVOD_CYCLE_TIME"] = str(cycle_time_ms)
-  return bytes_per_pack, variables
+  return bucket_bytes, variables
 
 
 def init_horovod(hvd: Any, variables: Mapping[str, str]) -> None:
   """Connects the ranks.
 
   Args:
-    hvd: the module that `import_horovod` returned.
-    variables: the environment of Horovod, from `settings`.
+    hvd: Module that `import_horovod` returned.
+    variables: Environment of Horovod, from `settings`.
 
   Raises:
-    UserError: if Horovod connects other ranks than were started.
+    UserError: If Horovod connects other ranks than were started.
   """
   if hvd.is_initialized():
     return
@@ -127,7 +127,7 @@ def _gloo_rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
     The variables that horovodrun would set.
 
   Raises:
-    UserError: if the ranks are on several machines, or that folder is unknown.
+    UserError: If the ranks are on several machines, or that folder is unknown.
   """
   size, local_size = cluster.world_size(environ), cluster.local_size(environ)
   folder = environ.get(_JOB_FOLDER)
@@ -137,7 +137,8 @@ def _gloo_rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
       "built without MPI, and without it processes of mpirun meet on one machine, "
       "under Open MPI, only. Either start them with `horovodrun -np "
       f"{size} -H host1:8,host2:8 ...`, or install the headers of MPI (on Debian and "
-      "Ubuntu: libopenmpi-dev) and build anew: `rm .venv/.horovod; make setup-horovod`."
+      "Ubuntu: libopenmpi-dev) and build again: `rm .venv/.horovod`, then `make "
+      "setup-horovod`."
     )
   rank = cluster.rank(environ)
   job = environ.get("PMIX_NAMESPACE", "0").replace("/", "_")
@@ -189,15 +190,15 @@ def _device(local_rank: int) -> str:
   """Returns the device of this process: an HPU, else a GPU, else the CPU.
 
   Args:
-    local_rank: which of this machine's processes this is.
+    local_rank: Number of this process among those of its machine.
 
   Raises:
-    UserError: if there are fewer GPUs than processes.
+    UserError: If there are fewer GPUs than processes.
   """
-  if habana.card_is_present():
+  if hpu_environment.is_device_present():
     habana.load()
     tf.config.set_soft_device_placement(True)
-    return f"device:{habana.DEVICE_TYPE}:0"  # the bridge takes one card a process
+    return f"device:{habana.DEVICE_TYPE}:0"  # the bridge takes one device a process
   gpus = tf.config.list_physical_devices("GPU")
   if not gpus:
     return "device:CPU:0"
@@ -224,19 +225,19 @@ def strategy(
   `mnv2_hpu.horovod.gradient_compression` and so on.
 
   Args:
-    gradient_compression: `none`, `fp16` or `bf16`: the type in which gradients travel;
+    gradient_compression: Type in which gradients are sent: `none`, `fp16` or `bf16`;
       they are added up in float32.
-    fusion_threshold_mb: gradients travel packed, about so many MiB together. None is
-      what horovodrun was told, or 64.
-    cycle_time_ms: Horovod looks so often for tensors that all ranks have. None is what
-      horovodrun was told, or 1.
+    fusion_threshold_mb: Size in MiB of the buckets in which gradients are sent. None is
+      horovodrun's option, or 64.
+    cycle_time_ms: Milliseconds between two polls for tensors that all ranks have. None
+      is horovodrun's option, or 1.
 
   Raises:
-    UserError: if Horovod is missing, connects other ranks than were started, or a value
+    UserError: If Horovod is missing, connects other ranks than were started, or a value
       has no meaning.
   """
-  bytes_per_pack, variables = settings(os.environ, fusion_threshold_mb, cycle_time_ms)
-  options = horovod_ops.ReduceOptions(gradient_compression, bytes_per_pack)
+  bucket_bytes, variables = settings(os.environ, fusion_threshold_mb, cycle_time_ms)
+  options = horovod_ops.ReduceOptions(gradient_compression, bucket_bytes)
   device = _device(cluster.local_rank(os.environ))
   hvd = import_horovod()  # after Habana's bridge
   init_horovod(hvd, variables)

@@ -1,4 +1,4 @@
-"""What crosses processes under Horovod: sums, gathers and broadcasts of any type.
+"""Collectives of Horovod, for tensors of any type: sums, gathers, broadcasts.
 
 Horovod is imported by `horovod.import_horovod`, when a strategy is made.
 """
@@ -14,7 +14,7 @@ from mnv2_hpu.errors import UserError
 
 # Types that Horovod does not add up -> a type that it does, and that holds them. Sums
 # that leave the range wrap around, as they do in TensorFlow.
-_SUMMED_AS = {
+_SUM_DTYPE = {
   tf.bool: tf.int32,
   tf.bfloat16: tf.float32,
   tf.int16: tf.int32,
@@ -22,8 +22,8 @@ _SUMMED_AS = {
   tf.uint32: tf.int64,
   tf.uint64: tf.int64,
 }
-# Types that Horovod does not move -> a type of as many bytes that it does.
-_MOVED_AS = {
+# Types that Horovod does not send -> a type of as many bytes that it does.
+_TRANSPORT_DTYPE = {
   tf.bfloat16: tf.uint16,
   tf.uint32: tf.int32,
   tf.uint64: tf.int64,
@@ -37,12 +37,12 @@ class ReduceOptions:
   """How several tensors are reduced together.
 
   Attributes:
-    compression: A key of `COMPRESSIONS`: the type in which gradients travel.
-    bytes_per_pack: Tensors are packed into vectors of about so many bytes.
+    compression: Key of `COMPRESSIONS`: type in which gradients are sent.
+    bucket_bytes: Approximate size of the buckets of tensors that are reduced together.
   """
 
   compression: str = "none"
-  bytes_per_pack: int = 64 * 1024 * 1024
+  bucket_bytes: int = 64 * 1024 * 1024
 
   def __post_init__(self) -> None:
     """Refuses values without a meaning."""
@@ -51,27 +51,29 @@ class ReduceOptions:
         f"mnv2_hpu.horovod.gradient_compression is {self.compression!r}; it must be "
         f"one of {', '.join(COMPRESSIONS)}."
       )
-    if self.bytes_per_pack < 1:
+    if self.bucket_bytes < 1:
       raise UserError(
-        f"mnv2_hpu.horovod.fusion_threshold_mb gives {self.bytes_per_pack} bytes; it "
+        f"mnv2_hpu.horovod.fusion_threshold_mb gives {self.bucket_bytes} bytes; it "
         "must be positive."
       )
 
 
-def _moved(move: Callable[[tf.Tensor], tf.Tensor], tensor: tf.Tensor) -> tf.Tensor:
-  """Applies what copies elements, bit by bit, to a tensor of any numerical type."""
-  via = _MOVED_AS.get(tensor.dtype)
+def _apply_bitwise(
+  copy: Callable[[tf.Tensor], tf.Tensor], tensor: tf.Tensor
+) -> tf.Tensor:
+  """Applies `copy`, which moves elements, bit by bit to a tensor of any number type."""
+  via = _TRANSPORT_DTYPE.get(tensor.dtype)
   if via is None:
-    return move(tensor)
-  return tf.bitcast(move(tf.bitcast(tensor, via)), tensor.dtype)
+    return copy(tensor)
+  return tf.bitcast(copy(tf.bitcast(tensor, via)), tensor.dtype)
 
 
 class Collectives:
   """Sums, gathers and broadcasts over all ranks.
 
   Args:
-    hvd: the module `horovod.tensorflow`, initialised.
-    options: how several tensors are reduced together.
+    hvd: Module `horovod.tensorflow`, initialised.
+    options: How several tensors are reduced together.
   """
 
   def __init__(self, hvd: Any, options: ReduceOptions) -> None:
@@ -81,12 +83,12 @@ class Collectives:
 
   def broadcast(self, tensor: tf.Tensor) -> tf.Tensor:
     """Returns rank 0's tensor; all ranks give one of the same type and shape."""
-    return _moved(lambda moved: self._hvd.broadcast(moved, root_rank=0), tensor)
+    return _apply_bitwise(lambda one: self._hvd.broadcast(one, root_rank=0), tensor)
 
   def gather(self, tensor: tf.Tensor, axis: int = 0) -> tf.Tensor:
     """Concatenates the tensors of all ranks; their lengths along `axis` may differ."""
     if axis == 0:
-      return _moved(self._hvd.allgather, tensor)
+      return _apply_bitwise(self._hvd.allgather, tensor)
     # Horovod knows the first axis only.
     order = list(range(tensor.shape.rank))
     order[0], order[axis] = order[axis], order[0]
@@ -97,21 +99,21 @@ class Collectives:
   ) -> list[Any]:
     """Reduces each tensor over the ranks.
 
-    Several tensors that come together are packed, always into the same vectors. Horovod
+    Several tensors that come together are bucketed, always in the same way. Horovod
     would fuse what happens to be ready, and the order in which three and more ranks add
-    an element up depends on its place in the vector: runs would not repeat bit by bit.
+    an element up depends on its place in the bucket: runs would not repeat bit by bit.
 
     Args:
       reduce_op: SUM, or MEAN: the sum divided by the number of ranks.
-      tensors: dense, or `tf.IndexedSlices`.
+      tensors: Dense tensors, or `tf.IndexedSlices`.
 
     Returns:
-      As many tensors, in the same order. Compressed on their way are floating-point
-      tensors of which several come together: that is how Keras's optimizers reduce
+      As many tensors, in the same order. Compressed are floating-point
+      tensors that come together with others: that is how Keras's optimizers reduce
       gradients. Batch normalisation reduces each of its statistics by itself.
     """
     results: list[Any] = [None] * len(tensors)
-    packable: dict[tf.DType, list[int]] = {}
+    bucketable: dict[tf.DType, list[int]] = {}
     # Gradients of the last layers are ready first.
     for index in reversed(range(len(tensors))):
       tensor = tensors[index]
@@ -120,31 +122,31 @@ class Collectives:
       elif len(tensors) == 1 or not tensor.shape.is_fully_defined():
         results[index] = self._sum(tensor)
       else:
-        packable.setdefault(tensor.dtype, []).append(index)
-    for dtype, indices in packable.items():
-      for pack in self._packs(dtype, indices, tensors):
-        summed = self._sum_packed([tensors[index] for index in pack])
-        for index, tensor in zip(pack, summed, strict=True):
+        bucketable.setdefault(tensor.dtype, []).append(index)
+    for dtype, indices in bucketable.items():
+      for bucket in self._buckets(dtype, indices, tensors):
+        summed = self._sum_bucket([tensors[index] for index in bucket])
+        for index, tensor in zip(bucket, summed, strict=True):
           results[index] = tensor
     if reduce_op == tf.distribute.ReduceOp.MEAN:
       return [_divide(result, self._size) for result in results]
     return results
 
-  def _packs(
+  def _buckets(
     self, dtype: tf.DType, indices: Sequence[int], tensors: Sequence[tf.Tensor]
   ) -> list[list[int]]:
-    packs: list[list[int]] = []
+    buckets: list[list[int]] = []
     room = 0
     for index in indices:
       size = tensors[index].shape.num_elements() * dtype.size
-      if not packs or size > room:
-        packs.append([])
-        room = self._options.bytes_per_pack
-      packs[-1].append(index)
+      if not buckets or size > room:
+        buckets.append([])
+        room = self._options.bucket_bytes
+      buckets[-1].append(index)
       room -= size
-    return packs
+    return buckets
 
-  def _sum_packed(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+  def _sum_bucket(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
     compressed = COMPRESSIONS[self._options.compression]
     if compressed is not None and flat.dtype in (tf.float32, tf.float64):
@@ -159,11 +161,11 @@ class Collectives:
 
   def _sum(self, tensor: tf.Tensor) -> tf.Tensor:
     hvd, dtype = self._hvd, tensor.dtype
-    summed = hvd.allreduce(tf.cast(tensor, _SUMMED_AS.get(dtype, dtype)), op=hvd.Sum)
+    summed = hvd.allreduce(tf.cast(tensor, _SUM_DTYPE.get(dtype, dtype)), op=hvd.Sum)
     return tf.cast(summed, dtype)
 
   def _sum_compressed(self, vector: tf.Tensor, narrow: tf.DType) -> tf.Tensor:
-    """Sums `[n]` in float32 while only `narrow` travels, twice, as in any all-reduce.
+    """Sums `[n]` in float32 while only `narrow` is sent, twice, as in any all-reduce.
 
     Each rank adds up one part of the vector, in the order of the ranks.
     """

@@ -29,9 +29,9 @@ class HorovodStrategy(tf.distribute.Strategy):
   `tf.distribute.InputContext`.
 
   Args:
-    device: of this process, such as `device:CPU:0`.
-    hvd: the module `horovod.tensorflow`, initialised.
-    options: how gradients are packed and compressed.
+    device: Device of this process, such as `device:CPU:0`.
+    hvd: Module `horovod.tensorflow`, initialised.
+    options: How gradients are bucketed and compressed.
   """
 
   _collective_key_base = 0  # read by MirroredExtended

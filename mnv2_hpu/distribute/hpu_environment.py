@@ -1,9 +1,10 @@
-"""Gaudi's versions, cards, driver and environment variables. No TensorFlow.
+"""Gaudi's versions, devices, driver and environment variables. No TensorFlow.
 
 What Habana's bridge reads when it is loaded is decided here. `habana` loads it.
 """
 
 import dataclasses
+import glob
 import re
 import shutil
 import subprocess
@@ -27,18 +28,18 @@ FITS = (
   "TensorFlow."
 )
 
-# Never run on a card. The doctor prints it, and docs/hpu.md holds the same list.
+# Never run on a device. The doctor prints it, and docs/hpu.md holds the same list.
 UNCONFIRMED = (
-  "that the bridge finds a card after the environment was set as here",
+  "that the bridge finds a device after the environment was set as here",
   "training and evaluation on `HPU:0`: speed, memory, losses and accuracy",
-  "that `OneDeviceStrategy` serves one card (Habana names its own strategy)",
+  "that `OneDeviceStrategy` serves one device (Habana names its own strategy)",
   "`HPUStrategy` over HCCL: its speed, and that sums are equal on all ranks",
   "bfloat16 by Keras' policy, and by the conversion pass with the list shipped here",
   "which operations of the training step the bridge leaves to the CPU",
   "that a driver of another version fails; it is refused because Habana pairs them",
-  "Horovod on a card (`habana-horovod` in place of `horovod`)",
-  "that `HLS_MODULE_ID` chooses the card under srun, MPICH and TF_CONFIG",
-  "resuming on a card bit for bit",
+  "Horovod on a device (`habana-horovod` in place of `horovod`)",
+  "that `HLS_MODULE_ID` chooses the device under srun, MPICH and TF_CONFIG",
+  "resuming on a device bit for bit",
 )
 
 OFF = ("", "0", "false")
@@ -50,24 +51,28 @@ SHIPPED_LISTS = {
   "full": "full",  # Habana's: everything that can be converted
 }
 
-# Where the kernel shows each card's driver: with and without the accel subsystem, which
-# other vendors' cards use too.
-CARD_FILES = (
+# Where the kernel shows a device's driver: with and without the accel subsystem, which
+# other vendors' devices use too.
+DEVICE_FILES = (
   "/sys/class/accel/accel*/device/driver_ver",
   "/sys/class/habanalabs/hl*/driver_ver",
 )
-DRIVER_FILES = (*CARD_FILES, "/sys/module/habanalabs/version")
+DRIVER_FILES = (*DEVICE_FILES, "/sys/module/habanalabs/version")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What gin binds as `mnv2_hpu.hpu.<field>`."""
+  """What gin binds as `mnv2_hpu.hpu.<field>`.
 
-  bf16_conversion: str = (
-    ""  # a key of SHIPPED_LISTS, or a JSON file; "" converts nothing
-  )
-  op_placement_report: str = ""  # folder for the bridge's graphs with their devices
-  check_driver: bool = True  # refuse a driver of another version
+  Attributes:
+    bf16_conversion: Key of `SHIPPED_LISTS`, or a JSON file; "" converts nothing.
+    op_placement_report: Folder for the bridge's graphs with their devices.
+    check_driver: Whether a driver of another version is refused.
+  """
+
+  bf16_conversion: str = ""
+  op_placement_report: str = ""
+  check_driver: bool = True
 
   def __post_init__(self) -> None:
     """Checks that the list of operations exists."""
@@ -90,15 +95,15 @@ def conversion(settings: Settings) -> str:
 def check_precision(
   settings: Settings, compute_dtype: str, environ: Mapping[str, str]
 ) -> None:
-  """Checks that one setting decides the precision, and that a card has it.
+  """Checks that one setting decides the precision, and that a device has it.
 
   Args:
-    settings: of this run.
-    compute_dtype: that of Keras' global policy.
-    environ: environment variables, usually `os.environ`.
+    settings: Settings of this run.
+    compute_dtype: Compute dtype of Keras' global policy.
+    environ: Environment variables, usually `os.environ`.
 
   Raises:
-    UserError: if float16 is asked for, or two settings decide.
+    UserError: If float16 is requested, or two settings decide.
   """
   if compute_dtype == "float16":
     raise UserError(
@@ -123,7 +128,7 @@ def check_precision(
 
 
 def _module(environ: Mapping[str, str]) -> str:
-  """Returns which card of this machine is this process's, by the bridge's number."""
+  """Returns which device of this machine is this process's, by the bridge's number."""
   local_rank = cluster.local_rank(environ)
   visible = environ.get("HABANA_VISIBLE_MODULES")
   if not visible:
@@ -131,9 +136,9 @@ def _module(environ: Mapping[str, str]) -> str:
   modules = sorted(visible.split(","))
   if local_rank >= len(modules):
     raise UserError(
-      f"HABANA_VISIBLE_MODULES={visible!r} names {len(modules)} cards, but this is "
+      f"HABANA_VISIBLE_MODULES={visible!r} names {len(modules)} devices, but this is "
       f"process {local_rank} of this machine, counted from 0. Start as many processes "
-      "as there are cards."
+      "as there are devices."
     )
   return modules[local_rank]
 
@@ -142,11 +147,11 @@ def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
   """Returns what must be set before the bridge is loaded; the user's values go first.
 
   Args:
-    settings: of this run.
-    environ: environment variables, usually `os.environ`.
+    settings: Settings of this run.
+    environ: Environment variables, usually `os.environ`.
 
   Raises:
-    UserError: if there are more processes than cards.
+    UserError: If there are more processes than devices.
   """
   wanted = {"TF_ENABLE_DYNAMIC_SHAPES": "false"}
   if settings.op_placement_report:
@@ -161,16 +166,15 @@ def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
 # ---- Cards and their driver ----
 
 
-def _matching(patterns: Iterable[str]) -> list[Path]:
-  found = (sorted(Path("/").glob(pattern.lstrip("/"))) for pattern in patterns)
-  return [file for files in found for file in files]
+def _matching(patterns: Iterable[str]) -> list[str]:
+  return [file for pattern in patterns for file in sorted(glob.glob(pattern))]
 
 
-def card_is_present(files: Iterable[str] = CARD_FILES) -> bool:
-  """Returns whether the kernel shows a Gaudi card, in use or not.
+def is_device_present(files: Iterable[str] = DEVICE_FILES) -> bool:
+  """Returns whether the kernel shows a Gaudi device, in use or not.
 
   Args:
-    files: patterns of the files that it shows for a card.
+    files: Patterns of the files that it shows for a device.
   """
   return bool(_matching(files))
 
@@ -179,10 +183,10 @@ def driver_version(files: Iterable[str] = DRIVER_FILES) -> str | None:
   """Returns the driver's version, such as `1.14.0-9e8ecf8`; None where there is none.
 
   Args:
-    files: patterns of the files that hold it. Where none exists, `hl-smi` is asked.
+    files: Patterns of the files that hold it. Where none exists, `hl-smi` is run.
   """
   for file in _matching(files):
-    return file.read_text().split("\n", 1)[0]
+    return Path(file).read_text().split("\n", 1)[0]
   hl_smi = shutil.which("hl-smi")
   if hl_smi is None:
     return None
@@ -195,7 +199,7 @@ def check_driver(found: str | None) -> None:
   """Checks that the driver is the bridge's pair; an unknown one is left to the bridge.
 
   Raises:
-    UserError: if it is of another release.
+    UserError: If it is of another release.
   """
   if found is None or re.match(rf"{re.escape(DRIVER)}\b", found):
     return

@@ -1,10 +1,10 @@
-"""Several processes that train one model: which one this is, and what they exchange.
+"""Several processes that train one model: which one this is, and their collectives.
 
 A rank is one process of a multi-worker strategy: Horovod's, MultiWorkerMirrored's,
 Habana's. Everything here uses only what `tf.distribute` offers to all of them,
 `strategy.run` and a sum over the replicas, and is an identity where one process trains.
 
-What is exchanged travels as bytes, each in a float32. That is exact for every type,
+Values are sent as bytes, each in a float32. That is exact for every type,
 infinities and NaNs included. It needs nothing else of the collective library: Gaudi's
 (HCCL) sums float32 and bfloat16 only [1], TensorFlow's on GPU no int32 [2]; and a byte
 survives being compressed to bfloat16 or float16 on the way.
@@ -57,7 +57,7 @@ def _compiled_sum(
   strategy: tf.distribute.Strategy, length: int
 ) -> Callable[[Any], Any]:
   """Returns the function that sums a float32 `[length]` over all replicas."""
-  del length  # of one shape each, as TensorFlow warns where a function gets several
+  del length  # a function a shape: TensorFlow warns where one gets several
 
   def of_replica(vector: tf.Tensor) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
@@ -97,8 +97,8 @@ def gather(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
   """Collects an array of each rank on all ranks.
 
   Args:
-    strategy: of all ranks.
-    values: of any shape and numerical type, the same on all ranks.
+    strategy: Strategy of all ranks.
+    values: Array of any shape and numerical type, the same on all ranks.
 
   Returns:
     `[ranks, *values.shape]`: the values of each rank, bit by bit.
@@ -148,8 +148,8 @@ def broadcast_variables(
   first replica.
 
   Args:
-    strategy: of all ranks.
-    variables: the same ones in the same order on all ranks, of any numerical type.
+    strategy: Strategy of all ranks.
+    variables: Variables of any numerical type, in the same order on all ranks.
   """
   if size(strategy) == 1:
     return
@@ -175,7 +175,7 @@ def failing_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
   waiting for a rank that has ended.
 
   Raises:
-    UserError: the one raised inside; on ranks without one, one that names the ranks.
+    UserError: The one raised inside; on ranks without one, one that names the ranks.
   """
   error: UserError | None = None
   try:

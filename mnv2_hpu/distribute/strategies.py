@@ -70,7 +70,7 @@ def _raise_transport_timeouts() -> None:
 
 
 def _check_gpus(name: str, num_gpus: int) -> None:
-  """Checks that TensorFlow sees the GPUs that the run asks for.
+  """Checks that TensorFlow sees the GPUs that the run requests.
 
   Raises:
     UserError: If it sees fewer.

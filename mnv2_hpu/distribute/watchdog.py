@@ -67,7 +67,10 @@ class Watchdog:
     self._common_step = 0
     self._last_heard = dict.fromkeys(range(self._size), math.inf)
     self._last_progress = self._last_heartbeat = time.monotonic()
-    self._last_pause = (0.0, 0.0)  # of this process: seconds, when it ended
+    self._last_pause = (
+      0.0,
+      0.0,
+    )  # seconds that this process stood still, when it went on
     self._warned_seconds = 0.0
     self._is_stopped = False
 
@@ -84,12 +87,12 @@ class Watchdog:
     self._steps[self._rank] = step
 
   def stop(self) -> None:
-    """Tells the other ranks that this one ends as it should."""
+    """Stops watching, and lets the other ranks know: this one has finished."""
     self._send_final({"final": True})
 
   @contextlib.contextmanager
   def broadcast_errors(self) -> Iterator[None]:
-    """Tells the other ranks of an error that ends this one.
+    """Sends the other ranks the error that ends this one.
 
     They would wait for it, or say no more than that it is gone.
     """
@@ -108,7 +111,7 @@ class Watchdog:
   # ---- Connections ----
 
   def _connect_all(self) -> None:
-    """Tells all ranks through a collective where rank 0 listens."""
+    """Connects all ranks to rank 0, whose address a collective broadcasts."""
     key = secrets.randbits(62)
     port = self.listen(key) if self._rank == 0 else 0
     address = int.from_bytes(socket.inet_aton(_address()), "big")
@@ -230,7 +233,7 @@ class Watchdog:
       for rank, heard in self._last_heard.items():
         silence = self._settings.missing_rank_seconds
         if time.monotonic() - heard > silence:
-          self._report_missing(rank, f"no sign of life for {silence:g} seconds")
+          self._report_missing(rank, f"no heartbeat for {silence:g} seconds")
       self._check_progress()
 
   def _discount_pause(self) -> None:
@@ -297,7 +300,7 @@ def _address() -> str:
   """Returns the IPv4 address by which other machines probably reach this one."""
   with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
     try:
-      probe.connect(("192.0.2.1", 9))  # of no network (RFC 5737); nothing is sent
+      probe.connect(("192.0.2.1", 9))  # no network has it (RFC 5737); nothing is sent
       return str(probe.getsockname()[0])
     except OSError:
       return socket.gethostbyname(socket.gethostname())

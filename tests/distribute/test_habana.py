@@ -1,4 +1,4 @@
-"""Habana's real bridge, as far as it goes without a card."""
+"""Habana's real bridge, as far as it goes without a device."""
 
 import difflib
 import glob
@@ -17,7 +17,7 @@ pytestmark = [
     reason="habana-tensorflow has wheels for Python 3.10 only",
   ),
 ]
-needs_no_card = pytest.mark.skipif(
+needs_no_device = pytest.mark.skipif(
   bool(glob.glob("/dev/hl*") or glob.glob("/dev/accel/accel*")),
   reason="this machine has an accelerator, perhaps a Gaudi",
 )
@@ -53,16 +53,16 @@ def test_the_strategy_is_called_as_it_is_defined(bridge):
   assert bridge["handshake"] == [True, True]
 
 
-@needs_no_card
+@needs_no_device
 def test_the_bridges_own_failure_becomes_our_error(bridge):
   assert bridge["probe"]["available"] is False
   reason = bridge["probe"]["reason"]
-  assert "found no Gaudi card here (AttributeError" in reason
+  assert "found no Gaudi device here (AttributeError" in reason
   assert "one_device" in reason
   assert hpu_environment.FITS in reason
 
 
-@needs_no_card
+@needs_no_device
 def test_the_environment_was_set_before_the_bridge_was_loaded(bridge):
   # The bridge sets HABANA_PROFILE while it is loaded, so it got as far as that.
   assert bridge["environment"]["HABANA_PROFILE"] == "profile_api_light"
@@ -70,7 +70,7 @@ def test_the_environment_was_set_before_the_bridge_was_loaded(bridge):
   assert bridge["environment"]["TF_ENABLE_DYNAMIC_SHAPES"] == "false"
 
 
-@needs_no_card
+@needs_no_device
 def test_a_bridge_loaded_too_late_is_refused(programs):
   done = programs.run("helpers_bridge_facts", "after_an_operation")
 

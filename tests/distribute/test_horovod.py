@@ -54,10 +54,10 @@ def test_settings_without_a_meaning_are_refused(arguments, message):
     ({"HOROVOD_FUSION_THRESHOLD": "4096"}, 2, 2 * 1024 * 1024),
   ],
 )
-def test_packing_replaces_horovods_own_fusion(environ, threshold, expected):
+def test_bucketing_replaces_horovods_own_fusion(environ, threshold, expected):
   size, variables = horovod.settings(environ, threshold, None)
   assert size == expected
-  assert horovod_ops.ReduceOptions(bytes_per_pack=size)
+  assert horovod_ops.ReduceOptions(bucket_bytes=size)
   assert variables == {"HOROVOD_FUSION_THRESHOLD": "0"}
 
 

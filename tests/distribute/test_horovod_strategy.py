@@ -38,17 +38,17 @@ def test_means_and_gathers_of_every_type(found, dtype):
   np.testing.assert_array_equal(found[f"gather {dtype}"], [1, 3, 2, 3])
 
 
-@pytest.mark.parametrize("bytes_per_pack", [1, 40, 1 << 20])
+@pytest.mark.parametrize("bucket_bytes", [1, 40, 1 << 20])
 @pytest.mark.parametrize(
   ("compression", "narrow"),
   [("none", np.float32), ("fp16", np.float16), ("bf16", tf.bfloat16.as_numpy_dtype)],
 )
-def test_packed_gradients(found, compression, narrow, bytes_per_pack):
+def test_bucketed_gradients(found, compression, narrow, bucket_bytes):
   pairs = zip(program.gradients(0), program.gradients(1), strict=True)
   for index, (first, second) in enumerate(pairs):
     narrowed = [value.astype(narrow).astype(np.float32) for value in (first, second)]
     expected = np.add(*narrowed).astype(narrow).astype(np.float32)
-    result = found[f"pack {compression} {bytes_per_pack} {index}"]
+    result = found[f"bucket {compression} {bucket_bytes} {index}"]
     assert result.shape == first.shape
     np.testing.assert_array_equal(result, expected)
 

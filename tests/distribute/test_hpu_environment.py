@@ -62,7 +62,7 @@ def test_variables(settings, environ, wanted):
 def test_more_processes_than_cards_are_refused():
   environ = {**srun(2), "HABANA_VISIBLE_MODULES": "0,1"}
 
-  with pytest.raises(UserError, match=r"names 2 cards, but this is process 2"):
+  with pytest.raises(UserError, match=r"names 2 devices, but this is process 2"):
     hpu_environment.variables(Settings(), environ)
 
 
@@ -140,7 +140,7 @@ TABLE
 
 @pytest.fixture
 def kernel(tmp_path):
-  """A card as the kernel shows it; returns the pattern of its file."""
+  """A device as the kernel shows it; returns the pattern of its file."""
   file = tmp_path / "class/accel/accel0/device/driver_ver"
   file.parent.mkdir(parents=True)
   file.write_text("1.14.0-9e8ecf8\n")
@@ -148,15 +148,15 @@ def kernel(tmp_path):
 
 
 def test_the_kernels_file_is_read(kernel):
-  assert hpu_environment.card_is_present([kernel])
+  assert hpu_environment.is_device_present([kernel])
   assert hpu_environment.driver_version([kernel]) == "1.14.0-9e8ecf8"
 
 
-def test_an_accelerator_of_another_kind_is_no_card(tmp_path):
+def test_an_accelerator_of_another_kind_is_no_device(tmp_path):
   (tmp_path / "class/accel/accel0/device").mkdir(parents=True)
 
   pattern = str(tmp_path / "class/accel/accel*/device/driver_ver")
-  assert not hpu_environment.card_is_present([pattern])
+  assert not hpu_environment.is_device_present([pattern])
 
 
 def test_hl_smi_is_asked_where_the_kernel_shows_nothing(tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def sections(checkout):
 
 @pytest.mark.checkout
 def test_the_page_lists_what_no_card_has_confirmed(sections):
-  items = [line for line in sections["What no card has confirmed"] if line[:1] == "-"]
+  items = [line for line in sections["What no device has confirmed"] if line[:1] == "-"]
 
   assert items == [f"- {what}" for what in hpu_environment.UNCONFIRMED]
 

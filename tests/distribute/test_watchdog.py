@@ -120,7 +120,7 @@ def test_others_end_and_name_a_frozen_rank_which_then_blames_itself(ranks, froze
       code, said = rank.wait()
       assert code == 75
       assert said.startswith(f"error: rank {frozen} (process {ranks[frozen].pid} on ")
-      assert f"no sign of life for {_SILENCE} seconds" in said
+      assert f"no heartbeat for {_SILENCE} seconds" in said
   ranks[frozen].send_signal(signal.SIGCONT)
   code, said = ranks[frozen].wait()
   assert code == 75

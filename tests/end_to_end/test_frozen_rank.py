@@ -164,7 +164,7 @@ def test_a_frozen_rank_is_named_and_ends_all(runs, name):
   said = run.said()
   assert LIMIT - 5 < run.seconds < LONGEST, said[-5000:]
   missed = rf"error: rank {run.frozen} (\(.*\) )?is missing"
-  missed += rf" \(no sign of life for {LIMIT:g} seconds\)"
+  missed += rf" \(no heartbeat for {LIMIT:g} seconds\)"
   assert len(re.findall(missed, said)) == 1
   # That of horovodrun itself has no prefix.
   assert (">:Traceback" if name == "horovodrun" else "Traceback") not in said

@@ -1,4 +1,4 @@
-"""Habana's own strategy through the drivers, with the CPU in a card's place."""
+"""Habana's own strategy through the drivers, with the CPU in a device's place."""
 
 import helpers_programs
 import pytest
