@@ -1,4 +1,4 @@
-"""Turns pictures into TFRecords; `--help` shows an example."""
+"""Turns images into TFRecords; `--help` shows an example."""
 
 from mnv2_hpu.cli.prepare_data import entry_point
 

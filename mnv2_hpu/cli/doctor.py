@@ -2,7 +2,7 @@
 
 Prints one line for each part: ok, note, warn or fail. Ends with code 1 if one failed.
 
-Example, with a look for a Gaudi card:
+Example, with a look for a Gaudi device:
 
   mnv2-doctor --probe_hpu
 """

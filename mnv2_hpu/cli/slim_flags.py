@@ -123,7 +123,7 @@ def set_driver_flags() -> None:
   """Sets the flags of Model Garden's driver to what the flags given mean.
 
   Raises:
-    UserError: If a flag asks for what is not done here, with what to use instead.
+    UserError: If a flag requests what is not supported, with what to use instead.
   """
   settings = flags.FLAGS
   if not settings.dataset_dir:
@@ -213,7 +213,7 @@ def _strategy(
 
 
 def _precision(values: Mapping[str, Any], device: str) -> dict[str, str]:
-  """Returns the bindings of the precision; none where no flag asks for one."""
+  """Returns the bindings of the precision; none where no flag sets it."""
   dtype, listed = values.get("dtype"), values.get("bf16_config_path")
   if dtype not in (None, "bf16", "fp32"):
     raise UserError(f"--dtype={dtype}: allowed are bf16 and fp32.")
@@ -243,7 +243,7 @@ def translate(
     rank: Number of this process.
 
   Raises:
-    UserError: If a flag asks for what is not done here, with what to use instead.
+    UserError: If a flag requests what is not supported, with what to use instead.
 
   >>> translate({"dtype": "bf16"}, "cpu", 1, 0).gin_params[-1]
   "mobilenet_v2_classification.compute_dtype = 'bfloat16'"

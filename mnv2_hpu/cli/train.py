@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     print(resolve.describe(resolve.resolve(flags.FLAGS)))
     return 0
   given = flags.FLAGS.enable_async_checkpointing
-  from official.vision import train  # defines that flag anew
+  from official.vision import train  # defines that flag again
 
   flags.FLAGS.enable_async_checkpointing = given
   train.main(argv)

@@ -97,10 +97,15 @@ def resolve(flags: Any) -> Resolved:
 
 
 def describe(resolved: Resolved) -> str:
-  """Returns the tables that `--dry_run` prints."""
+  """Returns the tables that `--dry_run` prints: what gin bound, then every value."""
+  bound = {
+    name: value
+    for name, value in resolved.arguments.items()
+    if value.source != "default"
+  }
   lines = [f"experiment {resolved.experiment}"]
   for title, values in (
-    ("arguments of the recipe", resolved.arguments),
+    ("bound arguments of the recipe", bound),
     ("resolved configuration", resolved.fields),
   ):
     if values:

@@ -18,7 +18,7 @@ from mnv2_hpu.errors import UserError
 _BACKOFF_SECONDS = 1.0  # before the first restart; doubles with each
 _MAX_BACKOFF_SECONDS = 60.0
 _POLL_SECONDS = 0.1
-_PR_SET_PDEATHSIG = 1  # of Linux' prctl
+_PR_SET_PDEATHSIG = 1  # an option of Linux' prctl
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,13 +93,13 @@ def tensorflow(env: Environment) -> CheckResult:
       FAIL, "TensorFlow", f"cannot be imported: {env.tensorflow_error}", "make setup"
     )
   text = f"{found.version}, {'CUDA' if found.cuda_build else 'CPU'} build"
-  garden = env.version("tf-models-official") or ""
-  if garden and _minor(garden) != _minor(found.version):
+  upstream = env.version("tf-models-official") or ""
+  if upstream and _minor(upstream) != _minor(found.version):
     return CheckResult(
       FAIL,
       "TensorFlow",
-      f"{text} does not fit tf-models-official {garden}",
-      f"pip install tensorflow-cpu=={garden}",
+      f"{text} does not fit tf-models-official {upstream}",
+      f"pip install tensorflow-cpu=={upstream}",
     )
   return CheckResult(OK, "TensorFlow", text)
 
@@ -251,7 +251,7 @@ def run(env: Environment) -> list[CheckResult]:
 
 
 def hpu(available: bool, reason: str) -> CheckResult:
-  """Returns the result of the probe that the user asked for."""
+  """Returns the result of the probe that the user requested."""
   if available:
     return CheckResult(OK, "Gaudi probe", "a device can be used")
   return CheckResult(FAIL, "Gaudi probe", reason, "See the driver's `hl-smi`.")

@@ -42,7 +42,7 @@ class Environment:
   free_gigabytes: float  # in the working directory
   compiler: str | None  # path of a C++ compiler
   distributions: Mapping[str, str]  # normalized name -> installed version
-  requirements: Sequence[Requirement]  # of this package's own metadata
+  requirements: Sequence[Requirement]  # in the metadata of this package
   horovod_has_tensorflow: bool
   driver: str | None  # Gaudi's, such as "1.14.0-9e8ecf8"
   tensorflow: TensorFlowInfo | None

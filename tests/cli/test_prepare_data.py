@@ -36,7 +36,7 @@ def test_prepare_then_verify(folder, tmp_path):
   output = tmp_path / "records"
   prepared = run("prepare_data", f"--input_dir={folder}", f"--output_dir={output}")
   assert prepared.returncode == 0, prepared.stderr
-  assert "bee/cut.jpg: truncated or damaged" in prepared.stdout
+  assert "bee/cut.jpg: truncated or corrupt" in prepared.stdout
   assert "prepare 25/25 images (100%)" in prepared.stderr
   shard = next(output.glob("train-*"))
   data = bytearray(shard.read_bytes())

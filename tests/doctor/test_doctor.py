@@ -57,12 +57,12 @@ def tensorflow(**changes):
 
 
 def examine(env):
-  """Returns topic -> result of those that are neither ok nor a note."""
+  """Returns topic -> result of those that are neither ok nor note."""
   results = checks.run(env)
   return {r.topic: r for r in results if r.status in ("warn", "fail")}
 
 
-def test_the_locked_set_is_sound():
+def test_nothing_is_wrong_with_the_locked_set():
   assert examine(GOOD) == {}
 
 
@@ -163,13 +163,13 @@ def test_environment_of_this_machine():
 def test_report_puts_advice_below_its_line():
   results = [
     checks.CheckResult("ok", "a", "fine"),
-    checks.CheckResult("fail", "b", "broken", "mend it"),
+    checks.CheckResult("fail", "b", "broken", "fix it"),
   ]
 
   lines = checks.report(results).splitlines()
 
   assert [line.split()[0] for line in lines[:3]] == ["ok", "fail", "->"]
-  assert lines[2].endswith("-> mend it")
+  assert lines[2].endswith("-> fix it")
   assert lines[-1] == "1 ok, 0 warnings, 1 failures"
 
 
@@ -183,9 +183,10 @@ def test_what_no_device_has_confirmed_is_listed():
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-  Path("/dev/accel").exists() or Path("/dev/hl0").exists(), reason="a card may be here"
+  Path("/dev/accel").exists() or Path("/dev/hl0").exists(),
+  reason="a device may be here",
 )
-def test_probe_without_a_card_fails_and_says_why():
+def test_probe_without_a_device_fails_and_says_why():
   done = subprocess.run(
     [sys.executable, "-m", "mnv2_hpu.cli.doctor", "--probe_hpu"],
     capture_output=True,

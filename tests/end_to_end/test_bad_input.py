@@ -36,12 +36,12 @@ def _assert_refused(done, *texts):
 
 @pytest.fixture
 def records(digits_records, tmp_path):
-  """A copy of the prepared digits that a test may damage."""
+  """A copy of the prepared digits that a test may corrupt."""
   return shutil.copytree(digits_records, tmp_path / "records")
 
 
 def _relabel(path, label):
-  """Writes the file's first record anew with another label."""
+  """Writes the file's first record again with another label."""
   record = next(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
   example = tf.train.Example.FromString(record)
   example.features.feature["image/class/label"].int64_list.value[0] = label
@@ -69,7 +69,7 @@ def _remove(records):
 
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize(
-  ("damage", "texts"),
+  ("corrupt", "texts"),
   [
     (_remove, ["No data file matches", "train-*"]),
     (_empty, ["train-00000-of-00004", "empty"]),
@@ -77,8 +77,8 @@ def _remove(records):
     (_wrong_label, ["record 0 of", "10"]),
   ],
 )
-def test_damaged_data(programs, records, tmp_path, driver, damage, texts):
-  damage(records)
+def test_corrupt_data(programs, records, tmp_path, driver, corrupt, texts):
+  corrupt(records)
   done = programs.run(driver, *_args(records, tmp_path / "run"))
   _assert_refused(done, *texts)
 
