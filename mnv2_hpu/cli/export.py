@@ -88,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
     weights=values.weights,
     formats=list(export.FORMATS) if values.formats is None else values.formats,
     label_names=dataset.label_names if dataset else None,
+    significant_bits=dataset.significant_bits if dataset else 16,
   )
   print(result.summary(), flush=True)
   if values.check:

@@ -39,6 +39,12 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "seed", None, "Seed of what is held out and of the order of the records (0)."
   )
+  flags.DEFINE_integer(
+    "significant_bits",
+    None,
+    "Bits that images of 16 bits per sample use, 8 to 16 (16): 12 scales 0..4095 to "
+    "0..255; the export does the same.",
+  )
   flags.DEFINE_boolean("strict", None, "Stop at whatever would have to be skipped.")
   for split, most in (("train", "4 to 1024"), ("validation", "1 to 128")):
     flags.DEFINE_integer(

@@ -6,15 +6,20 @@ re-encoded with the pixels that the export sees in the same file (see
 `dataloaders.image_decoding`), what was lossless as PNG, what was lossy as JPEG of
 quality 95; where a layout holds JPEGs alone, everything as such a JPEG. The format is
 judged by the content, never by the file's name.
+
+An EXIF orientation is ignored in every format, since no decoder in an export reads it:
+a network trained on turned images would meet unturned ones when it serves.
 """
 
 import dataclasses
 import io
 import struct
 import warnings
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
 PIXEL_LIMIT = 89_478_485
 """Maximum pixels of an image: a quarter GiB at 3 bytes each, Pillow's own limit."""
@@ -26,6 +31,16 @@ _STORED_MODES = ("L", "RGB")
 _JPEG_END = b"\xff\xd9"
 _PNG_HEADER = struct.Struct(">8xI4sIIBB")  # length, IHDR, width, height, bits, color
 _PNG_END = b"IEND\xaeB`\x82"
+# Undoes what Pillow does to a TIFF, and to no other format.
+_UNDO_ORIENTATION = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_90,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_270,
+}
 # What Pillow raises for corrupt files, by format and place.
 _PILLOW_ERRORS = (
   ArithmeticError,
@@ -54,6 +69,8 @@ class EncodedImage:
     width: Width in pixels.
     channels: Number of channels, 1 or 3.
     converted: Why it was re-encoded; empty where the bytes are the file's own.
+    orientation: EXIF orientation of the file, 1 (upright) to 8; ignored.
+    bits_used: Of a file of 16 bits per sample, the bits of its largest sample; else 0.
   """
 
   encoded: bytes
@@ -62,6 +79,8 @@ class EncodedImage:
   width: int
   channels: int
   converted: str = ""
+  orientation: int = 1
+  bits_used: int = 0
 
   @property
   def colorspace(self) -> str:
@@ -69,7 +88,9 @@ class EncodedImage:
     return "RGB" if self.channels == 3 else "Grayscale"
 
 
-def read(data: bytes, jpeg_only: bool = False) -> EncodedImage:
+def read(
+  data: bytes, jpeg_only: bool = False, significant_bits: int = 16
+) -> EncodedImage:
   """Checks an image file and returns what to store.
 
   The pixels of a file that ends as its format demands are not decoded, which is what
@@ -78,6 +99,8 @@ def read(data: bytes, jpeg_only: bool = False) -> EncodedImage:
   Args:
     data: Content of the file.
     jpeg_only: Whether a PNG is converted too.
+    significant_bits: Bits that samples of 16 bits use, 8 to 16; the upper eight of
+      them are stored.
 
   Raises:
     BadImageError: The file is empty, no image, truncated, corrupt, or has more than
@@ -86,12 +109,32 @@ def read(data: bytes, jpeg_only: bool = False) -> EncodedImage:
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of corrupt metadata, which nobody reads
     with _open(data) as image:
+      orientation = _orientation(image, data)
       reason = _why_convert(image, data, jpeg_only)
+      if not reason and not _is_complete(image, data):
+        _decode(image, orientation)
+      bits_used = 0
+      stored: Image.Image = image
+      target = "JPEG" if jpeg_only or _family(image) in _LOSSY_FORMATS else "PNG"
       if reason:
-        return _convert(image, data, reason, jpeg_only)
-      if not _is_complete(image, data):
-        _decode(image)
-      return _stored(image, data, _family(image), "")
+        decoded = _decode(image, orientation)
+        try:
+          stored, bits_used = _to_rgb(decoded, image, data, significant_bits)
+        except _PILLOW_ERRORS as error:
+          raise BadImageError(
+            f"{reason}, and it cannot be converted: {error}"
+          ) from None
+        data = _encode(stored, target)
+      return EncodedImage(
+        encoded=data,
+        format=target,
+        height=stored.height,
+        width=stored.width,
+        channels=len(stored.getbands()),
+        converted=reason,
+        orientation=orientation,
+        bits_used=bits_used,
+      )
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -141,76 +184,93 @@ def _is_complete(image: Image.Image, data: bytes) -> bool:
   return data.endswith(ending)
 
 
-def _decode(image: ImageFile.ImageFile) -> Image.Image:
-  """Returns the decoded image; of a GIF the first frame, without its canvas.
+def _orientation(image: Image.Image, data: bytes) -> int:
+  """Returns the EXIF orientation; 1, upright, where there is none."""
+  if image.format == "PNG" and b"eXIf" not in data:
+    return 1  # looking for it would decode the image
+  try:
+    value = image.getexif().get(ExifTags.Base.Orientation)
+  except _PILLOW_ERRORS:
+    return 1
+  return value if value in _UNDO_ORIENTATION else 1
+
+
+def _decode(image: ImageFile.ImageFile, orientation: int) -> Image.Image:
+  """Returns the pixels as they are stored; of a GIF the first frame, without canvas.
 
   Raises:
-    BadImageError: It cannot be decoded.
+    BadImageError: They cannot be decoded.
   """
   try:
     frame = image.tile[0].extents if image.format == "GIF" else None
     image.load()
+    if image.format == "TIFF" and orientation != 1:
+      return image.transpose(_UNDO_ORIENTATION[orientation])
     return image.crop(frame) if frame else image
   except _PILLOW_ERRORS as error:
     raise BadImageError(f"truncated or corrupt: {error}") from None
 
 
-def _convert(
-  image: ImageFile.ImageFile, data: bytes, reason: str, jpeg_only: bool
-) -> EncodedImage:
-  """Re-encodes an image as 8-bit RGB."""
-  decoded = _decode(image)
-  try:
-    rgb = _decode_png(data) if image.format == "PNG" else _to_rgb(decoded)
-  except _PILLOW_ERRORS as error:
-    raise BadImageError(f"{reason}, and it cannot be converted: {error}") from None
-  target = "JPEG" if jpeg_only or _family(image) in _LOSSY_FORMATS else "PNG"
-  options = {"quality": _JPEG_QUALITY, "subsampling": 0} if target == "JPEG" else {}
+def _encode(image: Image.Image, image_format: str) -> bytes:
+  lossy = {"quality": _JPEG_QUALITY, "subsampling": 0}
   buffer = io.BytesIO()
-  rgb.save(buffer, target, **options)
-  return _stored(rgb, buffer.getvalue(), target, reason)
+  image.save(buffer, image_format, **(lossy if image_format == "JPEG" else {}))
+  return buffer.getvalue()
 
 
-def _decode_png(data: bytes) -> Image.Image:
-  """Decodes a PNG as the export does."""
-  import tensorflow as tf  # here: most images need no more than their header read
+def _to_rgb(
+  decoded: Image.Image, image: Image.Image, data: bytes, significant_bits: int
+) -> tuple[Image.Image, int]:
+  """Returns an image in RGB, and `EncodedImage.bits_used`.
+
+  Raises:
+    ValueError: Its pixels have no 8-bit equivalent.
+  """
+  if image.format == "PNG":
+    return _decode_png(data, significant_bits)
+  if decoded.mode.startswith("I") or decoded.mode == "F":
+    return _scale_gray(np.asarray(decoded), significant_bits)
+  bits_used = 0
+  if isinstance(image, TiffImagePlugin.TiffImageFile) and 16 in image.tag_v2.get(
+    TiffImagePlugin.BITSPERSAMPLE, ()
+  ):
+    if significant_bits != 16:  # Pillow reads the upper byte alone
+      raise ValueError("of 16-bit colors only PNG can be scaled")
+    bits_used = 8 + int(np.max(np.asarray(decoded)[..., :3])).bit_length()
+  return _composite(decoded), bits_used
+
+
+def _decode_png(data: bytes, significant_bits: int) -> tuple[Image.Image, int]:
+  """Decodes a PNG by the function that the export has."""
+  import tensorflow as tf  # here: of most images only the header is read
 
   from mnv2_hpu.dataloaders import image_decoding
 
   try:
-    return Image.fromarray(image_decoding.decode_image(data).numpy())
+    pixels = image_decoding.decode_image(data, significant_bits).numpy()
+    bits_used = 0
+    if data[image_decoding.PNG_DEPTH_OFFSET] == 16:
+      samples = tf.io.decode_png(data, channels=3, dtype=tf.uint16).numpy()
+      bits_used = int(samples.max()).bit_length()
   except tf.errors.OpError as error:
     raise ValueError(error.message) from None
+  return Image.fromarray(pixels), bits_used
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _scale_gray(
+  samples: npt.NDArray[Any], significant_bits: int
+) -> tuple[Image.Image, int]:
+  if samples.dtype.kind == "f" or samples.min() < 0 or samples.max() > 0xFFFF:
+    raise ValueError("its pixels are not 8 or 16 bits")
+  pixels = np.minimum(samples >> (significant_bits - 8), 255).astype(np.uint8)
+  return Image.fromarray(pixels), int(samples.max()).bit_length()
+
+
+def _composite(image: Image.Image) -> Image.Image:
   """Composites an image over black, as TensorFlow's decoder of GIF does."""
-  if image.mode.startswith("I") or image.mode == "F":
-    image = _to_8_bits(image)
   if not image.has_transparency_data:
     return image.convert("RGB")
   rgba = image.convert("RGBA")
   canvas = Image.new("RGB", image.size)
   canvas.paste(rgba, mask=rgba.getchannel("A"))
   return canvas
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-  """Returns 16-bit grey as 8-bit grey: the upper byte, as TensorFlow takes it."""
-  values = np.asarray(image)
-  if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
-    raise BadImageError(f"pixels of mode {image.mode} are not 8 or 16 bits")
-  return Image.fromarray((values >> 8).astype(np.uint8))
-
-
-def _stored(
-  image: Image.Image, encoded: bytes, image_format: str, converted: str
-) -> EncodedImage:
-  return EncodedImage(
-    encoded=encoded,
-    format=image_format,
-    height=image.height,
-    width=image.width,
-    channels=len(image.getbands()),
-    converted=converted,
-  )

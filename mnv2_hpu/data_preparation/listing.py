@@ -62,6 +62,7 @@ class Listing:
     validation_fraction: share that was held out; None where the split was given.
     checksum: SHA-256 over path and size of every input.
     skipped: `{"file", "reason"}` of what was left out already.
+    warnings: What else people should know, a line each.
     jpeg_only: whether readers of this layout expect every image to be a JPEG.
     num_shards: usual number of files by split; chosen by size for those not named.
   """
@@ -74,6 +75,7 @@ class Listing:
   validation_fraction: float | None
   checksum: str
   skipped: Sequence[Mapping[str, str]] = ()
+  warnings: Sequence[str] = ()
   jpeg_only: bool = False
   num_shards: Mapping[str, int] = dataclasses.field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import mnv2_hpu
 from mnv2_hpu.data_preparation import (
+  image_warnings,
   shards,
   sources,
   workers,
@@ -41,6 +42,7 @@ class PreparationOptions:
     num_processes: 0 chooses: one for few images, otherwise one per processor.
     tfds_name: the data set, for the source `tfds`.
     tfds_train_split: its split to train on.
+    significant_bits: Bits that 16-bit images use, 8 to 16: 12 scales 0..4095 to 0..255.
   """
 
   input_dir: str
@@ -54,6 +56,7 @@ class PreparationOptions:
   num_processes: int = 0
   tfds_name: str = ""
   tfds_train_split: str = "train"
+  significant_bits: int = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ def prepare(
       readable image; more shards than images.
   """
   start = time.monotonic()
-  _check_folders(options)
+  _check_options(options)
   output_dir = Path(options.output_dir)
   with workspace.lock(output_dir) as work:
     listing = sources.list_source(options.source, _source_options(options))
@@ -122,7 +125,12 @@ def _source_options(options: PreparationOptions) -> SourceOptions:
   )
 
 
-def _check_folders(options: PreparationOptions) -> None:
+def _check_options(options: PreparationOptions) -> None:
+  if not 8 <= options.significant_bits <= 16:
+    raise UserError(
+      f"--significant_bits={options.significant_bits}: allowed are 8 to 16, the bits "
+      "that 16-bit images use."
+    )
   inputs, outputs = Path(options.input_dir), Path(options.output_dir)
   if outputs.resolve().is_relative_to(inputs.resolve()):
     raise UserError(
@@ -145,6 +153,7 @@ def _plan(options: PreparationOptions, listing: Listing) -> dict[str, Any]:
     "seed": options.seed,
     "validation_fraction": listing.validation_fraction,
     "strict": options.strict,
+    "significant_bits": options.significant_bits,
     "shards": {
       split: _num_shards(split, len(images), requested, listing.num_shards.get(split))
       for split, images in listing.splits.items()
@@ -188,6 +197,7 @@ def _tasks(
         serialize=listing.serialize,
         jpeg_only=listing.jpeg_only,
         strict=options.strict,
+        significant_bits=options.significant_bits,
       )
       for shard, name in enumerate(shards.shard_names(split, num_shards[split]))
     ]
@@ -223,7 +233,10 @@ def _summarize(
     {"file": shards.printable(entry["file"]), "reason": entry["reason"]}
     for entry in listing.skipped
   ]
+  label_names = [shards.printable(name) for name in listing.label_names]
   converted: list[dict[str, str]] = []
+  bits_used: dict[str, int] = {}
+  num_oriented = 0
   splits = {}
   for split, count in num_shards.items():
     per_class = [0] * len(listing.label_names)
@@ -240,11 +253,15 @@ def _summarize(
       ]
       skipped += report.skipped
       converted += report.converted
+      num_oriented += sum(report.oriented_per_class)
+      for name, bits in zip(label_names, report.bits_used, strict=True):
+        if bits:
+          bits_used[name] = max(bits_used.get(name, 0), bits)
     pattern = f"{split}-*-of-{count:05d}"
     splits[split] = SplitInfo(sum(per_class), count, pattern, per_class)
   return DatasetInfo(
     source=listing.source,
-    label_names=[shards.printable(name) for name in listing.label_names],
+    label_names=label_names,
     num_classes=len(listing.label_names),
     splits=splits,
     skipped=sorted(skipped, key=lambda entry: entry["file"]),
@@ -253,4 +270,9 @@ def _summarize(
     validation_fraction=listing.validation_fraction,
     source_checksum=listing.checksum,
     tool_version=mnv2_hpu.__version__,
+    significant_bits=options.significant_bits,
+    warnings=[
+      *listing.warnings,
+      *image_warnings.image_warnings(num_oriented, bits_used, options.significant_bits),
+    ],
   )

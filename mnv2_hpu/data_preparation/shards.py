@@ -30,6 +30,7 @@ class ShardTask:
     serialize: returns an image's record, given its class's name.
     jpeg_only: whether what is no JPEG is converted to one.
     strict: whether a bad image stops the preparation.
+    significant_bits: Bits that samples of 16 bits use.
   """
 
   path: str
@@ -40,6 +41,7 @@ class ShardTask:
   serialize: Callable[[images.EncodedImage, SourceImage, str], bytes]
   jpeg_only: bool
   strict: bool
+  significant_bits: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,16 @@ class ShardReport:
   Attributes:
     examples_per_class: records by label, `[num_classes]`.
     skipped: `{"file", "reason"}` of each image left out.
-    converted: `{"file", "reason"}` of each image encoded anew.
+    converted: `{"file", "reason"}` of each image re-encoded.
+    bits_used: Maximum of `EncodedImage.bits_used` by label, `[num_classes]`.
+    oriented_per_class: Images with an EXIF orientation other than upright, by label.
   """
 
   examples_per_class: list[int]
   skipped: list[dict[str, str]]
   converted: list[dict[str, str]]
+  bits_used: list[int]
+  oriented_per_class: list[int]
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> "ShardReport":
@@ -88,7 +94,8 @@ def write_shard(task: ShardTask) -> None:
   """
   import tensorflow as tf
 
-  report = ShardReport([0] * len(task.label_names), [], [])
+  zeros = [0] * len(task.label_names)
+  report = ShardReport([*zeros], [], [], [*zeros], [*zeros])
   path = Path(task.path)
   # A worker of a run that was killed may still be at it, so the name is this process's.
   aside = Path(task.report_path).with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -114,7 +121,7 @@ def _record(task: ShardTask, image: SourceImage, report: ShardReport) -> bytes |
   """Returns an image's record and notes it in the report; None where it is skipped."""
   shown = printable(image.path)
   try:
-    stored = images.read(_read(task, image), task.jpeg_only)
+    stored = images.read(_read(task, image), task.jpeg_only, task.significant_bits)
   except images.BadImageError as error:
     if task.strict:
       raise UserError(
@@ -125,6 +132,8 @@ def _record(task: ShardTask, image: SourceImage, report: ShardReport) -> bytes |
   if stored.converted:
     report.converted.append({"file": shown, "reason": stored.converted})
   report.examples_per_class[image.label] += 1
+  report.bits_used[image.label] = max(report.bits_used[image.label], stored.bits_used)
+  report.oriented_per_class[image.label] += stored.orientation != 1
   text = task.label_names[image.label]
   return task.serialize(stored, image, text)
 

@@ -24,6 +24,7 @@ def summary(result: prepare.PreparationResult) -> str:
     lines += [f"    {entry['file']}: {entry['reason']}" for entry in entries[:10]]
     if len(entries) > 10:
       lines.append(f"    and {len(entries) - 10:,} more, listed in dataset.json")
+  lines += [f"  warning: {line}" for line in info.warnings]
   if not result.num_written:
     lines.append("  it was there already: nothing was written")
     return "\n".join(lines)

@@ -100,6 +100,7 @@ def check_finished(output_dir: Path, plan: Mapping[str, Any]) -> bool:
     "seed": info.seed,
     "validation_fraction": info.validation_fraction,
     "source_checksum": info.source_checksum,
+    "significant_bits": info.significant_bits,
     "shards": {name: split.num_shards for name, split in info.splits.items()},
   }
   differing = _differing(present, {key: plan[key] for key in present})

@@ -40,12 +40,14 @@ class DatasetInfo:
     num_classes: number of labels, background included where the source has one.
     splits: by name: `train`, `validation`, …
     skipped: `{"file", "reason"}` of each image left out.
-    converted: `{"file", "reason"}` of each image that was encoded anew.
+    converted: `{"file", "reason"}` of each image that was re-encoded.
     seed: of the split and of the order of the records.
     validation_fraction: share of each class held out; None where the input came
       with its own validation split.
     source_checksum: SHA-256 over the relative path and size in bytes of every input.
     tool_version: version of this package that prepared it.
+    significant_bits: Bits that samples of 16 bits use; an export scales by them.
+    warnings: What people should know of the images, a line each.
   """
 
   source: str
@@ -58,6 +60,8 @@ class DatasetInfo:
   validation_fraction: float | None
   source_checksum: str
   tool_version: str
+  significant_bits: int = 16
+  warnings: list[str] = dataclasses.field(default_factory=list)
 
   @classmethod
   def find(cls, data_dir: str | os.PathLike[str]) -> "DatasetInfo | None":
@@ -145,7 +149,11 @@ _DATASET_FIELDS: dict[str, tuple[type, ...]] = {
   "validation_fraction": (float, int, type(None)),
   "source_checksum": (str,),
   "tool_version": (str,),
+  "significant_bits": (int,),
+  "warnings": (list,),
 }
+# Of fields that earlier versions did not write.
+_DEFAULTS: dict[str, Any] = {"significant_bits": 16, "warnings": []}
 
 
 def _invalid(path: Path, problem: str) -> UserError:
@@ -158,6 +166,7 @@ def _checked(
   """Returns `content` as a dictionary of just `fields`, each of an allowed type."""
   if not isinstance(content, dict):
     raise _invalid(path, f"{prefix.rstrip('.') or 'the content'} is not an object")
+  content = {**{k: v for k, v in _DEFAULTS.items() if k in fields}, **content}
   for name, types in fields.items():
     if name not in content:
       raise _invalid(path, f"field {prefix + name!r} is missing")

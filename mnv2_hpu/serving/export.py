@@ -56,6 +56,7 @@ def export(
   weights: str = "ema",
   formats: Sequence[str] = ("saved_model", "tflite"),
   label_names: Sequence[str] | None = None,
+  significant_bits: int = 16,
 ) -> ExportResult:
   """Exports the model of a checkpoint, computing in float32.
 
@@ -69,6 +70,7 @@ def export(
     weights: "ema" or "raw".
     formats: of `FORMATS`.
     label_names: name of each class, for the note.
+    significant_bits: Bits that 16-bit images use, as the data set was prepared.
 
   Raises:
     UserError: if a format is unknown, or the checkpoint cannot serve
@@ -80,7 +82,7 @@ def export(
     if name not in FORMATS:
       raise UserError(f"--formats holds {name!r}. {did_you_mean(name, FORMATS)}")
   keras.mixed_precision.set_global_policy("float32")
-  module = ClassificationModule(params)
+  module = ClassificationModule(params, significant_bits=significant_bits)
   restored = restore.restore_weights(module.model, checkpoint, weights)
   metadata = describe(module, restored, label_names)
   aside = os.path.join(export_dir, f".partial.{os.getpid()}")
@@ -120,6 +122,11 @@ def describe(
     "outputs": {
       "logits": f"float32 [batch, {task.model.num_classes}]",
       "probs": f"float32 [batch, {task.model.num_classes}], softmax of the logits",
+    },
+    "image_decoding": {
+      "significant_bits": module.significant_bits,
+      "transparency": "composited over black",
+      "exif_orientation": "ignored",
     },
     "preprocessing": module.preprocessing.as_dict(),
     "data": {

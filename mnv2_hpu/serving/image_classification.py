@@ -33,6 +33,7 @@ class ClassificationModule(upstream.ClassificationModule):
     batch_size: int | None = None,
     input_type: str = "image_tensor",
     model: keras.Model | None = None,
+    significant_bits: int = 16,
   ) -> None:
     """Builds the module.
 
@@ -41,7 +42,9 @@ class ClassificationModule(upstream.ClassificationModule):
       batch_size: of the signatures; None leaves it open.
       input_type: as in Model Garden's exporter.
       model: the network; built by the task if None.
+      significant_bits: Bits that encoded images of 16 bits per sample use.
     """
+    self.significant_bits = significant_bits
     height, width, channels = params.task.model.input_size
     data = params.task.validation_data
     self.preprocessing = preprocessing.create(
@@ -66,14 +69,12 @@ class ClassificationModule(upstream.ClassificationModule):
   @tf.function
   def inference_from_image_bytes(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Returns the outputs for encoded images, strings `[batch]`."""
-    return self._classify(
-      self._for_each(
-        lambda encoded: self.preprocessing.network_input(
-          image_decoding.decode_image(encoded)
-        ),
-        inputs,
-      )
-    )
+
+    def preprocess(encoded: tf.Tensor) -> tf.Tensor:
+      image = image_decoding.decode_image(encoded, self.significant_bits)
+      return self.preprocessing.network_input(image)
+
+    return self._classify(self._for_each(preprocess, inputs))
 
   @tf.function
   def inference_for_tflite(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:

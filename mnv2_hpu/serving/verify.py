@@ -224,13 +224,15 @@ def _saved_model(path: str, metadata: Mapping[str, Any]) -> Predict:
 
 def _tflite(path: str, metadata: Mapping[str, Any]) -> Predict:
   preprocess = preprocessing.from_dict(metadata["preprocessing"])
+  significant_bits = metadata["image_decoding"]["significant_bits"]
   threads = len(os.sched_getaffinity(0))
   interpreter = tf.lite.Interpreter(path, num_threads=threads)
   signature = interpreter.get_signature_runner("serving_default")
 
   @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
   def pixels(encoded: tf.Tensor) -> tf.Tensor:
-    return preprocess.resize(image_decoding.decode_image(encoded))[tf.newaxis]
+    image = image_decoding.decode_image(encoded, significant_bits)
+    return preprocess.resize(image)[tf.newaxis]
 
   return lambda encoded: np.concatenate(
     [signature(inputs=pixels(image).numpy())["probs"] for image in encoded]

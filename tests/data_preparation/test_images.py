@@ -5,7 +5,7 @@ import struct
 import helpers_images
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mnv2_hpu.data_preparation import images, sample_images
 from mnv2_hpu.dataloaders import image_decoding
@@ -114,6 +114,51 @@ def test_16_bits_keep_their_upper_byte_as_tensorflow_does(data, level):
   stored = images.read(data)
   assert stored.converted
   assert np.unique(decoded(stored.encoded)).tolist() == [level]
+
+
+@pytest.mark.parametrize("significant_bits", [8, 10, 12])
+def test_significant_bits_scale_every_16_bit_image_alike(significant_bits):
+  largest = 2**significant_bits - 1
+  ramp = np.linspace(0, largest, 256).astype(np.uint16).reshape(16, 16)
+  expected = ramp >> significant_bits - 8
+  for image_format in ("PNG", "TIFF"):
+    data = helpers_images.encoded(image_format, ramp)
+    stored = images.read(data, significant_bits=significant_bits)
+    assert stored.bits_used == significant_bits
+    assert (decoded(stored.encoded)[..., 0] == expected).all()
+  png = images.read(helpers_images.png_16_bits_rgb(largest), False, significant_bits)
+  assert (decoded(png.encoded) == 255).all()
+  too_large = helpers_images.png_16_bits_rgb(2 * largest)
+  assert (decoded(images.read(too_large, False, significant_bits).encoded) == 255).all()
+
+
+def test_bits_used_are_those_of_the_largest_sample():
+  assert images.read(helpers_images.png_16_bits_rgb(0x0FFF)).bits_used == 12
+  assert images.read(helpers_images.encoded("PNG", mode="RGBA")).bits_used == 0
+
+
+EXIF_FORMATS = ["JPEG", "PNG", "WEBP", "TIFF"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", EXIF_FORMATS)
+def test_an_exif_orientation_is_reported_and_ignored(image_format, orientation):
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = orientation
+  options = {"lossless": True} if image_format == "WEBP" else {}
+  plain = images.read(helpers_images.encoded(image_format, **options))
+  data = helpers_images.encoded(image_format, exif=exif, **options)
+  turned = images.read(data)
+  assert (plain.orientation, turned.orientation) == (1, orientation)
+  assert (decoded(turned.encoded) == decoded(plain.encoded)).all()
+  if image_format in ("JPEG", "PNG"):
+    assert turned.encoded == data
+    assert (decoded(data) == decoded(plain.encoded)).all()  # as the export sees it
+
+
+def test_corrupt_exif_is_no_orientation():
+  data = helpers_images.jpeg(exif=b"Exif\0\0II*\0" + bytes(range(40)))
+  assert images.read(data).orientation == 1
 
 
 def test_first_frame_of_an_animation_is_taken():

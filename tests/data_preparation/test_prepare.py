@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from official.vision.dataloaders import classification_input
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mnv2_hpu.data_preparation import prepare, summary, workers
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
@@ -129,6 +129,35 @@ def test_bad_images_are_skipped_and_odd_ones_converted_and_listed(folder, tmp_pa
   text = summary.summary(result)
   assert "skipped            5 images" in text
   assert "ant/zero.jpg: the file is empty" in text
+
+
+def test_ignored_orientation_and_dark_16_bit_images_are_said(folder, tmp_path):
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6
+  for index in range(3):
+    turned = helpers_images.encoded("JPEG", exif=exif)
+    Path(folder, "bee", f"turned{index}.jpg").write_bytes(turned)
+  ramp = np.arange(4000, dtype=np.uint16).reshape(50, 80)
+  Path(folder, "ant", "scan.png").write_bytes(helpers_images.encoded("PNG", ramp))
+  text = summary.summary(prepare.prepare(options(folder, tmp_path / "out")))
+  assert "warning: 3 images have an EXIF orientation, which is ignored" in text
+  assert (
+    "warning: 16-bit images of 'ant' use 12 bits of 16: their pixels are at most 15 of "
+    "255. --significant_bits=12 suits the whole set" in text
+  )
+  again = prepare.prepare(options(folder, tmp_path / "out"))
+  assert summary.summary(again).count("warning") == 2  # also where nothing is written
+  wanted = options(folder, tmp_path / "scaled", significant_bits=12)
+  scaled = prepare.prepare(wanted)
+  assert scaled.info.significant_bits == 12
+  assert "16-bit" not in summary.summary(scaled)
+  with pytest.raises(UserError, match="differs in significant_bits"):
+    prepare.prepare(options(folder, tmp_path / "scaled"))
+
+
+def test_significant_bits_out_of_range(folder, tmp_path):
+  with pytest.raises(UserError, match="--significant_bits=17: allowed are 8 to 16"):
+    prepare.prepare(options(folder, tmp_path / "out", significant_bits=17))
 
 
 @pytest.mark.parametrize("name", sorted(BAD))

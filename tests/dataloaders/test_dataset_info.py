@@ -48,7 +48,20 @@ def test_unreadable_file_is_an_error_not_an_absent_one(tmp_path):
     DatasetInfo.find(tmp_path)
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(DatasetInfo)])
+# What earlier versions did not write.
+NEWER = {"significant_bits": 16, "warnings": []}
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path):
+  content = dataclasses.asdict(INFO)
+  for name in NEWER:
+    del content[name]
+  (tmp_path / "dataset.json").write_text(json.dumps(content))
+  info = DatasetInfo.load(tmp_path)
+  assert {name: getattr(info, name) for name in NEWER} == NEWER
+
+
+@pytest.mark.parametrize("name", sorted(set(dataclasses.asdict(INFO)) - set(NEWER)))
 def test_each_missing_field_is_named(tmp_path, name):
   content = dataclasses.asdict(INFO)
   del content[name]

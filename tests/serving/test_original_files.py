@@ -1,16 +1,25 @@
 """What an export makes of users' own files equals what training made of them."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from mnv2_hpu.data_preparation import images, sample_images
 from mnv2_hpu.serving.image_classification import ClassificationModule
 
 
-def test_original_files_give_the_logits_of_what_preparation_stores(trained):
+@pytest.mark.parametrize("significant_bits", [16, 12])
+def test_original_files_give_the_logits_of_what_preparation_stores(
+  trained, significant_bits
+):
   samples = sample_images.sample_images()
-  module = ClassificationModule(trained.params, model=trained.model)
-  stored = [images.read(data).encoded for data in samples.values()]
+  module = ClassificationModule(
+    trained.params, model=trained.model, significant_bits=significant_bits
+  )
+  stored = [
+    images.read(data, significant_bits=significant_bits).encoded
+    for data in samples.values()
+  ]
   of_files, of_stored = (
     module.inference_from_image_bytes(tf.constant(encoded))["logits"].numpy()
     for encoded in (list(samples.values()), stored)
