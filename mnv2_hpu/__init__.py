@@ -35,8 +35,11 @@ def register() -> None:
     and `mnv2_hpu.…`.
   * `gin.config._LOCATION_PREFIXES`: gin finds `imagenet.gin` and `gin/imagenet.gin`
     from any working directory.
+  * `gin.config.bind_parameter`, `gin.bind_parameter` and `gin.config._FILE_READERS`:
+    parameters and files by the names of the last release, with a warning.
   * `gin.config._FINALIZE_HOOKS`: after gin was parsed, ranks other than 0 get a model
-    folder of their own, where the trainer is this package's.
+    folder of their own, where the trainer is this package's; bindings that the chosen
+    experiment does not read are refused.
   * `sys.excepthook`: a user's mistake ends with one message instead of a traceback.
 
   TensorFlow is imported here, not by `import mnv2_hpu`.

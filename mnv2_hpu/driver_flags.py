@@ -33,6 +33,11 @@ def driver_mode() -> str | None:
   return _get("mode")
 
 
+def driver_experiment() -> str | None:
+  """Returns `--experiment` of the running driver, or None outside of one."""
+  return _get("experiment")
+
+
 def alias_modes() -> None:
   """Gives `--mode=continuous_train_and_eval` its meaning in the vision driver.
 

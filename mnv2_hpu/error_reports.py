@@ -7,39 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
+from mnv2_hpu import config_errors
 from mnv2_hpu.errors import UserError, did_you_mean
-
-
-def _unknown_gin_parameter(match: re.Match[str]) -> str:
-  import inspect
-
-  from gin import config as gin_config
-
-  configurable, parameter = match.groups()
-  found = gin_config._REGISTRY.get_match(configurable)
-  wrapped = inspect.signature(found.wrapped) if found else None
-  names = list(wrapped.parameters) if wrapped else []
-  return (
-    f"gin: {configurable} has no parameter {parameter!r}. "
-    f"{did_you_mean(parameter, names)}"
-  )
-
-
-def _unknown_gin_configurable(match: re.Match[str]) -> str:
-  from gin import config as gin_config
-
-  names = {selector.split(".")[-1] for selector, _ in gin_config._REGISTRY.items()}
-  return (
-    f"gin: nothing is called {match[1]!r}. {did_you_mean(match[1], names)} "
-    "A gin file starts with `import mnv2_hpu.registry_imports`."
-  )
-
-
-def _missing_gin_binding(match: re.Match[str]) -> str:
-  return (
-    f"gin: {match[1]} needs a value for {match[2]}. Bind it in the gin file or by "
-    f"--gin_params='{match[1]}.{match[2].split(',')[0].strip()} = ...'."
-  )
 
 
 def _unknown_experiment(match: re.Match[str]) -> str:
@@ -74,23 +43,6 @@ _EXPLANATIONS: tuple[
   tuple[type[Exception], re.Pattern[str], Callable[[re.Match[str]], str]], ...
 ] = (
   (
-    Exception,
-    re.compile(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'"),
-    _unknown_gin_parameter,
-  ),
-  (
-    Exception,
-    re.compile(r"No configurable matching '([\w./]+)'"),
-    _unknown_gin_configurable,
-  ),
-  (
-    RuntimeError,
-    re.compile(
-      r"Required bindings for `([\w./]+)` not provided in config: \['(.+?)'\]"
-    ),
-    _missing_gin_binding,
-  ),
-  (
     LookupError,
     re.compile(r"collection path (\S+) at position 0 is never registered"),
     _unknown_experiment,
@@ -99,11 +51,6 @@ _EXPLANATIONS: tuple[
     KeyError,
     re.compile(r"The key '(\w+)' does not exist in <class '([\w.]+)'>"),
     _unknown_config_key,
-  ),
-  (
-    OSError,
-    re.compile(r"Unable to open file: (\S+?)\.? Searched config paths: (.+)"),
-    lambda match: f"--gin_file={match[1]}: no such file; looked in {match[2]}",
   ),
   (  # Model Garden's input reader, and TensorFlow's of Model Garden's own default path
     Exception,
@@ -161,7 +108,7 @@ def explain(error: BaseException, paths: Mapping[str, str] | None = None) -> str
     match = pattern.search(text) if isinstance(error, error_class) else None
     if match:
       return message(match)
-  return _explain_file_error(error, paths or {})
+  return config_errors.explain(error) or _explain_file_error(error, paths or {})
 
 
 def _explain_file_error(error: BaseException, paths: Mapping[str, str]) -> str | None:

@@ -48,6 +48,12 @@ FILTERS = (
     "200 lines, which params.yaml in the model folder holds and --dry_run prints",
   ),
   Filter(
+    "root",
+    "gin/resource_reader.py",
+    "Path not found",
+    "of each place where gin looks for a file; a file found nowhere is an error",
+  ),
+  Filter(
     "tensorflow",
     "util/deprecation.py",
     "From ",

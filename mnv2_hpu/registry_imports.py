@@ -14,6 +14,7 @@ from mnv2_hpu.modeling import mobilenet_v2
 from mnv2_hpu.tasks import image_classification as image_classification_task
 
 gin_files.add_search_path()
+gin_files.install_experiment_check()
 deprecations.install_gin_names()
 strategies.install_hook()
 worker_dirs.install()

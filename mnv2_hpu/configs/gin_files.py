@@ -5,9 +5,11 @@ import io
 from pathlib import Path
 
 import gin
+from official.core import exp_factory, registry
 
 import mnv2_hpu
-from mnv2_hpu import deprecations
+from mnv2_hpu import deprecations, driver_flags
+from mnv2_hpu.configs.recipe import EXPERIMENT
 from mnv2_hpu.errors import UserError, did_you_mean
 
 PATTERNS = ("*.gin", "*.yaml")
@@ -70,3 +72,30 @@ def add_search_path() -> None:
   gin.config.register_file_reader(
     _open_replacement, lambda name: _replacement(name) is not None
   )
+
+
+@functools.cache
+def install_experiment_check() -> None:
+  """Refuses bindings of this package's experiment for one of Model Garden's.
+
+  Raises:
+    UserError: From the hook, when the driver has parsed gin.
+  """
+
+  @gin.config.register_finalize_hook
+  def hook(config: dict[tuple[str, str], dict[str, object]]) -> None:
+    chosen = driver_flags.driver_experiment()
+    bound = {selector.split(".")[-1] for _, selector in config}
+    if chosen in (None, EXPERIMENT) or EXPERIMENT not in bound:
+      return
+    try:
+      factory = registry.lookup(exp_factory._REGISTERED_CONFIGS, chosen)
+    except LookupError:  # the driver says so next
+      return
+    if factory.__module__.startswith("official."):
+      raise UserError(
+        f"--experiment={chosen} is Model Garden's and reads none of the bindings of "
+        f"{EXPERIMENT} that gin makes: data, network and learning rate would be its "
+        f"own. Use --experiment={EXPERIMENT}, or --gin_file=gin/plugin.gin and a "
+        "--config_file."
+      )

@@ -69,11 +69,12 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
   )
 
 
-def _with_counts(recipe: Recipe) -> Recipe:
+def with_counts(recipe: Recipe) -> Recipe:
   """Returns the recipe with the counts it left at 0 read from dataset.json.
 
   Raises:
-    UserError: if they are neither bound nor recorded.
+    UserError: If they are neither bound nor recorded, or there are fewer classes than
+      two.
   """
   info = DatasetInfo.find(recipe.data_dir)
   if info is None:
@@ -84,16 +85,23 @@ def _with_counts(recipe: Recipe) -> Recipe:
         f"{'holds no dataset.json' if is_there else 'does not exist'}, so num_classes "
         f"and num_train_examples must be bound; they are {recipe.num_classes} and "
         f"{recipe.num_train_examples}. Prepare the data with "
-        "entrypoints/prepare_data.py, or bind both in the gin file."
+        "mnv2-prepare-data, or bind both in the gin file."
       )
     return recipe
-  counts = {name: split.num_examples for name, split in info.splits.items()}
+  train, validation = info.splits.get("train"), info.splits.get("validation")
+  if train is not None and sum(count > 0 for count in train.examples_per_class) < 2:
+    raise UserError(
+      f"{recipe.data_dir!r} has training images of one class only: there is nothing to "
+      "learn, and every accuracy would be 1. Prepare it again from a folder with one "
+      "sub-folder a class."
+    )
   return dataclasses.replace(
     recipe,
     num_classes=recipe.num_classes or info.num_classes,
-    num_train_examples=recipe.num_train_examples or counts.get("train", 0),
+    num_train_examples=recipe.num_train_examples
+    or (train.num_examples if train else 0),
     num_validation_examples=recipe.num_validation_examples
-    or counts.get("validation", 0),
+    or (validation.num_examples if validation else 0),
   )
 
 
@@ -186,7 +194,7 @@ def experiment(recipe: Recipe) -> cfg.ExperimentConfig:
   Raises:
     UserError: if the data set's counts are unknown, or a duration is impossible.
   """
-  recipe = _with_counts(recipe)
+  recipe = with_counts(recipe)
   num_replicas = cluster.world_size(os.environ) * max(1, recipe.num_gpus)
   return cfg.ExperimentConfig(
     task=_task(recipe, num_replicas),

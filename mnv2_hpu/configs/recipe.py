@@ -1,6 +1,7 @@
 """Every hyperparameter of `mobilenet_v2_classification`, as gin-bindable arguments."""
 
 import dataclasses
+import typing
 from typing import Any
 
 import gin
@@ -16,6 +17,21 @@ from mnv2_hpu.errors import UserError, did_you_mean
 
 COMPUTE_DTYPES = ("bfloat16", "float32")
 INIT_CHECKPOINT_MODULES = ("all", "backbone")
+
+_TYPE_WORDS = {
+  bool: "True or False",
+  float: "a number",
+  int: "a whole number",
+  str: "text in quotes",
+  type(None): "None",
+}
+
+
+def _is_range(value: Any) -> bool:
+  is_pair = isinstance(value, tuple | list) and len(value) == 2
+  return (
+    is_pair and all(type(v) in (int, float) for v in value) and value[0] <= value[1]
+  )
 
 
 @dataclasses.dataclass
@@ -92,8 +108,9 @@ class Recipe(InputFields, PreprocessingFields):
 
   def __post_init__(self) -> None:
     """Checks what can be checked without the data."""
+    self._check_types()
     for name in ("data_dir", "init_checkpoint"):
-      if isinstance(path := getattr(self, name), str) and path:
+      if path := getattr(self, name):
         setattr(self, name, paths.resolve(path, name))
     choices = {
       "compute_dtype": COMPUTE_DTYPES,
@@ -108,6 +125,19 @@ class Recipe(InputFields, PreprocessingFields):
       if getattr(self, name) < 1:
         raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
+  def _check_types(self) -> None:
+    """Checks that numbers are numbers, so that no later error has to be understood."""
+    for name, hint in typing.get_type_hints(Recipe).items():
+      value = getattr(self, name)
+      if typing.get_origin(hint) is tuple:
+        is_right, words = _is_range(value), "two numbers, the smaller first"
+      else:
+        kinds = typing.get_args(hint) or (hint,)
+        is_right = type(value) in kinds or (float in kinds and type(value) is int)
+        words = " or ".join(_TYPE_WORDS[kind] for kind in kinds)
+      if not is_right:
+        raise UserError(f"{name} is {value!r}; it must be {words}.")
+
   def values_of(self, config_cls: type) -> dict[str, Any]:
     """Returns the values of the fields that a dataclass shares with the recipe."""
     names = {field.name for field in dataclasses.fields(self)}
@@ -118,6 +148,6 @@ class Recipe(InputFields, PreprocessingFields):
     }
 
 
-configured_recipe = gin.external_configurable(
-  Recipe, "mobilenet_v2_classification", module="mnv2_hpu"
-)
+EXPERIMENT = "mobilenet_v2_classification"
+
+configured_recipe = gin.external_configurable(Recipe, EXPERIMENT, module="mnv2_hpu")
