@@ -196,6 +196,31 @@ def test_default_data_of_the_model_garden(programs, tmp_path, experiment, overla
   _assert_refused(done, "no data file matches", "task.train_data.input_path")
 
 
+# What each command reads, and what else it must be given.
+READERS = {
+  "evaluate": ["--model_dir={path}"],
+  "export": ["--model_dir={path}", "--export_dir={tmp}/out"],
+  "import_checkpoint": ["--checkpoint={path}", "--output_dir={tmp}/out"],
+  "prepare_data": ["--input_dir={path}", "--output_dir={tmp}/out"],
+  "report": ["--model_dir={path}", "--export_dir={path}", "--output_dir={tmp}/out"],
+  "verify_data": ["--data_dir={path}"],
+}
+
+
+def _read(programs, command, path, tmp_path):
+  flags = [flag.format(path=path, tmp=tmp_path) for flag in READERS[command]]
+  return programs.run(f"mnv2_hpu.cli.{command}", *flags)
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("place", ["missing", "file", "file/below", "empty"])
+def test_path_that_cannot_be_read(programs, tmp_path, command, place):
+  (tmp_path / "file").write_text("text")
+  (tmp_path / "empty").mkdir()
+  path = tmp_path / place
+  _assert_refused(_read(programs, command, path, tmp_path), str(path))
+
+
 def test_unknown_flag_is_named(programs, tmp_path):
   done = programs.run(DRIVERS[0], "--modeldir=x")
   assert done.returncode == 1
