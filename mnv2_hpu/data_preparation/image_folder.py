@@ -2,21 +2,21 @@
 
 Either
 
-    input_dir/<class>/…            a stratified share of each class is held out
+    input_dir/<class>/…            a stratified fraction of each class is held out
 
-or, where the images come divided already,
+or, where the images come split already,
 
     input_dir/train/<class>/…
-    input_dir/validation/<class>/…    (or `val`, `valid`, `test`)
+    input_dir/validation/<class>/…    (or `val`, `test`, `Testing`, `val_set` …)
 
 Labels are the positions of the class names in sorted order, from 0, without a
-background class. Images may lie in folders below their class's. Hidden files, and the
-indexes that desktop systems leave behind, are ignored.
+background class. Images may lie in folders below their class's; links are followed.
+What systems leave behind, such as thumbnails, is ignored (see `input_files`).
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
 
 from mnv2_hpu.data_preparation import examples, input_files, splits
 from mnv2_hpu.data_preparation.listing import (
@@ -28,123 +28,160 @@ from mnv2_hpu.data_preparation.listing import (
 from mnv2_hpu.errors import UserError
 
 NAME = "image_folder"
-_VALIDATION_NAMES = ("validation", "val", "valid", "test")
 _LAYOUT = "expected is <input_dir>/<class>/<image>, one folder for each class"
+_SPLIT_NAMES = {
+  split: re.compile(
+    rf"({names})([-_ ]?(set|data|images|split))?[-_ ]?\d*", re.IGNORECASE
+  )
+  for split, names in {
+    "train": "train|training",
+    "validation": "validation|valid|val|test|testing|evaluation|eval|dev",
+  }.items()
+}
 
 
 def list_image_folder(options: SourceOptions) -> Listing:
   """Lists the images of a folder; opens none of them.
 
   Args:
-    options: `input_dir` is laid out in one of the two ways above.
+    options: `input_dir` has one of the two layouts above.
 
   Raises:
-    UserError: the folder is missing, unreadable or empty, a class has no image, or
-      the validation split has a class that the training split lacks.
+    UserError: The folder is missing, unreadable or empty, its layout is not clear, a
+      class has no image, or the validation split has a class that the training split
+      lacks.
   """
   splits.check_fraction(options.validation_fraction)
-  root = Path(options.input_dir)
-  given = _given_splits(root)
-  classes = {split: _class_names(root, folder) for split, folder in given.items()}
-  label_names = classes["train"]
-  _check_known(classes, given)
-  held_out = None if "validation" in given else options.validation_fraction
-  images: dict[str, list[SourceImage]] = {"train": [], "validation": []}
-  checksum = _list_classes(root, given, label_names, images, options)
+  folder = input_files.InputFolder(options.input_dir, _LAYOUT)
+  given = _given_splits(folder)
+  classes = {split: _class_names(folder, name) for split, name in given.items()}
+  for name in classes.get("validation", ()):
+    if name not in classes["train"]:
+      raise UserError(
+        f"{given['validation']} has the class {name!r}, which {given['train']} lacks. "
+        "Every class needs images to train on."
+      )
+  checksum = Checksum()
+  images = _list_classes(folder, given, classes, checksum, options)
   return Listing(
     source=NAME,
-    label_names=label_names,
+    label_names=classes["train"],
     splits={split: listed for split, listed in images.items() if listed},
-    read=input_files.InputReader(str(root)),
+    read=input_files.InputReader(options.input_dir),
     serialize=examples.serialize,
-    validation_fraction=held_out,
-    checksum=checksum,
-    skipped=[
-      {"file": name, "reason": "not in the folder of a class"}
-      for folder in given.values()
-      for name in _loose_files(root, folder)
-    ],
+    validation_fraction=(
+      None if "validation" in given else options.validation_fraction
+    ),
+    checksum=checksum.hexdigest(),
+    skipped=folder.skipped,
+    warnings=folder.warnings(),
   )
 
 
-def _given_splits(root: Path) -> dict[str, str]:
-  """Returns folder (relative, empty for the root itself) by split."""
-  folders = [entry.name for entry in input_files.scan(root, _LAYOUT) if entry.is_dir()]
-  if not folders:
-    raise UserError(f"{root} has no folders; {_LAYOUT}.")
-  validation = [name for name in _VALIDATION_NAMES if name in folders]
-  if "train" not in folders or len(folders) != 1 + len(validation):
-    return {"train": ""}
-  if len(validation) > 1:
-    raise UserError(
-      f"{root} has {' and '.join(validation)} beside train: which of them to evaluate "
-      "on is not clear. Move the others away."
-    )
-  given = {"train": "train"}
-  if validation:
-    given["validation"] = validation[0]
-  return given
+def _split_of(name: str) -> str:
+  """Returns the split that a folder's name stands for, or an empty string.
+
+  >>> [_split_of(name) for name in ("Training", "test1", "val_set", "tested")]
+  ['train', 'validation', 'validation', '']
+  """
+  return next((s for s, names in _SPLIT_NAMES.items() if names.fullmatch(name)), "")
 
 
-def _loose_files(root: Path, folder: str) -> Iterator[str]:
-  for entry in input_files.scan(root / folder, _LAYOUT):
-    if not entry.is_dir():
-      yield os.path.join(folder, entry.name)
-
-
-def _class_names(root: Path, folder: str) -> list[str]:
-  """Returns the sorted names of the folders in a folder."""
-  names = [
-    entry.name for entry in input_files.scan(root / folder, _LAYOUT) if entry.is_dir()
-  ]
+def _given_splits(folder: input_files.InputFolder) -> dict[str, str]:
+  """Returns the folder of each split; of train alone, empty, for the root itself."""
+  names = folder.folders()
   if not names:
-    raise UserError(f"{root / folder} has no folders; {_LAYOUT}.")
+    raise UserError(f"{folder.root} has no folders; {_LAYOUT}.")
+  named = {name: _split_of(name) for name in names if _split_of(name)}
+  # A class may be called train: it holds images, a split folders.
+  given = {name: split for name, split in named.items() if folder.folders(name)}
+  if "train" not in given.values():
+    if len(named) == len(names):
+      raise UserError(
+        f"{folder.root} has only {_quoted(names)}, which are names of splits, and no "
+        f"split to train on with a folder for each class; expected are "
+        "<input_dir>/train/<class>/<image> and <input_dir>/validation/<class>/<image>."
+      )
+    return {"train": ""}
+  for split in set(given.values()):
+    same = [name for name in given if given[name] == split]
+    if len(same) > 1:
+      raise UserError(
+        f"{folder.root} has {' and '.join(same)}: which of them to take for {split} is "
+        "not clear. Move the others away."
+      )
+  for name in [*names, *folder.files()]:
+    if name not in given:
+      folder.skip(name, f"beside the splits {' and '.join(given)}, not in one of them")
+  return {split: name for name, split in given.items()}
+
+
+def _class_names(folder: input_files.InputFolder, split_folder: str) -> list[str]:
+  """Returns the sorted names of the class folders in the folder of a split.
+
+  Raises:
+    UserError: There are none, or what they hold shows that they are no classes.
+  """
+  path = folder.root / split_folder
+  names = folder.folders(split_folder)
+  if not names:
+    raise UserError(f"{path} has no folders; {_LAYOUT}.")
+  for name in folder.files(split_folder):
+    folder.skip(os.path.join(split_folder, name), "not in the folder of a class")
+  inner = {name: folder.folders(os.path.join(split_folder, name)) for name in names}
+  holds_files = any(folder.files(os.path.join(split_folder, name)) for name in names)
+  first = inner[names[0]]
+  if holds_files or not first:
+    return names
+  if len(names) == 1:
+    raise UserError(
+      f"{path} holds one folder, {names[0]!r}, which holds only the folders "
+      f"{_quoted(first)}. If these are the classes, give {path / names[0]} in place of "
+      f"{path}; {_LAYOUT}."
+    )
+  if len(first) > 1 and all(inner[name] == first for name in names):
+    raise UserError(
+      f"all folders in {path} ({_quoted(names)}) hold the same folders "
+      f"{_quoted(first)} and no image: they seem to be splits, not classes. Call them "
+      "train and validation, and move others away."
+    )
   return names
 
 
-def _check_known(
-  classes: Mapping[str, Sequence[str]], given: Mapping[str, str]
-) -> None:
-  for split, names in classes.items():
-    unknown = sorted(set(names) - set(classes["train"]))
-    if unknown:
-      raise UserError(
-        f"{given[split]} has the class {unknown[0]!r}, which train lacks. Every class "
-        "needs images to train on."
-      )
+def _quoted(names: Sequence[str]) -> str:
+  shown = ", ".join(map(repr, names[:5]))
+  return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def _list_classes(
-  root: Path,
+  folder: input_files.InputFolder,
   given: Mapping[str, str],
-  label_names: Sequence[str],
-  images: Mapping[str, list[SourceImage]],
+  classes: Mapping[str, Sequence[str]],
+  checksum: Checksum,
   options: SourceOptions,
-) -> str:
-  """Adds every image to those of its split; returns the input's checksum."""
-  checksum = Checksum()
+) -> dict[str, list[SourceImage]]:
+  """Returns the images of each split; adds all of them to the input's checksum."""
+  images: dict[str, list[SourceImage]] = {"train": [], "validation": []}
   empty = []
-  for split, folder in given.items():
-    for label, name in enumerate(label_names):
-      path = os.path.join(folder, name)
-      if not (root / path).is_dir():
-        continue  # a validation split need not have every class
-      files = sorted(input_files.files_below(root, path, _LAYOUT))
-      for file, size in files:
-        checksum.add(file, size)
-      paths = {name: [file for file, _ in files]}
-      by_split = {split: paths}
-      if "validation" not in given:
-        fraction, seed = options.validation_fraction, options.seed
-        train, validation = splits.stratified(paths, fraction, seed)
-        by_split = {"train": train, "validation": validation}
-      for target, chosen in by_split.items():
-        images[target] += [SourceImage(file, label) for file in chosen[name]]
+  for split, split_folder in given.items():
+    for name in classes[split]:
+      label = classes["train"].index(name)
+      path = os.path.join(split_folder, name)
+      files = folder.files_below(path)
       if not files:
         empty.append(path)
+      for file, size in files:
+        checksum.add(file, size)
+      by_split = {split: [SourceImage(file, label) for file, _ in files]}
+      if "validation" not in given:
+        fraction, seed = options.validation_fraction, options.seed
+        train, held_out = splits.stratified({name: by_split[split]}, fraction, seed)
+        by_split = {"train": train[name], "validation": held_out[name]}
+      for target, listed in by_split.items():
+        images[target] += listed
   if empty:
     raise UserError(
-      f"no images in {', '.join(repr(name) for name in empty[:10])}. Add some, or "
-      "remove the folder: each folder is a class."
+      f"no images in {_quoted(empty)}. Add some, or remove the folder: each folder is "
+      "a class."
     )
-  return checksum.hexdigest()
+  return images

@@ -16,12 +16,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
-from mnv2_hpu.data_preparation import (
-  examples,
-  imagenet_labels,
-  input_files,
-  tar_archive,
-)
+from mnv2_hpu.data_preparation import examples, imagenet_labels, tar_archive
+from mnv2_hpu.data_preparation.input_files import InputFolder, InputReader
 from mnv2_hpu.data_preparation.listing import (
   Checksum,
   Listing,
@@ -45,7 +41,7 @@ _LAYOUT = (
 
 
 class _File(NamedTuple):
-  """An image found, or what was found in place of one."""
+  """An image found; or, with a `problem`, what was found in place of one."""
 
   path: str
   size: int
@@ -58,86 +54,91 @@ def list_imagenet(options: SourceOptions) -> Listing:
   """Lists the images; reads headers of archives, and no image.
 
   Raises:
-    UserError: a split or the list of validation synsets is missing, an archive is cut
-      off or damaged, or the splits differ in their synsets.
+    UserError: A split or the list of validation synsets is missing, an archive is cut
+      off or corrupt, or the splits differ in their synsets.
   """
-  root = Path(options.input_dir)
-  present = {entry.name for entry in input_files.scan(root, _LAYOUT)}
-  train = _train_classes(root, present)
+  folder = InputFolder(options.input_dir, _LAYOUT)
+  present = {entry.name for entry in folder.entries()}
+  train = _train_classes(folder, present)
   synsets = sorted(name for name in train if name)
   labels = {synset: label for label, synset in enumerate(synsets, start=1)}
-  skipped: list[dict[str, str]] = []
   checksum = Checksum()
   found = {
     "train": ((synset, file) for synset in sorted(train) for file in train[synset]),
-    "validation": _validation_files(root, present, synsets),
+    "validation": _validation_files(folder, present, synsets),
   }
   images: dict[str, list[SourceImage]] = {split: [] for split in found}
   for split, files in found.items():
     for synset, file in files:
       checksum.add(file.path, file.size)
       if file.problem:
-        skipped.append({"file": file.path, "reason": file.problem})
+        folder.skip(file.path, file.problem)
       else:
         location = file.archive, file.offset, file.size
         images[split].append(SourceImage(file.path, labels[synset], *location))
     if not images[split]:
-      raise UserError(f"{root} holds no image to use for {split}; {_LAYOUT}.")
+      raise UserError(f"{folder.root} has no image to use for {split}; {_LAYOUT}.")
   return Listing(
     source=NAME,
     label_names=[BACKGROUND, *synsets],
     splits=images,
-    read=input_files.InputReader(str(root)),
+    read=InputReader(options.input_dir),
     serialize=examples.serialize_imagenet,
     validation_fraction=None,
     checksum=checksum.hexdigest(),
-    skipped=skipped,
+    skipped=folder.skipped,
+    warnings=folder.warnings(),
     jpeg_only=True,
     num_shards=_NUM_SHARDS,
   )
 
 
-def _train_classes(root: Path, present: Collection[str]) -> dict[str, Iterable[_File]]:
+def _train_classes(
+  folder: InputFolder, present: Collection[str]
+) -> dict[str, Iterable[_File]]:
   """Returns the files of each synset, and of none under an empty name."""
   if _TRAIN_TAR in present:
-    classes = _classes_of_tar(root)
+    classes = _classes_of_tar(folder.root)
   elif _TRAIN_FOLDER in present:
-    classes = _classes_of_folder(root, _TRAIN_FOLDER)
+    classes = _classes_of_folder(folder, _TRAIN_FOLDER)
   else:
-    raise UserError(f"{root} has neither {_TRAIN_TAR} nor train; {_LAYOUT}.")
+    raise UserError(f"{folder.root} has neither {_TRAIN_TAR} nor train; {_LAYOUT}.")
   if not any(classes):
-    raise UserError(f"{root} has no class to train on; {_LAYOUT}.")
+    raise UserError(f"{folder.root} has no class to train on; {_LAYOUT}.")
   return classes
 
 
 def _classes_of_tar(root: Path) -> dict[str, Iterable[_File]]:
   """Finds the archive of each synset within that of the split."""
   classes: dict[str, Iterable[_File]] = {}
-  strays = []
+  unexpected = []
   for member in _members(root / _TRAIN_TAR):
     synset = member.name.removesuffix(".tar")
     problem = tar_archive.find_problem(member)
     if not problem and not imagenet_labels.is_synset(synset):
       problem = "not the archive of a synset"
     if problem:
-      strays.append(_File(member.name, member.size, problem=problem))
+      unexpected.append(_File(member.name, member.size, problem=problem))
     else:
       byte_range = member.offset_data, member.offset_data + member.size
       classes[synset] = _files_of_tar(root, _TRAIN_TAR, synset, byte_range)
-  return {**classes, "": strays}
+  return {**classes, "": unexpected}
 
 
-def _classes_of_folder(root: Path, folder: str) -> dict[str, Iterable[_File]]:
+def _classes_of_folder(folder: InputFolder, split: str) -> dict[str, Iterable[_File]]:
   """Finds the folder of each synset."""
-  classes: dict[str, Iterable[_File]] = {}
-  strays = []
-  for entry in input_files.scan(root / folder, _LAYOUT):
-    path = os.path.join(folder, entry.name)
-    if entry.is_dir() and imagenet_labels.is_synset(entry.name):
-      classes[entry.name] = _files_of_folder(root, path)
-    else:
-      strays.append(_File(path, 0, problem="not the folder of a synset"))
-  return {**classes, "": strays}
+  names = folder.folders(split)
+  classes: dict[str, Iterable[_File]] = {
+    name: _files_of_folder(folder, os.path.join(split, name))
+    for name in names
+    if imagenet_labels.is_synset(name)
+  }
+  unexpected = [
+    _File(os.path.join(split, entry.name), 0, problem="not the folder of a synset")
+    for entry in folder.entries(split)
+    if entry.name not in classes
+  ]
+  return {**classes, "": unexpected}
 
 
 def _files_of_tar(
@@ -156,9 +157,9 @@ def _files_of_tar(
       yield _File(path, member.size, archive, member.offset_data)
 
 
-def _files_of_folder(root: Path, folder: str) -> Iterator[_File]:
-  for path, size in sorted(input_files.files_below(root, folder, _LAYOUT)):
-    yield _File(path, size)
+def _files_of_folder(folder: InputFolder, path: str) -> Iterator[_File]:
+  for file, size in folder.files_below(path):
+    yield _File(file, size)
 
 
 def _members(
@@ -178,21 +179,21 @@ def _members(
 
 
 def _validation_files(
-  root: Path, present: Collection[str], synsets: Sequence[str]
+  folder: InputFolder, present: Collection[str], synsets: Sequence[str]
 ) -> Iterator[tuple[str, _File]]:
   """Yields (synset, file) of the validation split."""
+  root = folder.root
   if _VALIDATION_TAR in present:
     yield from _labelled(root, _files_of_tar(root, _VALIDATION_TAR), synsets)
     return
-  folders = [name for name in _VALIDATION_FOLDERS if name in present]
-  if not folders:
+  split = next((name for name in _VALIDATION_FOLDERS if name in present), None)
+  if split is None:
     raise UserError(f"{root} has neither {_VALIDATION_TAR} nor val; {_LAYOUT}.")
-  classes = _classes_of_folder(root, folders[0])
+  classes = _classes_of_folder(folder, split)
   if not any(classes):
-    files = _files_of_folder(root, folders[0])
-    yield from _labelled(root, files, synsets)
+    yield from _labelled(root, _files_of_folder(folder, split), synsets)
     return
-  _check_synsets(synsets, set(classes) - {""}, f"the folder {folders[0]}")
+  _check_synsets(synsets, set(classes) - {""}, f"the folder {split}")
   for synset in sorted(classes):
     for file in classes[synset]:
       yield synset, file

@@ -1,13 +1,17 @@
 """Which synset each image of ImageNet's validation split has: the lists people have."""
 
 import csv
+import gzip
+import io
 import os
 import re
-import tarfile
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from mnv2_hpu.data_preparation import tar_archive
 from mnv2_hpu.errors import UserError
 
 _NAME = "ILSVRC2012_val_{:08d}"
@@ -18,7 +22,24 @@ _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _META = "meta.mat"
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _DEVKIT_TAR = f"{_DEVKIT}.tar.gz"
-_LIMIT = 64 << 20  # bytes of a file of the development kit; both are below 1 MiB
+_MAT_VERSION = b"\x00\x01IM"
+_MAT_HEADER_SIZE = 128  # bytes
+_MAT_TAG = struct.Struct("<II")  # type and bytes of an element
+_MAT_COMPRESSED = 15
+_MAX_SIZE = 64 << 20  # bytes of a list, inflated; each of them has less than 16 MiB
+
+# Of files, gzip, tar, text and MAT, where they are corrupt or hostile.
+_READ_ERRORS = (
+  ArithmeticError,
+  AttributeError,
+  EOFError,
+  LookupError,
+  MemoryError,
+  OSError,
+  TypeError,
+  ValueError,
+  zlib.error,
+)
 
 
 def is_synset(name: str) -> bool:
@@ -46,7 +67,7 @@ def validation_synsets(input_dir: Path) -> dict[str, str]:
     if path.exists():
       try:
         return _checked(path, read(path))
-      except (OSError, ValueError, KeyError, tarfile.TarError) as error:
+      except _READ_ERRORS as error:
         if isinstance(error, UserError):
           raise
         raise UserError(f"{path} cannot be read: {error}.") from error
@@ -73,50 +94,85 @@ def _numbered(synsets: list[str]) -> dict[str, str]:
   return {_NAME.format(i): synset for i, synset in enumerate(synsets, start=1)}
 
 
+def _read(path: Path) -> bytes:
+  """Returns the content of a file, inflated if it is compressed by gzip."""
+  with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    content = file.read(_MAX_SIZE + 1)
+  if len(content) > _MAX_SIZE:
+    raise ValueError(f"it has more than {_MAX_SIZE >> 20} MiB")
+  return content
+
+
 def _read_synset_labels(path: Path) -> dict[str, str]:
-  return _numbered(path.read_text(encoding="utf-8").split())
+  return _numbered(_read(path).decode().split())
 
 
 def _read_kaggle(path: Path) -> dict[str, str]:
-  with path.open(encoding="utf-8", newline="") as file:
-    rows = csv.DictReader(file, restval="")
-    missing = {"ImageId", "PredictionString"} - set(rows.fieldnames or ())
-    if missing:
-      raise ValueError(f"it has no column {' or '.join(sorted(missing))}")
-    return {row["ImageId"]: row["PredictionString"].split(" ", 1)[0] for row in rows}
+  rows = csv.DictReader(io.StringIO(_read(path).decode(), newline=""), restval="")
+  missing = {"ImageId", "PredictionString"} - set(rows.fieldnames or ())
+  if missing:
+    raise ValueError(f"it has no column {' or '.join(sorted(missing))}")
+  return {row["ImageId"]: row["PredictionString"].split(" ", 1)[0] for row in rows}
 
 
 def _read_ground_truth(path: Path) -> dict[str, str]:
-  with path.open("rb") as truth, path.with_name(_META).open("rb") as meta:
-    return _from_devkit(truth, meta)
+  return _from_devkit(_read(path), _read(path.with_name(_META)))
 
 
 def _read_devkit_tar(path: Path) -> dict[str, str]:
-  with tarfile.open(path) as archive:
-    truth, meta = (
-      archive.extractfile(f"{_DEVKIT}/data/{name}") for name in (_GROUND_TRUTH, _META)
-    )
-    if truth is None or meta is None:
-      raise ValueError(f"{_GROUND_TRUTH} or {_META} in it is not a file")
-    return _from_devkit(truth, meta)
+  content = _read(path)
+  files = {
+    member.name: content[member.offset_data :][: member.size]
+    for member in tar_archive.members(io.BytesIO(content))
+    if member.isreg()
+  }
+  truth, meta = (files[f"{_DEVKIT}/data/{name}"] for name in (_GROUND_TRUTH, _META))
+  return _from_devkit(truth, meta)
 
 
-def _from_devkit(truth: IO[bytes], meta: IO[bytes]) -> dict[str, str]:
-  numbers = [int(number) for number in truth.read(_LIMIT).split()]
+def _from_devkit(truth: bytes, meta: bytes) -> dict[str, str]:
+  numbers = [int(number) for number in truth.split()]
   synset_of = dict(_numbers_and_synsets(meta))
   if unknown := sorted(set(numbers) - set(synset_of)):
     raise ValueError(f"class {unknown[0]} is not one of those in {_META}")
   return _numbered([synset_of[number] for number in numbers])
 
 
-def _numbers_and_synsets(meta: IO[bytes]) -> Iterator[tuple[int, str]]:
+def _numbers_and_synsets(meta: bytes) -> Iterator[tuple[int, str]]:
   """Yields (ILSVRC2012_ID, WNID) of the leaves, which are the classes."""
-  from scipy import io
+  from scipy.io import matlab
 
-  content: Any = io.loadmat(meta, squeeze_me=True, struct_as_record=False)
+  _check_inflated_size(meta)
+  try:
+    content: Any = matlab.loadmat(
+      io.BytesIO(meta), squeeze_me=True, struct_as_record=False
+    )
+  except matlab.MatReadError as error:
+    raise ValueError(f"{_META}: {error}") from error
   for synset in content["synsets"]:
     if synset.num_children == 0:
       yield int(synset.ILSVRC2012_ID), str(synset.WNID)
+
+
+def _check_inflated_size(meta: bytes) -> None:
+  """Checks that the compressed elements of a MAT file inflate to `_MAX_SIZE` at most.
+
+  Raises:
+    ValueError: They are larger; or it is no MAT file of version 5, little endian.
+  """
+  if meta[124:128] != _MAT_VERSION:
+    raise ValueError(f"{_META} is no MAT file of version 5")
+  position, allowance = _MAT_HEADER_SIZE, _MAX_SIZE
+  while position + _MAT_TAG.size <= len(meta):
+    kind, size = _MAT_TAG.unpack_from(meta, position)
+    position += _MAT_TAG.size
+    if kind == _MAT_COMPRESSED:
+      inflate = zlib.decompressobj()
+      element = inflate.decompress(meta[position : position + size], allowance + 1)
+      allowance -= len(element)
+    if allowance < 0:
+      raise ValueError(f"{_META} has more than {_MAX_SIZE >> 20} MiB")
+    position += size
 
 
 _READERS: dict[str, Callable[[Path], dict[str, str]]] = {

@@ -1,52 +1,138 @@
-"""Finds and reads the files of an input: folders, files, stretches of archives."""
+"""Finds and reads the files of an input: folders, files, byte ranges of archives."""
 
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from mnv2_hpu.data_preparation.listing import SourceImage
 from mnv2_hpu.errors import UserError
 
-# Hidden files, and the indexes that desktop systems leave behind, are no input.
-_IGNORED = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
+# What operating systems, file servers and desktops leave behind, in lower case: their
+# thumbnails would count as images.
+_SYSTEM_NAMES = frozenset(
+  {
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin",
+    "recycler", "system volume information", "__macosx", "icon\r", "lost+found",
+    "network trash folder", "temporary items", "@eadir", "@tmp", "@recycle",
+    "#recycle", "#snapshot", "@__thumb", "@recently-snapshot", "~snapshot",
+    "picasa.ini", "__pycache__",
+  }
+)  # fmt: skip
+_SYSTEM_PREFIXES = (".", "._", "~$", "synophoto_thumb_", "synofile_thumb_")
+_MAX_NAMES = 10
+
+_FolderId = tuple[int, int]  # device and inode
 
 
-def scan(folder: Path, expected: str) -> list[os.DirEntry[str]]:
-  """Returns a folder's visible entries by name.
+def _is_system_name(name: str) -> bool:
+  lower = name.lower()
+  return lower in _SYSTEM_NAMES or lower.startswith(_SYSTEM_PREFIXES)
 
-  Args:
-    folder: to look into.
-    expected: layout, for the message where it is missing.
 
-  Raises:
-    UserError: it is missing, a file, or cannot be read.
+class InputFolder:
+  """The folders of an input, without what systems leave behind.
+
+  Attributes:
+    root: Folder of the input.
+    skipped: `{"file", "reason"}` of what was left out.
   """
+
+  def __init__(self, root: str, layout: str) -> None:
+    """Looks below `root`; `layout` says what is expected there, for messages."""
+    self.root = Path(root)
+    self.skipped: list[dict[str, str]] = []
+    self._layout = layout
+    self._ignored: set[str] = set()
+
+  def entries(self, folder: str = "") -> list[os.DirEntry[str]]:
+    """Returns the entries of a folder by name.
+
+    Raises:
+      UserError: The folder is missing, a file, or cannot be read.
+    """
+    path = self.root / folder
+    try:
+      with os.scandir(path) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+      raise UserError(f"{path} does not exist; {self._layout}.") from None
+    except NotADirectoryError:
+      raise UserError(f"{path} is a file, not a folder; {self._layout}.") from None
+    except OSError as error:
+      raise UserError(
+        f"{path} cannot be read: {error.strerror}. Make it readable to this user."
+      ) from error
+    system = {entry.name for entry in found if _is_system_name(entry.name)}
+    self._ignored.update(os.path.join(folder, name) for name in system)
+    return [entry for entry in found if entry.name not in system]
+
+  def folders(self, folder: str = "") -> list[str]:
+    """Returns the names of the folders in a folder, linked ones included."""
+    return [entry.name for entry in self.entries(folder) if _is_folder(entry)]
+
+  def files(self, folder: str = "") -> list[str]:
+    """Returns the names of the files in a folder."""
+    return [entry.name for entry in self.entries(folder) if not _is_folder(entry)]
+
+  def files_below(self, folder: str) -> list[tuple[str, int]]:
+    """Returns (path relative to the root, bytes) of all files below, sorted by path.
+
+    Links are followed; a link to a folder that holds it is skipped.
+    """
+    above = [self.root.resolve(), *self.root.resolve().parents]
+    parts = Path(folder).parts
+    above += [self.root.joinpath(*parts[: n + 1]) for n in range(len(parts))]
+    found: list[tuple[str, int]] = []
+    self._walk(folder, frozenset(_folder_id(path.stat()) for path in above), found)
+    return sorted(found)
+
+  def _walk(
+    self, folder: str, above: frozenset[_FolderId], found: list[tuple[str, int]]
+  ) -> None:
+    for entry in self.entries(folder):
+      path = os.path.join(folder, entry.name)
+      if not _is_folder(entry):
+        found.append((path, _size(entry)))
+      elif (folder_id := _folder_id(entry.stat())) in above:
+        self.skip(path, "a link to a folder that holds it")
+      else:
+        self._walk(path, above | {folder_id}, found)
+
+  def skip(self, path: str, reason: str) -> None:
+    """Notes that a file or folder is left out."""
+    self.skipped.append({"file": path, "reason": reason})
+
+  def warnings(self) -> list[str]:
+    """Returns a line on what was ignored, if anything was."""
+    if not self._ignored:
+      return []
+    counts = Counter(map(os.path.basename, self._ignored)).most_common(_MAX_NAMES)
+    names = ", ".join(f"{name!r} ({count})" for name, count in counts)
+    return [
+      f"{len(self._ignored):,} hidden or system files and folders are ignored, the "
+      f"most frequent: {names}"
+    ]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
   try:
-    with os.scandir(folder) as entries:
-      visible = [e for e in entries if e.name[0] != "." and e.name not in _IGNORED]
-  except FileNotFoundError:
-    raise UserError(f"{folder} does not exist; {expected}.") from None
-  except NotADirectoryError:
-    raise UserError(f"{folder} is a file, not a folder; {expected}.") from None
-  except OSError as error:
-    raise UserError(
-      f"{folder} cannot be read: {error.strerror}. Make it readable to this user."
-    ) from error
-  return sorted(visible, key=lambda entry: entry.name)
+    return entry.is_dir()
+  except OSError:  # a link to itself
+    return False
 
 
-def files_below(root: Path, folder: str, expected: str) -> Iterator[tuple[str, int]]:
-  """Yields (path relative to the root, bytes) of each file in a folder and below."""
-  for entry in scan(root / folder, expected):
-    path = os.path.join(folder, entry.name)
-    if entry.is_dir(follow_symlinks=False):
-      yield from files_below(root, path, expected)
-    else:
-      # A link that leads nowhere is listed too: reading it is what reports it.
-      yield path, entry.stat(follow_symlinks=entry.is_file()).st_size
+def _size(entry: os.DirEntry[str]) -> int:
+  try:
+    return entry.stat().st_size
+  except OSError:  # a link that leads nowhere; reading it is what reports it
+    return entry.stat(follow_symlinks=False).st_size
+
+
+def _folder_id(status: os.stat_result) -> _FolderId:
+  return status.st_dev, status.st_ino
 
 
 class InputReader:
@@ -90,11 +176,11 @@ def read_file(path: str) -> bytes:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
       raise OSError("not a regular file")
-    parts = [os.read(descriptor, status.st_size + 1)]
-    if len(parts[0]) == status.st_size:  # as nearly always
-      return parts[0]
-    while parts[-1]:
-      parts.append(os.read(descriptor, 1 << 20))
-    return b"".join(parts)
+    chunks = [os.read(descriptor, status.st_size + 1)]
+    if len(chunks[0]) == status.st_size:  # as nearly always
+      return chunks[0]
+    while chunks[-1]:
+      chunks.append(os.read(descriptor, 1 << 20))
+    return b"".join(chunks)
   finally:
     os.close(descriptor)

@@ -81,18 +81,97 @@ def test_no_validation_split_on_request(tmp_path):
   assert list(listed(tmp_path, fraction=0).splits) == ["train"]
 
 
-def test_hidden_files_are_ignored_deeper_ones_found_and_loose_ones_listed(tmp_path):
+@pytest.mark.parametrize("train", ["Training", "TRAIN", "train_set", "train-images"])
+@pytest.mark.parametrize("test", ["Testing", "VAL", "test1", "validation set"])
+def test_common_names_of_splits_are_taken_in_any_case(tmp_path, train, test):
+  helpers_images.write_folder(tmp_path / train, {"a": 3, "b": 2})
+  helpers_images.write_folder(tmp_path / test, {"a": 1, "b": 1})
+  listing = listed(tmp_path)
+  assert listing.label_names == ["a", "b"]
+  assert [len(images) for images in listing.splits.values()] == [5, 2]
+  assert listing.validation_fraction is None
+
+
+def test_what_lies_beside_splits_is_listed_and_changes_nothing(tmp_path):
   helpers_images.write_folder(
-    tmp_path, {"a": 1, "a/deeper": 1, ".git": 1, "__MACOSX": 1}
+    tmp_path, {"train/a": 3, "train/b": 2, "val/a": 1, "unlabeled": 4, "notes/old": 1}
   )
-  for name in (".DS_Store", "a/.hidden.jpg", "a/Thumbs.db", "readme.txt"):
+  (tmp_path / "readme.txt").write_text("x")
+  listing = listed(tmp_path)
+  assert listing.label_names == ["a", "b"]
+  assert {entry["file"] for entry in listing.skipped} == {
+    "unlabeled",
+    "notes",
+    "readme.txt",
+  }
+  assert "beside the splits train and val" in listing.skipped[0]["reason"]
+
+
+def test_hidden_and_system_files_are_ignored_and_counted(tmp_path):
+  helpers_images.write_folder(
+    tmp_path,
+    {
+      "a": 1,
+      "a/deeper": 1,
+      "a/@eaDir/000.jpg": 2,  # Synology: SYNOPHOTO_THUMB_M.jpg and others
+      "a/.thumbnails": 2,
+      "a/.AppleDouble": 1,
+      ".git": 1,
+      "__MACOSX": 1,
+      "lost+found": 1,
+      "$RECYCLE.BIN": 1,
+    },
+  )
+  for name in (".DS_Store", "a/._000.jpg", "a/Thumbs.db", "a/SYNOPHOTO_THUMB_M.jpg"):
     (tmp_path / name).write_text("x")
+  (tmp_path / "readme.txt").write_text("x")
   listing = listed(tmp_path, fraction=0)
   paths = [image.path for image in listing.splits["train"]]
   assert paths == ["a/000.jpg", "a/deeper/000.jpg"]
   assert listing.skipped == [
     {"file": "readme.txt", "reason": "not in the folder of a class"}
   ]
+  (warning,) = listing.warnings
+  assert "11 hidden or system files and folders are ignored" in warning
+  assert "'@eaDir' (1)" in warning
+
+
+def test_linked_folders_and_files_are_followed(tmp_path):
+  helpers_images.write_folder(tmp_path / "elsewhere", {"batch": 2, "more": 1})
+  root = tmp_path / "in"
+  helpers_images.write_folder(root, {"a": 1, "b": 1})
+  (root / "b" / "batch1").symlink_to(tmp_path / "elsewhere" / "batch")
+  (root / "b" / "linked.jpg").symlink_to(tmp_path / "elsewhere" / "more" / "000.jpg")
+  (root / "c").symlink_to(tmp_path / "elsewhere" / "batch")  # a class
+  images = listed(root, fraction=0).splits["train"]
+  assert [image.path for image in images] == [
+    "a/000.jpg",
+    "b/000.jpg",
+    "b/batch1/000.jpg",
+    "b/batch1/001.jpg",
+    "b/linked.jpg",
+    "c/000.jpg",
+    "c/001.jpg",
+  ]
+
+
+def test_links_that_lead_back_are_skipped(tmp_path):
+  root = tmp_path / "in"
+  helpers_images.write_folder(root, {"a": 1, "b": 1})
+  for name, target in {"self": root / "a", "root": root, "above": tmp_path}.items():
+    (root / "a" / name).symlink_to(target)
+  (root / "b" / "loop").symlink_to("loop")
+  listing = listed(root, fraction=0)
+  assert [i.path for i in listing.splits["train"]] == [
+    "a/000.jpg",
+    "b/000.jpg",
+    "b/loop",
+  ]
+  assert {entry["file"]: entry["reason"] for entry in listing.skipped} == dict.fromkeys(
+    ["a/above", "a/root", "a/self"], "a link to a folder that holds it"
+  )
+  with pytest.raises(OSError, match="symbolic links"):
+    listing.read(listing.splits["train"][2])
 
 
 def test_checksum_follows_names_and_sizes(tmp_path):
@@ -130,11 +209,35 @@ def test_a_pipe_is_not_waited_for(tmp_path):
       lambda root: helpers_images.write_folder(
         root, {"train/a": 1, "val/a": 1, "test/a": 1}
       ),
-      "val and test beside train",
+      "has test and val: which of them to take for validation is not clear",
+    ),
+    (
+      lambda root: helpers_images.write_folder(root, {"train": 2, "test1": 2}),
+      "has only 'test1', 'train', which are names of splits, and no split to train on",
+    ),
+    (
+      lambda root: helpers_images.write_folder(root, {"test/a": 2, "test/b": 2}),
+      "has only 'test', which are names of splits, and no split to train on",
+    ),
+    (
+      lambda root: helpers_images.write_folder(root, {"photos/a": 2, "photos/b": 2}),
+      "holds one folder, 'photos', which holds only the folders 'a', 'b'.*photos",
+    ),
+    (
+      lambda root: helpers_images.write_folder(
+        root, {"train/train/a": 2, "train/train/b": 2, "val/a": 1}
+      ),
+      "train holds one folder, 'train', which holds only the folders 'a', 'b'",
+    ),
+    (
+      lambda root: helpers_images.write_folder(
+        root, {"seg_a/x": 1, "seg_a/y": 1, "seg_b/x": 1, "seg_b/y": 1}
+      ),
+      "all folders in .* hold the same folders 'x', 'y' and no image",
     ),
     (
       lambda root: [(root / n).mkdir(parents=True) for n in ("train", "val")],
-      "train has no folders",
+      "has only 'train', 'val', which are names of splits",
     ),
   ],
 )

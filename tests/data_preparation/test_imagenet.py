@@ -1,7 +1,10 @@
 import csv
+import gzip
 import io
 import shutil
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import helpers_imagenet as small
@@ -333,6 +336,33 @@ def test_a_number_that_the_development_kit_does_not_explain_is_told(tmp_path):
   write_devkit_folder(".")(root)
   (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n7\n")
   with pytest.raises(UserError, match=r"class 7.*meta.mat"):
+    helpers_sources.listed("imagenet", root)
+
+
+def test_a_compressed_bomb_among_the_lists_is_one_line(tmp_path):
+  root = small.write_archives(tmp_path)
+  (root / LABELS).unlink()
+  write_devkit_folder(".")(root)
+  bomb = zlib.compress(bytes(80 << 20))
+  header = (root / "meta.mat").read_bytes()[:128]
+  (root / "meta.mat").write_bytes(header + struct.pack("<II", 15, len(bomb)) + bomb)
+  with pytest.raises(UserError, match=r"cannot be read: meta.mat has more than 64 MiB"):
+    helpers_sources.listed("imagenet", root)
+  packed = gzip.compress(bytes(80 << 20), compresslevel=1)
+  (root / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(packed)
+  with pytest.raises(
+    UserError, match=r"tar.gz cannot be read: it has more than 64 MiB"
+  ):
+    helpers_sources.listed("imagenet", root)
+
+
+@pytest.mark.parametrize("cut", [100, 130, 400, 900])
+def test_a_truncated_meta_mat_is_one_line(tmp_path, cut):
+  root = small.write_archives(tmp_path)
+  (root / LABELS).unlink()
+  write_devkit_folder(".")(root)
+  (root / "meta.mat").write_bytes((root / "meta.mat").read_bytes()[:cut])
+  with pytest.raises(UserError, match=r"ground_truth.txt cannot be read: "):
     helpers_sources.listed("imagenet", root)
 
 
