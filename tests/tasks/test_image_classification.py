@@ -11,6 +11,7 @@ import mnv2_hpu
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
+from mnv2_hpu.errors import UserError
 
 mnv2_hpu.register()
 
@@ -108,3 +109,47 @@ def test_frozen_backbone_trains_the_logits_only():
   model = task.build_model()
   names = [variable.name for variable in model.trainable_variables]
   assert len(names) == 2, names
+
+
+def _started_from(checkpoint, folder):
+  config = exp_cfg.ImageClassificationTask(init_checkpoint=str(checkpoint))
+  return task_factory.get_task(config, logging_dir=str(folder))
+
+
+def test_a_start_that_cannot_be_read_is_said_before_anything_is_built(tmp_path):
+  (tmp_path / "weights.h5").write_bytes(b"\x89HDF")
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "torn.index").write_bytes(b"no checkpoint")
+  (tmp_path / "torn.data-00000-of-00001").write_bytes(b"")
+  slim = tf.compat.v1.train.Saver({"v": tf.Variable(1.0)}).save(
+    None, str(tmp_path / "slim"), write_meta_graph=False
+  )
+  for checkpoint, expected in (
+    (tmp_path / "missing", r"missing\.index does not exist"),
+    (tmp_path / "weights.h5", "a file of Keras"),
+    (tmp_path / "empty", "the folder holds no checkpoint"),
+    (tmp_path / "torn", "cannot be read"),
+    (slim, "mnv2-import-checkpoint"),
+  ):
+    with pytest.raises(UserError, match=f"init_checkpoint is .*{expected}") as raised:
+      _started_from(checkpoint, tmp_path / "run")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_resumed_run_needs_its_start_no_more(tmp_path):
+  tf.train.CheckpointManager(
+    tf.train.Checkpoint(step=tf.Variable(1)), str(tmp_path), max_to_keep=1
+  ).save()
+  assert _started_from("gone", tmp_path).task_config.init_checkpoint == "gone"
+
+
+def test_a_start_of_another_network_is_said(tmp_path):
+  path = tf.train.Checkpoint(model=_task(num_classes=3).build_model()).write(
+    str(tmp_path / "other")
+  )
+  task = _task(num_classes=7)
+  task.task_config.init_checkpoint = path
+  task.task_config.init_checkpoint_modules = "all"
+  with pytest.raises(UserError, match="its all does not fit this network") as raised:
+    task.initialize(task.build_model())
+  assert "\n" not in str(raised.value)
