@@ -6,6 +6,7 @@ from unittest import mock
 import pytest
 
 from mnv2_hpu import paths
+from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.errors import UserError
 
 
@@ -46,3 +47,12 @@ def test_a_read_only_folder_is_refused(tmp_path):
     pytest.raises(UserError, match="above it is read-only"),
   ):
     paths.check_writable(str(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("field", ["data_dir", "init_checkpoint"])
+def test_paths_in_gin_are_resolved_too(field, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  values = {"data_dir": "data", field: "~/x"}
+  assert getattr(Recipe(**values), field) == f"{tmp_path}/x"
+  with pytest.raises(UserError, match=f"^{field}=s3://bucket/x: .* no file system"):
+    Recipe(**{**values, field: "s3://bucket/x"})

@@ -19,44 +19,36 @@ from absl import flags
 from mnv2_hpu.cli import command
 from mnv2_hpu.cli.path_flags import define_path
 
-
-def define_flags() -> None:
-  """Defines the flags: fields of `prepare.PreparationOptions`, which has defaults."""
-  flags.DEFINE_string(
-    "source", None, "What the input is: image_folder (default), imagenet, tfds."
-  )
-  define_path(
-    "input_dir", None, "Folder to read; for tfds its data folder.", required=True
-  )
-  define_path("output_dir", None, "Folder to write.", required=True, written=True)
-  flags.DEFINE_string("tfds_name", None, "For tfds: name[/config][:version].")
-  flags.DEFINE_string("tfds_train_split", None, "For tfds: the split to train on.")
-  flags.DEFINE_float(
+# Fields of `prepare.PreparationOptions`, which has the defaults.
+OPTIONS = (
+  ("source", flags.DEFINE_string, "image_folder (default), imagenet or tfds."),
+  ("tfds_name", flags.DEFINE_string, "For tfds: name[/config][:version]."),
+  ("tfds_train_split", flags.DEFINE_string, "For tfds: the split to train on."),
+  (
     "validation_fraction",
-    None,
+    flags.DEFINE_float,
     "Fraction of each class to hold out where the input has no validation split (0.1).",
-  )
-  flags.DEFINE_integer(
-    "seed", None, "Seed of what is held out and of the order of the records (0)."
-  )
-  flags.DEFINE_integer(
+  ),
+  ("seed", flags.DEFINE_integer, "Seed of what is held out and of the order (0)."),
+  (
     "significant_bits",
-    None,
+    flags.DEFINE_integer,
     "Bits that images of 16 bits per sample use, 8 to 16 (16): 12 scales 0..4095 to "
     "0..255; the export does the same.",
-  )
-  flags.DEFINE_boolean("strict", None, "Stop at whatever would have to be skipped.")
-  for split, most in (("train", "4 to 1024"), ("validation", "1 to 128")):
-    flags.DEFINE_integer(
-      f"num_{split}_shards",
-      None,
-      f"Files of the {split} split; 0 (default): one per 1,000 images, {most}.",
-    )
-  flags.DEFINE_integer(
-    "num_processes",
-    None,
-    "Processes that write; 0 (default): one for few images, else one per processor.",
-  )
+  ),
+  ("strict", flags.DEFINE_bool, "Stop at whatever would have to be skipped."),
+  ("num_train_shards", flags.DEFINE_integer, "Files; 0: 4 to 1024, by the images."),
+  ("num_validation_shards", flags.DEFINE_integer, "Files; 0: 1 to 128, by the images."),
+  ("num_processes", flags.DEFINE_integer, "0: one for few images, else one per core."),
+)
+
+
+def define_flags() -> None:
+  """Defines the flags."""
+  define_path("input_dir", None, "Folder to read (tfds: its data).", required=True)
+  define_path("output_dir", None, "Folder to write.", required=True, written=True)
+  for name, define, text in OPTIONS:
+    define(name, None, text)
 
 
 def main(argv: Sequence[str]) -> None:

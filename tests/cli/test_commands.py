@@ -1,6 +1,7 @@
 """What all commands share: flags and one call, paths, help without TensorFlow."""
 
 import ast
+import contextlib
 import importlib
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from mnv2_hpu import deprecations
 from mnv2_hpu.cli import path_flags
 
 COMMANDS = sorted(
@@ -34,15 +36,22 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.fixture(params=COMMANDS, ids=lambda name: name.rpartition(".")[2])
-def command(request):
-  """A command's module with its flags defined; they are gone afterwards."""
-  module = importlib.import_module(request.param)
+@contextlib.contextmanager
+def flags_of(name):
+  """Defines the flags of a command as long as the block lasts."""
+  module = importlib.import_module(name)
   before = set(flags.FLAGS)
   module.define_flags()
   yield module
   for name in set(flags.FLAGS) - before:
     delattr(flags.FLAGS, name)
+
+
+@pytest.fixture(params=COMMANDS, ids=lambda name: name.rpartition(".")[2])
+def command(request):
+  """A command's module with its flags defined; they are gone afterwards."""
+  with flags_of(request.param) as module:
+    yield module
 
 
 def path_flag_names(module):
@@ -104,6 +113,16 @@ def test_a_folder_to_write_cannot_be_a_file(command, tmp_path):
       for path in (file, file / "below"):
         with pytest.raises(flags.IllegalFlagValueError, match="is a file"):
           flags.FLAGS[name].parse(str(path))
+
+
+def test_old_names_lead_to_flags_of_a_command():
+  names = set()
+  for name in COMMANDS:
+    with flags_of(name):
+      names |= set(flags.FLAGS)
+
+  assert set(deprecations.FLAGS.values()) <= names
+  assert names.isdisjoint(deprecations.FLAGS)
 
 
 def test_help_needs_no_tensorflow():
