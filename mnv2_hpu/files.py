@@ -39,11 +39,20 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
       yield file
     return
   tmp_path = path + TMP_SUFFIX
+  encoding = None if "b" in mode else "utf-8"
+  with atomic_path(path, tmp_path), open(tmp_path, mode, encoding=encoding) as file:
+    yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: str, tmp_path: str) -> Iterator[None]:
+  """Replaces `path` by `tmp_path`, which the block writes, if it ends without an error.
+
+  After an error `path` is what it was, and the temporary file is gone.
+  """
   try:
-    with open(tmp_path, mode, encoding=None if "b" in mode else "utf-8") as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
+    yield
+    fsync(tmp_path)
     os.replace(tmp_path, path)
   except BaseException:
     with contextlib.suppress(FileNotFoundError):

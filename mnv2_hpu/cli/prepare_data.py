@@ -54,7 +54,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
   """Prepares the data set that the flags describe and prints its summary."""
   del argv
-  from mnv2_hpu.data_preparation import prepare, summary
+  from mnv2_hpu.data_preparation import prepare
   from mnv2_hpu.progress import Progress
 
   names = prepare.PreparationOptions.__dataclass_fields__
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
   )
   with Progress(unit="image", description="prepare") as progress:
     result = prepare.prepare(options, progress.update_to)
-  print(summary.summary(result))
+  print(result.summary())
 
 
 def entry_point() -> None:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     result = verify.verify(
       values.data_dir, values.deep, values.num_processes, progress.update_to
     )
-  print(verify.summary(result))
+  print(result.summary())
   return 0 if result.ok else 1
 
 

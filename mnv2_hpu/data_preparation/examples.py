@@ -1,41 +1,29 @@
 """The record of one image, in the layout that slim and Model Garden read.
 
-Keys: slim's `datasets/build_imagenet_data.py` and `dataset_utils.image_to_tfexample`,
-the TPU models' `imagenet_to_gcs.py`; Model Garden's
-`vision/dataloaders/classification_input.py` reads the first two.
-
 Records are encoded here rather than by protobuf, which copies an image several times;
 the bytes are those that protobuf's deterministic serialization gives.
 """
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
+from mnv2_hpu import tfrecord
 from mnv2_hpu.data_preparation.images import EncodedImage
 from mnv2_hpu.data_preparation.listing import SourceImage
-
-ENCODED = "image/encoded"
-LABEL = "image/class/label"
-TEXT = "image/class/text"
-SYNSET = "image/class/synset"
-FILENAME = "image/filename"
-FORMAT = "image/format"
-HEIGHT = "image/height"
-WIDTH = "image/width"
-CHANNELS = "image/channels"
-COLORSPACE = "image/colorspace"
 
 
 def serialize(image: EncodedImage, source: SourceImage, text: str) -> bytes:
   """Returns a serialized `tf.train.Example`, the same bytes for the same arguments.
 
   Args:
-    image: what to store.
-    source: label and path; the path is stored for error messages.
-    text: name of the class.
+    image: Image to store.
+    source: Its label and path; the path is stored for error messages.
+    text: Name of the class.
   """
-  named = {TEXT: _encode(text), FILENAME: _encode(source.path)}
+  named = {
+    tfrecord.TEXT_KEY: _encode(text),
+    tfrecord.FILENAME_KEY: _encode(source.path),
+  }
   return encode_example({**_features(image, source.label), **named})
 
 
@@ -43,24 +31,24 @@ def serialize_imagenet(image: EncodedImage, source: SourceImage, synset: str) ->
   """Returns the record of an ImageNet image: its synset, and its name without folder.
 
   Args:
-    image: what to store.
-    source: label (1 to 1000) and path.
-    synset: WordNet's number of the class, such as `n01440764`.
+    image: Image to store.
+    source: Its label (1 to 1000) and path.
+    synset: WordNet identifier of the class, such as `n01440764`.
   """
   name = source.path.rpartition("/")[2]
-  named = {SYNSET: _encode(synset), FILENAME: _encode(name)}
+  named = {tfrecord.SYNSET_KEY: _encode(synset), tfrecord.FILENAME_KEY: _encode(name)}
   return encode_example({**_features(image, source.label), **named})
 
 
 def _features(image: EncodedImage, label: int) -> dict[str, bytes | int]:
   return {
-    ENCODED: image.encoded,
-    LABEL: label,
-    FORMAT: image.format.encode(),
-    HEIGHT: image.height,
-    WIDTH: image.width,
-    CHANNELS: image.channels,
-    COLORSPACE: image.colorspace.encode(),
+    tfrecord.IMAGE_KEY: image.encoded,
+    tfrecord.LABEL_KEY: label,
+    tfrecord.FORMAT_KEY: image.format.encode(),
+    tfrecord.HEIGHT_KEY: image.height,
+    tfrecord.WIDTH_KEY: image.width,
+    tfrecord.CHANNELS_KEY: image.channels,
+    tfrecord.COLORSPACE_KEY: image.colorspace.encode(),
   }
 
 
@@ -117,26 +105,3 @@ def _varint(value: int) -> bytes:
     value >>= 7
   encoded.append(value)
   return bytes(encoded)
-
-
-def parse(record: bytes) -> dict[str, Any]:
-  """Returns the first value of each feature of a serialized `tf.train.Example`.
-
-  Raises:
-    ValueError: the bytes are no `tf.train.Example`.
-  """
-  from google.protobuf import message
-  from tensorflow.core.example import example_pb2
-
-  example = example_pb2.Example()
-  try:
-    example.ParseFromString(record)
-  except message.DecodeError as error:
-    raise ValueError(f"no tf.train.Example: {error}") from error
-  found = {}
-  for key, feature in example.features.feature.items():
-    kind = feature.WhichOneof("kind")
-    values = getattr(feature, kind).value if kind else ()
-    if values:
-      found[key] = values[0]
-  return found

@@ -12,11 +12,12 @@ class SourceImage(NamedTuple):
   """One image of a source.
 
   Attributes:
-    path: what it is called in reports, relative to the input, `/` between parts.
-    label: its class, an index of `Listing.label_names`.
-    archive: file of the input that holds it among others; empty where `path` is a file.
-    offset: byte of the archive at which it starts.
-    size: bytes in the archive.
+    path: Its name in reports, relative to the input, `/` between parts.
+    label: Its class, an index of `Listing.label_names`.
+    archive: File of the input that holds it among others; empty where `path` is a
+      file.
+    offset: Byte of the archive at which it starts.
+    size: Its bytes in the archive.
   """
 
   path: str
@@ -28,15 +29,15 @@ class SourceImage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
-  """What a source is asked for.
+  """What is requested of a source.
 
   Attributes:
-    input_dir: where its files are.
-    validation_fraction: share of each class to hold out, where the input has no
+    input_dir: Folder of its files.
+    validation_fraction: Fraction of each class to hold out, where the input has no
       validation split of its own.
-    seed: of that choice.
-    tfds_name: the data set, for the source `tfds`.
-    tfds_train_split: its split to train on.
+    seed: Seed of that choice.
+    tfds_name: Name of the data set, for the source `tfds`.
+    tfds_train_split: Its split to train on.
   """
 
   input_dir: str
@@ -54,17 +55,17 @@ class Listing:
   own; what the images are annotated with can be found by their path.
 
   Attributes:
-    source: its name in `sources.SOURCES`.
-    label_names: name of each class; the index is the label.
-    splits: images by split, in a fixed order; `train` comes first.
-    read: returns the bytes of an image; picklable, raises OSError, or BadImageError.
-    serialize: returns the record of an image, given its class's name; picklable.
-    validation_fraction: share that was held out; None where the split was given.
+    source: Its name in `sources.SOURCES`.
+    label_names: Name of each class; the index is the label.
+    splits: Images by split, in a fixed order; `train` comes first.
+    read: Returns the bytes of an image; picklable, raises OSError, or BadImageError.
+    serialize: Returns the record of an image, given its class's name; picklable.
+    validation_fraction: Fraction that was held out; None where the split was given.
     checksum: SHA-256 over path and size of every input.
     skipped: `{"file", "reason"}` of what was left out already.
     warnings: What else people should know, a line each.
-    jpeg_only: whether readers of this layout expect every image to be a JPEG.
-    num_shards: usual number of files by split; chosen by size for those not named.
+    jpeg_only: Whether readers of this layout expect every image to be a JPEG.
+    num_shards: Usual number of files by split; chosen by size for those not named.
   """
 
   source: str

@@ -1,4 +1,4 @@
-"""From a source to a prepared data set: list, plan, write the shards, sum up."""
+"""From a source to a prepared data set: list, plan, write the shards, summarize."""
 
 import dataclasses
 import random
@@ -12,16 +12,14 @@ from mnv2_hpu.data_preparation import (
   image_warnings,
   shards,
   sources,
+  splits,
   workers,
   workspace,
 )
 from mnv2_hpu.data_preparation.listing import Listing, SourceOptions
+from mnv2_hpu.data_preparation.shards import printable
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
 from mnv2_hpu.errors import UserError
-
-_IMAGES_PER_SHARD = 1_000
-_AUTOMATIC_SHARDS = {"train": (4, 1024), "validation": (1, 128)}  # (least, most)
-_FEWEST_IMAGES_PER_SHARD = 10  # when the number of shards is chosen here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,19 +27,21 @@ class PreparationOptions:
   """What to prepare, and how.
 
   Attributes:
-    input_dir: where the source's files are.
-    output_dir: where the shards and dataset.json go.
-    source: a name of `sources.SOURCES`.
-    validation_fraction: share of each class to hold out, where the input has no
+    input_dir: Folder of the source's files.
+    output_dir: Folder for the shards and dataset.json.
+    source: A name of `sources.SOURCES`.
+    validation_fraction: Fraction of each class to hold out, where the input has no
       validation split of its own.
-    seed: of that choice and of the order of the records.
-    strict: whether a bad image stops the preparation instead of being skipped.
-    num_train_shards: 0 chooses: what the source is usually divided into (ImageNet:
-      1024), else one per 1,000 images, 4 to 1024.
-    num_validation_shards: 0 chooses: likewise (ImageNet: 128), 1 to 128.
-    num_processes: 0 chooses: one for few images, otherwise one per processor.
-    tfds_name: the data set, for the source `tfds`.
-    tfds_train_split: its split to train on.
+    seed: Seed of that choice and of the order of the records.
+    strict: Whether a bad image stops the preparation instead of being skipped.
+    num_train_shards: Training files; 0 chooses: what the source is usually divided into
+      (ImageNet: 1024), else one per 1,000 images, 4 to 1024.
+    num_validation_shards: Validation files; 0 chooses: likewise (ImageNet: 128), 1 to
+      128.
+    num_processes: Processes that write; 0 chooses: one for few images, otherwise one
+      per processor.
+    tfds_name: Name of the data set, for the source `tfds`.
+    tfds_train_split: Its split to train on.
     significant_bits: Bits that 16-bit images use, 8 to 16: 12 scales 0..4095 to 0..255.
   """
 
@@ -64,11 +64,11 @@ class PreparationResult:
   """What was prepared.
 
   Attributes:
-    info: the content of dataset.json.
-    output_dir: the data set's folder.
-    num_written: images read by this run; 0 where the data set was there already.
-    num_kept: images in shards that an earlier, unfinished run had written.
-    seconds: that this run took.
+    info: Content of dataset.json.
+    output_dir: Folder of the data set.
+    num_written: Images read by this run; 0 where the data set was there already.
+    num_kept: Images in shards that an earlier, unfinished run had written.
+    seconds: Seconds that this run took.
   """
 
   info: DatasetInfo
@@ -77,52 +77,83 @@ class PreparationResult:
   num_kept: int
   seconds: float
 
+  def summary(self) -> str:
+    """Returns the lines to print when a preparation has ended."""
+    info = self.info
+    labels = sources.used_labels(info.source, info.num_classes)
+    lines = [f"{self.output_dir}: {info.num_classes} classes"]
+    for name, split in info.splits.items():
+      counts = {label: split.examples_per_class[label] for label in labels}
+      lines.append(
+        f"  {name:<10} {split.num_examples:>9,} images in {split.num_shards} shards, "
+        f"{min(counts.values()):,} to {max(counts.values()):,} per class"
+      )
+      lines += [
+        f"    none of {info.label_names[i]!r}" for i, n in counts.items() if not n
+      ]
+    for title, entries in (("skipped", info.skipped), ("converted", info.converted)):
+      lines.append(f"  {title:<10} {len(entries):>9,} images")
+      lines += [f"    {entry['file']}: {entry['reason']}" for entry in entries[:10]]
+      if len(entries) > 10:
+        lines.append(f"    and {len(entries) - 10:,} more, listed in dataset.json")
+    lines += [f"  warning: {line}" for line in info.warnings]
+    if not self.num_written:
+      return "\n".join([*lines, "  it was there already: nothing was written"])
+    if self.num_kept:
+      lines.append(f"  resumed: {self.num_kept:,} images were written before")
+    rate = self.num_written / max(self.seconds, 1e-9)
+    return "\n".join([*lines, f"  {self.seconds:.1f} s, {rate:,.0f} images/s"])
+
 
 def prepare(
   options: PreparationOptions,
   report_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PreparationResult:
-  """Prepares a data set; continues an unfinished one; leaves a finished one alone.
+  """Prepares a data set; resumes an unfinished one; leaves a finished one alone.
 
   The same input and options give the same bytes, on any number of processes.
 
   Args:
-    options: what and how.
-    report_progress: is told (images done, images in all) as each shard is finished.
+    options: What to prepare, and how.
+    report_progress: Called with (images done, images in all) as each shard is finished.
 
   Raises:
-    UserError: see `sources`, `workspace` and `shards`; a split without one
-      readable image; more shards than images.
+    UserError: If the input or an option cannot serve (see `sources`, `workspace` and
+      `shards`), if there are fewer than two classes or more shards than images, if a
+      shard has no readable image or a class none to train on, or if the disk is full.
   """
   start = time.monotonic()
   _check_options(options)
   output_dir = Path(options.output_dir)
-  with workspace.lock(output_dir) as work:
-    listing = sources.list_source(options.source, _source_options(options))
-    plan = _plan(options, listing)
-    if workspace.check_finished(output_dir, plan):
+  try:
+    with workspace.lock(output_dir) as work:
+      listing = sources.list_source(options.source, _source_options(options))
+      _check_classes(options, listing)
+      plan = _plan(options, listing)
+      if workspace.is_finished(output_dir, plan):
+        work.finish()
+        info = DatasetInfo.load(output_dir)
+        return PreparationResult(info, options.output_dir, 0, listing.num_images, 0.0)
+      work.start_or_resume(plan)
+      tasks = _tasks(options, listing, plan["shards"], work)
+      num_kept = _write_missing(options, listing, tasks, work, report_progress)
+      info = _summarize(options, listing, plan["shards"], work)
+      info.save(output_dir)
       work.finish()
-      info = DatasetInfo.load(output_dir)
-      return PreparationResult(info, options.output_dir, 0, listing.num_images, 0.0)
-    work.start_or_resume(plan)
-    tasks = _tasks(options, listing, plan["shards"], work)
-    kept = _write_missing(options, listing, tasks, work, report_progress)
-    info = _summarize(options, listing, plan["shards"], work)
-    info.save(output_dir)
-    work.finish()
-    written = listing.num_images - kept
+  except OSError as error:
+    raise UserError(
+      f"--input_dir={options.input_dir} cannot be prepared into {output_dir}: {error}. "
+      "Free some space there if it is full, or fix the input, then run the same "
+      "command again: the shards already finished are kept."
+    ) from error
   seconds = time.monotonic() - start
-  return PreparationResult(info, options.output_dir, written, kept, seconds)
+  num_written = listing.num_images - num_kept
+  return PreparationResult(info, options.output_dir, num_written, num_kept, seconds)
 
 
 def _source_options(options: PreparationOptions) -> SourceOptions:
-  return SourceOptions(
-    input_dir=options.input_dir,
-    validation_fraction=options.validation_fraction,
-    seed=options.seed,
-    tfds_name=options.tfds_name,
-    tfds_train_split=options.tfds_train_split,
-  )
+  names = [field.name for field in dataclasses.fields(SourceOptions)]
+  return SourceOptions(**{name: getattr(options, name) for name in names})
 
 
 def _check_options(options: PreparationOptions) -> None:
@@ -131,6 +162,7 @@ def _check_options(options: PreparationOptions) -> None:
       f"--significant_bits={options.significant_bits}: allowed are 8 to 16, the bits "
       "that 16-bit images use."
     )
+  splits.check_names("folder", [options.input_dir, options.output_dir])
   inputs, outputs = Path(options.input_dir), Path(options.output_dir)
   if outputs.resolve().is_relative_to(inputs.resolve()):
     raise UserError(
@@ -139,13 +171,24 @@ def _check_options(options: PreparationOptions) -> None:
     )
 
 
+def _check_classes(options: PreparationOptions, listing: Listing) -> None:
+  names = listing.label_names
+  splits.check_names("class", names)
+  labels = sources.used_labels(listing.source, len(names))
+  if len(labels) < 2:
+    raise UserError(
+      f"--input_dir={options.input_dir} has one class, {names[labels[0]]!r}: there is "
+      "nothing to learn. Give it the images of two classes or more."
+    )
+
+
 def _plan(options: PreparationOptions, listing: Listing) -> dict[str, Any]:
   """Returns everything that decides the bytes of the shards, as JSON values."""
   if options.strict and listing.skipped:
     first = listing.skipped[0]
     raise UserError(
-      f"{shards.printable(first['file'])}: {first['reason']}. Mend or remove "
-      "it, or leave --strict out to skip it."
+      f"{printable(first['file'])}: {first['reason']}. Fix or remove it, or leave "
+      "--strict out to skip it."
     )
   return {
     "source": listing.source,
@@ -155,25 +198,16 @@ def _plan(options: PreparationOptions, listing: Listing) -> dict[str, Any]:
     "strict": options.strict,
     "significant_bits": options.significant_bits,
     "shards": {
-      split: _num_shards(split, len(images), requested, listing.num_shards.get(split))
+      split: shards.choose_num_shards(
+        split,
+        len(images),
+        requested=getattr(options, f"num_{split}_shards"),
+        usual=listing.num_shards.get(split),
+      )
       for split, images in listing.splits.items()
-      for requested in [getattr(options, f"num_{split}_shards")]
     },
     "tool_version": mnv2_hpu.__version__,
   }
-
-
-def _num_shards(split: str, num_images: int, requested: int, usual: int | None) -> int:
-  if requested < 0 or requested > num_images:
-    raise UserError(
-      f"--num_{split}_shards={requested} does not suit {num_images} images: allowed "
-      f"are 1 to {num_images}, or 0 to have the number chosen."
-    )
-  if requested:
-    return requested
-  least, most = _AUTOMATIC_SHARDS[split]
-  wanted = usual or min(max(-(-num_images // _IMAGES_PER_SHARD), least), most)
-  return max(min(wanted, num_images // _FEWEST_IMAGES_PER_SHARD), 1)
 
 
 def _tasks(
@@ -229,41 +263,41 @@ def _summarize(
   num_shards: Mapping[str, int],
   work: workspace.Workspace,
 ) -> DatasetInfo:
-  skipped = [
-    {"file": shards.printable(entry["file"]), "reason": entry["reason"]}
-    for entry in listing.skipped
-  ]
-  label_names = [shards.printable(name) for name in listing.label_names]
+  """Adds the reports of all shards up.
+
+  Raises:
+    UserError: If a shard has no readable image, or a class none to train on.
+  """
+  num_classes = len(listing.label_names)
+  skipped = [{**entry, "file": printable(entry["file"])} for entry in listing.skipped]
   converted: list[dict[str, str]] = []
   bits_used: dict[str, int] = {}
   num_oriented = 0
-  splits = {}
+  infos = {}
   for split, count in num_shards.items():
-    per_class = [0] * len(listing.label_names)
-    for name in shards.shard_names(split, count):
-      report = shards.ShardReport.load(work.report_path(name))
-      if not any(report.examples_per_class):
-        raise UserError(
-          f"none of the images of {name} can be read; the first: "
-          f"{report.skipped[0]['file']}: {report.skipped[0]['reason']}. Mend the input "
-          f"or ask for fewer shards, then delete {work.output_dir} and run again."
-        )
-      per_class = [
-        a + b for a, b in zip(per_class, report.examples_per_class, strict=True)
-      ]
-      skipped += report.skipped
-      converted += report.converted
-      num_oriented += sum(report.oriented_per_class)
-      for name, bits in zip(label_names, report.bits_used, strict=True):
-        if bits:
-          bits_used[name] = max(bits_used.get(name, 0), bits)
+    names = shards.shard_names(split, count)
+    report = shards.merge_reports(work.report_path(name) for name in names)
+    skipped += report.skipped
+    converted += report.converted
+    num_oriented += sum(report.oriented_per_class)
+    for name, bits in zip(listing.label_names, report.bits_used, strict=True):
+      if bits:
+        bits_used[name] = max(bits_used.get(name, 0), bits)
+    per_class = report.examples_per_class
     pattern = f"{split}-*-of-{count:05d}"
-    splits[split] = SplitInfo(sum(per_class), count, pattern, per_class)
+    infos[split] = SplitInfo(sum(per_class), count, pattern, per_class)
+  for label in sources.used_labels(listing.source, num_classes):
+    if not infos["train"].examples_per_class[label]:
+      raise UserError(
+        f"the class {listing.label_names[label]!r} has no image to train on: all are "
+        f"held out, or among the {len(skipped)} that were skipped. Fix the input, then "
+        f"delete {work.output_dir} and run the same command again."
+      )
   return DatasetInfo(
     source=listing.source,
-    label_names=label_names,
-    num_classes=len(listing.label_names),
-    splits=splits,
+    label_names=list(listing.label_names),
+    num_classes=num_classes,
+    splits=infos,
     skipped=sorted(skipped, key=lambda entry: entry["file"]),
     converted=sorted(converted, key=lambda entry: entry["file"]),
     seed=options.seed,

@@ -1,4 +1,4 @@
-"""One shard: its images read, checked, and written as records; aside, then renamed.
+"""One shard: its images read, checked, and written as records, atomically.
 
 A finished shard `train-00000-of-00004` has its report beside the plan (see
 `workspace.py`). The report is written before the shard is renamed into place, so that a
@@ -8,13 +8,19 @@ shard which exists is whole and reported.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from mnv2_hpu import files
 from mnv2_hpu.data_preparation import images
 from mnv2_hpu.data_preparation.listing import SourceImage
 from mnv2_hpu.errors import UserError
+
+_IMAGES_PER_SHARD = 1_000
+_AUTOMATIC_SHARDS = {"train": (4, 1024), "validation": (1, 128)}  # (min, max)
+_MIN_IMAGES_PER_SHARD = 10  # when the number of shards is chosen here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +28,14 @@ class ShardTask:
   """What one shard is to hold: everything a worker needs.
 
   Attributes:
-    path: of the finished shard.
-    report_path: of its report.
+    path: Path of the finished shard.
+    report_path: Path of its report.
     source_images: Images of the shard, in the order of its records.
-    label_names: of all classes.
-    read: returns an image's bytes.
-    serialize: returns an image's record, given its class's name.
-    jpeg_only: whether what is no JPEG is converted to one.
-    strict: whether a bad image stops the preparation.
+    label_names: Names of all classes.
+    read: Returns an image's bytes.
+    serialize: Returns an image's record, given its class's name.
+    jpeg_only: Whether what is no JPEG is converted to one.
+    strict: Whether a bad image stops the preparation.
     significant_bits: Bits that samples of 16 bits use.
   """
 
@@ -49,9 +55,9 @@ class ShardReport:
   """What a finished shard holds.
 
   Attributes:
-    examples_per_class: records by label, `[num_classes]`.
+    examples_per_class: Records by label, `[num_classes]`.
     skipped: `{"file", "reason"}` of each image left out.
-    converted: `{"file", "reason"}` of each image re-encoded.
+    converted: `{"file", "reason"}` of each image that was re-encoded.
     bits_used: Maximum of `EncodedImage.bits_used` by label, `[num_classes]`.
     oriented_per_class: Images with an EXIF orientation other than upright, by label.
   """
@@ -61,17 +67,6 @@ class ShardReport:
   converted: list[dict[str, str]]
   bits_used: list[int]
   oriented_per_class: list[int]
-
-  @classmethod
-  def load(cls, path: str | os.PathLike[str]) -> "ShardReport":
-    """Reads a report."""
-    return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-
-  def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes a report, aside, then renamed."""
-    aside = Path(f"{path}.{os.getpid()}")
-    aside.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
-    os.replace(aside, path)
 
 
 def shard_names(split: str, num_shards: int) -> list[str]:
@@ -83,59 +78,104 @@ def shard_names(split: str, num_shards: int) -> list[str]:
   return [f"{split}-{i:05d}-of-{num_shards:05d}" for i in range(num_shards)]
 
 
+def choose_num_shards(
+  split: str, num_images: int, requested: int, usual: int | None
+) -> int:
+  """Returns the number of shards of a split.
+
+  Args:
+    split: Name of the split.
+    num_images: Images of the split.
+    requested: Value of the flag; 0 chooses.
+    usual: What the source is usually divided into; None where nothing is usual.
+
+  Raises:
+    UserError: If the request is impossible.
+  """
+  if requested < 0 or requested > num_images:
+    raise UserError(
+      f"--num_{split}_shards={requested} does not suit {num_images} images: allowed "
+      f"are 1 to {num_images}, or 0 to have the number chosen."
+    )
+  if requested:
+    return requested
+  min_shards, max_shards = _AUTOMATIC_SHARDS[split]
+  by_size = min(max(-(-num_images // _IMAGES_PER_SHARD), min_shards), max_shards)
+  return max(min(usual or by_size, num_images // _MIN_IMAGES_PER_SHARD), 1)
+
+
+def merge_reports(paths: Iterable[str | os.PathLike[str]]) -> ShardReport:
+  """Returns one report for the shards of a split.
+
+  Raises:
+    UserError: If a shard has no readable image.
+  """
+  reports = [ShardReport(**json.loads(Path(path).read_text("utf-8"))) for path in paths]
+  skipped = [entry for report in reports for entry in report.skipped]
+  if not all(any(report.examples_per_class) for report in reports):
+    raise UserError(
+      "none of the images of a shard can be read; the first that cannot: "
+      f"{skipped[0]['file']}: {skipped[0]['reason']}. Fix the input, or ask for fewer "
+      "shards; then delete the output folder and run the same command again."
+    )
+  return ShardReport(
+    examples_per_class=np.sum([r.examples_per_class for r in reports], axis=0).tolist(),
+    skipped=skipped,
+    converted=[entry for report in reports for entry in report.converted],
+    bits_used=np.max([r.bits_used for r in reports], axis=0).tolist(),
+    oriented_per_class=np.sum([r.oriented_per_class for r in reports], axis=0).tolist(),
+  )
+
+
 def write_shard(task: ShardTask) -> None:
   """Writes one shard and its report.
 
   Holds one image in memory at a time.
 
   Raises:
-    UserError: the disk is full or not writable; or, where the task is strict, an image
-      is bad. No unfinished shard remains.
+    UserError: If the disk is full or not writable; or, where the task is strict, an
+      image is bad. No unfinished shard remains.
   """
   import tensorflow as tf
 
   zeros = [0] * len(task.label_names)
   report = ShardReport([*zeros], [], [], [*zeros], [*zeros])
-  path = Path(task.path)
-  # A worker of a run that was killed may still be at it, so the name is this process's.
-  aside = Path(task.report_path).with_name(f"{path.name}.{os.getpid()}.tmp")
+  # A worker of a run that was killed may still be at it: the name is this process's.
+  tmp_path = f"{task.report_path}.{os.getpid()}{files.TMP_SUFFIX}"
   try:
-    with tf.io.TFRecordWriter(str(aside)) as writer:
-      for image in task.source_images:
-        record = _record(task, image, report)
-        if record is not None:
-          writer.write(record)
-    files.fsync(aside)
-    report.save(task.report_path)
-    os.replace(aside, path)
+    with files.atomic_path(task.path, tmp_path):
+      with tf.io.TFRecordWriter(tmp_path) as writer:
+        for image in task.source_images:
+          record = _record(task, image, report)
+          if record is not None:
+            writer.write(record)
+      with files.atomic_write(task.report_path) as file:
+        json.dump(dataclasses.asdict(report), file)
   except (OSError, tf.errors.OpError) as error:
     raise UserError(
-      f"{path} could not be written: {error}. The shards already finished are kept: "
-      "free some space, then run the same command again to continue."
+      f"{task.path} could not be written: {error}. The shards already finished are "
+      "kept: free some space, then run the same command again to continue."
     ) from error
-  finally:
-    aside.unlink(missing_ok=True)
 
 
 def _record(task: ShardTask, image: SourceImage, report: ShardReport) -> bytes | None:
-  """Returns an image's record and notes it in the report; None where it is skipped."""
+  """Returns an image's record and adds it to the report; None where it is skipped."""
   shown = printable(image.path)
   try:
     stored = images.read(_read(task, image), task.jpeg_only, task.significant_bits)
   except images.BadImageError as error:
     if task.strict:
       raise UserError(
-        f"{shown}: {error}. Mend or remove the file, or leave --strict out to skip it."
+        f"{shown}: {error}. Fix or remove the file, or leave --strict out to skip it."
       ) from error
-    report.skipped.append({"file": shown, "reason": str(error)})
+    report.skipped.append({"file": shown, "reason": printable(str(error))})
     return None
   if stored.converted:
     report.converted.append({"file": shown, "reason": stored.converted})
   report.examples_per_class[image.label] += 1
   report.bits_used[image.label] = max(report.bits_used[image.label], stored.bits_used)
   report.oriented_per_class[image.label] += stored.orientation != 1
-  text = task.label_names[image.label]
-  return task.serialize(stored, image, text)
+  return task.serialize(stored, image, task.label_names[image.label])
 
 
 def _read(task: ShardTask, image: SourceImage) -> bytes:
@@ -146,7 +186,7 @@ def _read(task: ShardTask, image: SourceImage) -> bytes:
 
 
 def printable(path: str) -> str:
-  r"""Returns a path whose bytes that are no UTF-8 are shown as escapes.
+  r"""Returns a path whose bytes that are not UTF-8 are shown as escapes.
 
   >>> printable("caf\udce9.jpg")
   'caf\\xe9.jpg'

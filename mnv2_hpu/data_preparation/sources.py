@@ -17,7 +17,7 @@ def list_source(source: str, options: SourceOptions) -> Listing:
   """Lists what a source offers.
 
   Raises:
-    UserError: the source is unknown, or its input is not as it should be.
+    UserError: If the source is unknown, or its input is not as it should be.
   """
   if source not in SOURCES:
     raise UserError(
@@ -28,10 +28,13 @@ def list_source(source: str, options: SourceOptions) -> Listing:
       f"--tfds_name={options.tfds_name} belongs to --source={tfds.NAME}, but "
       f"--source={source} is given."
     )
-  try:
-    return SOURCES[source](options)
-  except OSError as error:
-    raise UserError(
-      f"--source={source} with --input_dir={options.input_dir} cannot be listed: "
-      f"{error}. Fix the input, then run the same command again."
-    ) from error
+  return SOURCES[source](options)
+
+
+def used_labels(source: str, num_classes: int) -> range:
+  """Returns the labels that images can have: all but ImageNet's background.
+
+  >>> used_labels("image_folder", 3), used_labels("imagenet", 3)
+  (range(0, 3), range(1, 3))
+  """
+  return range(1 if source == imagenet.NAME else 0, num_classes)

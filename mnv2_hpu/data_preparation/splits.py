@@ -1,8 +1,9 @@
 """Which images are held out: stratified, seeded, independent of the other classes."""
 
 import math
+import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from mnv2_hpu.errors import UserError
@@ -14,9 +15,24 @@ def check_fraction(fraction: float) -> None:
   """Raises UserError unless `0 <= fraction < 1`."""
   if not 0 <= fraction < 1:
     raise UserError(
-      f"--validation_fraction={fraction} is not a share to hold out: "
+      f"--validation_fraction={fraction} is not a fraction to hold out: "
       "allowed are 0 (no validation split) up to, not including, 1."
     )
+
+
+def check_names(kind: str, names: Iterable[str]) -> None:
+  """Raises UserError unless all names are UTF-8.
+
+  Args:
+    kind: What they are names of, for the message.
+    names: File names as Python has them: other bytes are surrogates.
+  """
+  for name in names:
+    if (shown := os.fsencode(name).decode(errors="backslashreplace")) != name:
+      raise UserError(
+        f"the name of the {kind} '{shown}' is not UTF-8, which TensorFlow and "
+        "dataset.json need. Rename it."
+      )
 
 
 def held_out(count: int, fraction: float) -> int:
@@ -44,17 +60,21 @@ def stratified(
   alone: adding a class moves nothing in the others.
 
   Args:
-    by_class: items by name of the class, in a fixed order.
-    fraction: share to hold out of each class, as `held_out` rounds it.
-    seed: of the choice.
+    by_class: Items by name of the class, in a fixed order.
+    fraction: Fraction to hold out of each class, as `held_out` rounds it.
+    seed: Seed of the choice.
 
   Returns:
-    (train, validation): items by class, each in the order they came in.
+    (train, validation): Items by class, each in the order they came in.
+
+  Raises:
+    UserError: If the name of a class is not UTF-8.
 
   >>> train, validation = stratified({"a": [1, 2, 3, 4], "b": [5, 6]}, 0.5, seed=0)
   >>> [len(items) for items in (train["a"], validation["a"], validation["b"])]
   [2, 2, 1]
   """
+  check_names("class", by_class)
   train, validation = {}, {}
   for name, items in by_class.items():
     order = random.Random(f"{seed}:{name}").sample(range(len(items)), len(items))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mnv2_hpu import tfrecord
 from mnv2_hpu.data_preparation import examples, images, splits
 from mnv2_hpu.data_preparation.input_files import InputReader
 from mnv2_hpu.data_preparation.listing import (
@@ -26,7 +27,6 @@ from mnv2_hpu.errors import UserError, did_you_mean
 
 NAME = "tfds"
 _VALIDATION_NAMES = ("validation", "val", "valid", "test")
-_RECORD_START = 12  # bytes before a TFRecord's data: its length and that one's checksum
 
 
 def list_tfds(options: SourceOptions) -> Listing:
@@ -79,10 +79,11 @@ class _ImageReader(InputReader):
       OSError: they cannot be read.
       BadImageError: the record holds none.
     """
-    encoded = examples.parse(super().__call__(image)).get(self._image_key)
-    if not isinstance(encoded, bytes):
-      raise images.BadImageError(f"its record has no {self._image_key!r}")
-    return encoded
+    try:
+      example = tfrecord.parse_example(super().__call__(image))
+      return tfrecord.encoded_image(example, self._image_key)
+    except tfrecord.CorruptRecordError as error:
+      raise images.BadImageError(f"its record {error}") from error
 
 
 def _prepared_builder(options: SourceOptions) -> Any:
@@ -162,29 +163,22 @@ def _labelled_records(
   builder: Any, split: str, label_key: str, options: SourceOptions, checksum: Checksum
 ) -> Iterator[SourceImage]:
   """Yields where each record of a split lies, with its label (-1 without one)."""
-  import tensorflow as tf
-  from tensorflow.python.lib.io import tf_record
-
   for path in map(os.fspath, builder.info.splits[split].filepaths):
     archive = os.path.relpath(path, options.input_dir)
     checksum.add(archive, os.path.getsize(path))
-    reader = tf_record.tf_record_random_reader(path)
-    record_number = offset = 0
-    while True:
+    for number, record in enumerate(tfrecord.read_records(path)):
       try:
-        record, following = reader.read(offset)
-        label = examples.parse(record).get(label_key, -1)
-      except IndexError:
-        break
-      except (tf.errors.DataLossError, ValueError) as error:
+        if record.problem:
+          raise tfrecord.CorruptRecordError(record.problem)
+        label = tfrecord.parse_example(record.data).get(label_key, [-1])[0]
+      except tfrecord.CorruptRecordError as error:
         raise UserError(
-          f"{path} is damaged at byte {offset}, or is no TFRecord of TFDS: delete its "
+          f"{path}: record {number} at byte {record.offset} {error}. Delete its "
           "folder, and run the same command again."
         ) from error
-      name = f"{os.path.basename(path)}:{record_number}"
-      location = archive, offset + _RECORD_START, len(record)
-      yield SourceImage(name, label, *location)
-      record_number, offset = record_number + 1, following
+      name = f"{os.path.basename(path)}:{number}"
+      start = record.offset + tfrecord.HEADER_BYTES
+      yield SourceImage(name, label, archive, start, len(record.data))
 
 
 def _hold_out(

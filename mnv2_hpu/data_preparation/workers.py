@@ -22,12 +22,13 @@ def choose_processes(requested: int, num_tasks: int, num_images: int) -> int:
   """Returns how many processes to use.
 
   Args:
-    requested: 0 chooses: one for few images, otherwise one per processor.
-    num_tasks: shards.
-    num_images: in all of these shards.
+    requested: Number of processes; 0 chooses: one for few images, otherwise one per
+      processor.
+    num_tasks: Number of shards.
+    num_images: Images in all of these shards.
 
   Raises:
-    UserError: the request is negative.
+    UserError: If the request is negative.
   """
   if requested < 0:
     raise UserError(
@@ -44,13 +45,13 @@ def run(
   """Yields each task with its result, in the order they finish.
 
   Args:
-    function: picklable, as are its tasks and results.
-    tasks: one for each shard.
-    num_processes: 1 runs them in this process.
+    function: Picklable, as are its tasks and results.
+    tasks: One for each shard.
+    num_processes: Number of processes; 1 runs the tasks in this one.
 
   Raises:
-    Exception: of the first task that failed, after those under way have ended.
-    UserError: a process was killed, as the system does when memory runs out.
+    Exception: That of the first task that failed, after those under way have ended.
+    UserError: If a process was killed, as the system does when memory runs out.
   """
   if num_processes == 1:
     for task in tasks:
@@ -60,7 +61,7 @@ def run(
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(_PRELOADED)
   executor = concurrent.futures.ProcessPoolExecutor(
-    num_processes, mp_context=context, initializer=_end_with_parent
+    num_processes, mp_context=context, initializer=_exit_with_parent
   )
   try:
     futures = {executor.submit(function, task): task for task in tasks}
@@ -76,8 +77,8 @@ def run(
     executor.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-  """Has this worker end when the main process is killed, not wait for ever."""
+def _exit_with_parent() -> None:
+  """Ends this worker when the main process is killed, rather than wait for ever."""
   parent = multiprocessing.parent_process()
   if parent is None:
     return

@@ -2,10 +2,10 @@
 
 `<output_dir>/.prepare/` exists while a preparation is unfinished and holds
 
-    lock           held (flock) by the process at work; freed by the system if it dies
+    lock           locked (flock) by the process at work; freed by the system if it dies
     plan.json      what is being prepared; a run continues only what has the same plan
     <shard>.json   report of a finished shard
-    <shard>.<process>.tmp    a shard being written
+    <shard>.json.<process>.tmp    a shard being written
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mnv2_hpu import files
 from mnv2_hpu.dataloaders import dataset_info
 from mnv2_hpu.errors import UserError
 
@@ -25,14 +26,14 @@ _PLAN = "plan.json"
 
 
 class Workspace:
-  """The work folder of `output_dir`, held by this process. Made by `lock`."""
+  """The work folder of `output_dir`, locked by this process. Made by `lock`."""
 
   def __init__(self, output_dir: Path) -> None:
     self.output_dir = output_dir
     self.folder = output_dir / _FOLDER
 
   def report_path(self, shard: str) -> Path:
-    """Returns where the report of a shard lies."""
+    """Returns the path of a shard's report."""
     return self.folder / f"{shard}.json"
 
   def is_finished(self, shard: str) -> bool:
@@ -43,17 +44,15 @@ class Workspace:
     """Returns whether a preparation was begun here and is not finished."""
     return (self.folder / _PLAN).exists()
 
-  def start_or_resume(self, plan: Mapping[str, Any]) -> bool:
-    """Starts a plan, or continues it where an earlier run did not finish.
+  def start_or_resume(self, plan: Mapping[str, Any]) -> None:
+    """Starts a plan, or resumes it where an earlier run did not finish.
 
     Args:
-      plan: everything that decides the bytes of the shards; JSON values.
-
-    Returns:
-      Whether an earlier run is continued.
+      plan: Everything that decides the bytes of the shards; JSON values.
 
     Raises:
-      UserError: the folder holds the work of another plan, or other files of that kind.
+      UserError: If the folder holds the work of another plan, or other files of that
+        kind.
     """
     path = self.folder / _PLAN
     if path.exists():
@@ -64,33 +63,28 @@ class Workspace:
           f"{', '.join(differing)}. Run that one again to finish it, choose another "
           "--output_dir, or delete this one."
         )
-      self._remove_leftovers()
-      return True
+      for tmp_path in self.folder.glob(f"*{files.TMP_SUFFIX}"):
+        tmp_path.unlink()
+      return
     for split in plan["shards"]:
       if present := sorted(self.output_dir.glob(f"{split}-*-of-*")):
         raise UserError(
           f"{present[0]} exists already, and is not known to be whole. Choose another "
           "--output_dir, or delete the old shards."
         )
-    aside = self.folder / f"{_PLAN}.{os.getpid()}"
-    aside.write_text(json.dumps(plan), encoding="utf-8")
-    os.replace(aside, path)
-    return False
+    with files.atomic_write(path) as file:
+      json.dump(plan, file)
 
   def finish(self) -> None:
-    """Notes that the data set is finished, so that this folder is removed."""
+    """Marks the data set as finished, so that this folder is removed."""
     (self.folder / _PLAN).unlink(missing_ok=True)
 
-  def _remove_leftovers(self) -> None:
-    for path in self.folder.glob("*.tmp"):
-      path.unlink()
 
-
-def check_finished(output_dir: Path, plan: Mapping[str, Any]) -> bool:
+def is_finished(output_dir: Path, plan: Mapping[str, Any]) -> bool:
   """Returns whether `output_dir` holds just what the plan makes.
 
   Raises:
-    UserError: it holds another finished data set, or lacks shards of this one.
+    UserError: If it holds another finished data set, or lacks shards of this one.
   """
   info = dataset_info.DatasetInfo.find(output_dir)
   if info is None:
@@ -132,10 +126,10 @@ def lock(output_dir: Path) -> Iterator[Workspace]:
   gone.
 
   Raises:
-    UserError: it cannot be made, or another process is preparing into it.
+    UserError: If it cannot be made, or another process is preparing into it.
   """
   workspace = Workspace(output_dir)
-  was_there = output_dir.exists()
+  existed = output_dir.exists()
   descriptor = None
   while descriptor is None:
     descriptor = _try_lock(workspace.folder)
@@ -144,7 +138,7 @@ def lock(output_dir: Path) -> Iterator[Workspace]:
   finally:
     if not workspace.has_plan():
       shutil.rmtree(workspace.folder)
-      if not was_there and not any(output_dir.iterdir()):
+      if not existed and not any(output_dir.iterdir()):
         output_dir.rmdir()
     os.close(descriptor)
 

@@ -7,7 +7,6 @@ ones are filled up with black images labelled `PADDING_LABEL`.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -22,7 +21,6 @@ from mnv2_hpu.dataloaders import (
   inception_preprocessing,
   input_fields,
   record_files,
-  record_position,
   record_reader,
 )
 
@@ -75,18 +73,27 @@ def build_dataset(
   files = record_files.match_files(data.input_path)
   logging.info("Images are decoded on the host, by TensorFlow's libjpeg-turbo.")
   parse = _parse_fn(data, image_size, context)
-  check_labels = functools.partial(_check_labels, num_classes)
+  corrupt = corrupt_records.CorruptRecords(
+    files,
+    data.max_corrupt_records if data.is_training else 0,
+    num_classes,
+    data.image_field_key,
+    data.label_field_key,
+  )
   if data.is_training:
-    examples = _training_examples(data, files, context, parse, start_step)
+    num_consumed = start_step * records_per_step(data.global_batch_size, context)
+    records = _training_records(data, files, context, num_consumed)
+    examples = corrupt.replace(records, num_consumed, parse)
   else:
-    examples = _evaluation_examples(data, files, context, parse).map(check_labels)
+    records = record_reader.evaluation_records(files, context, data.cycle_length)
+    records = records.cache() if data.cache else records
+    num_records = record_reader.num_records_of(count_examples(data), context)
+    examples = corrupt.refuse(records, num_records, parse)
     examples = examples.concatenate(_padding(data, image_size, context))
   batches = examples.batch(
     batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE
   )
-  if data.is_training:
-    batches = batches.map(check_labels)
-  elif repeat:
+  if repeat and not data.is_training:
     batches = batches.repeat()
   prefetch = data.prefetch_buffer_size
   prefetch = tf.data.AUTOTUNE if prefetch is None else prefetch
@@ -136,7 +143,7 @@ def count_examples(data: DataConfig) -> int:
   """Returns the number of examples; counts the records where it is not stated."""
   if data.num_examples:
     return data.num_examples
-  return record_position.count_records(record_files.match_files(data.input_path))
+  return record_files.count_examples(record_files.match_files(data.input_path))
 
 
 def evaluation_steps(
@@ -151,16 +158,14 @@ def evaluation_steps(
   return math.ceil(largest_shard / records_per_step(global_batch_size, context))
 
 
-def _training_examples(
+def _training_records(
   data: DataConfig,
   files: list[str],
   context: tf.distribute.InputContext,
-  parse: ParseFn,
-  start_step: int,
+  num_consumed: int,
 ) -> tf.data.Dataset:
-  """Augmented examples of this pipeline's shard of every epoch, infinite."""
-  num_consumed = start_step * records_per_step(data.global_batch_size, context)
-  records = record_reader.training_records(
+  """Returns the records of this pipeline's shard of every epoch, infinite."""
+  return record_reader.training_records(
     files,
     context,
     seed=data.seed,
@@ -171,27 +176,6 @@ def _training_examples(
     cycle_length=data.cycle_length,
     deterministic=data.deterministic is not False,
   )
-  corrupt = corrupt_records.CorruptRecords(
-    files, data.max_corrupt_records, data.image_field_key, data.label_field_key
-  )
-  return corrupt.skip(records, num_consumed, parse)
-
-
-def _evaluation_examples(
-  data: DataConfig,
-  files: list[str],
-  context: tf.distribute.InputContext,
-  parse: ParseFn,
-) -> tf.data.Dataset:
-  """This pipeline's shard of the examples in a fixed order."""
-  records = record_reader.evaluation_records(
-    files, context, count_examples(data), data.cycle_length
-  )
-  if data.cache:
-    records = records.cache()
-  return records.enumerate().map(
-    parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-  )
 
 
 def _padding(
@@ -201,7 +185,7 @@ def _padding(
   num_examples = count_examples(data)
   steps = evaluation_steps(num_examples, data.global_batch_size, context)
   wanted = steps * data.global_batch_size // context.num_input_pipelines
-  missing = wanted - record_reader.evaluation_share(num_examples, context)
+  missing = wanted - record_reader.num_records_of(num_examples, context)
   image, label = tf.zeros([*image_size, 3]), tf.constant(PADDING_LABEL, tf.int32)
   return tf.data.Dataset.from_tensors((image, label)).repeat(missing)
 
@@ -227,14 +211,6 @@ def _parse_fn(
     return tf.ensure_shape(image, [*image_size, 3]), example[data.label_field_key]
 
   return parse
-
-
-def _check_labels(num_classes: int, images: tf.Tensor, labels: tf.Tensor) -> Example:
-  """Stops at a label outside the classes, of one example or of a batch."""
-  in_range = tf.reduce_all(tf.logical_and(labels >= 0, labels < num_classes))
-  explanation = ["A label is outside 0 to", num_classes - 1, "labels:", labels]
-  with tf.control_dependencies([tf.debugging.Assert(in_range, explanation, 1000)]):
-    return images, tf.cast(labels, tf.int32)
 
 
 def _inception_preprocessing(

@@ -1,8 +1,9 @@
-"""Training goes on where a record cannot be read: named, counted, replaced.
+"""Reading goes on where a record is corrupt: named, counted, replaced.
 
-In the place of a corrupt record the next readable one is seen once more. So the
-stream keeps its length, every later record its position, and a resumed run reads what
-an uninterrupted one reads.
+The next record that can be read replaces a corrupt one. So the stream keeps its length,
+every later record its position, and a resumed run reads what an uninterrupted one
+reads. In evaluation, where no image may count twice, the first corrupt record is an
+error, reported in the same words.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,50 +12,43 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from mnv2_hpu import errors
-from mnv2_hpu.dataloaders import record_check, record_files
-
-_RECORD_OVERHEAD = record_files.HEADER_BYTES + record_files.FOOTER_BYTES
+from mnv2_hpu import errors, tfrecord
 
 # Index of its file, offset in it and length in bytes (int64 `[3]`), and the record.
 LocatedRecord = tuple[tf.Tensor, tf.Tensor]
 
 
-def located_records(
-  path: tf.Tensor, file: tf.Tensor, size: tf.Tensor
-) -> tf.data.Dataset:
-  """Reads a TFRecord file to its end, or as far as it can be read.
+def file_opener(files: Sequence[str]) -> Callable[[tf.Tensor], tf.data.Dataset]:
+  """Returns a function that reads a TFRecord file to its end, or as far as it can be.
 
-  Args:
-    path: Of the file.
-    file: Its index, int64.
-    size: Its size in bytes, int64.
-
-  Returns:
-    `LocatedRecord`s. Where the rest of the file is damaged, one empty record more
-    stands for it.
+  It maps the index of a file (int64) to `LocatedRecord`s. Where the rest of the file is
+  corrupt, one empty record more stands for it.
   """
+  sizes = [tf.io.gfile.stat(path).length for path in files]
 
-  def locate(
-    offset: tf.Tensor, record: tf.Tensor
-  ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
-    length = tf.cast(tf.strings.length(record), tf.int64)
-    return offset + length + _RECORD_OVERHEAD, (
-      tf.stack([file, offset, length]),
-      record,
-    )
+  def open_file(file: tf.Tensor) -> tf.data.Dataset:
+    path, size = tf.gather(files, file), tf.gather(tf.constant(sizes, tf.int64), file)
 
-  # TensorFlow gives up a file at the first wrong checksum.
-  records = tf.data.TFRecordDataset(path).ignore_errors()
-  end = tf.data.Dataset.from_tensors(b"")
-  located = records.concatenate(end).scan(tf.zeros([], tf.int64), locate)
-  return located.filter(lambda location, _: location[1] != size)
+    def locate(
+      offset: tf.Tensor, record: tf.Tensor
+    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+      length = tf.cast(tf.strings.length(record), tf.int64)
+      location = tf.stack([file, offset, length])
+      return offset + length + tfrecord.FRAMING_BYTES, (location, record)
+
+    # TensorFlow stops reading a file at the first wrong checksum.
+    records = tf.data.TFRecordDataset(path).ignore_errors()
+    end = tf.data.Dataset.from_tensors(b"")
+    located = records.concatenate(end).scan(tf.zeros([], tf.int64), locate)
+    return located.filter(lambda location, _: location[1] != size)
+
+  return open_file
 
 
 def _enumerate(
   records: tf.data.Dataset, first: int, remembered: int
 ) -> tf.data.Dataset:
-  """Numbers records, and lets each one know where the last ones came from.
+  """Numbers records, and adds to each one the locations of the last ones.
 
   Args:
     records: `LocatedRecord`s.
@@ -78,20 +72,26 @@ def _enumerate(
 
 
 class CorruptRecords:
-  """Skips the records that cannot be read, up to a limit.
+  """Replaces corrupt records, up to a limit.
 
   Attributes:
     seen: `(file, offset)` of each one met.
   """
 
   def __init__(
-    self, files: Sequence[str], limit: int, image_key: str, label_key: str
+    self,
+    files: Sequence[str],
+    limit: int,
+    num_classes: int,
+    image_key: str = tfrecord.IMAGE_KEY,
+    label_key: str = tfrecord.LABEL_KEY,
   ) -> None:
-    """Remembers what is needed to say what is wrong with a record.
+    """Stores what is needed to say what is wrong with a record.
 
     Args:
       files: Paths, as numbered by the locations of records.
-      limit: Most different records that may be skipped.
+      limit: Maximum number of different records that are replaced.
+      num_classes: Labels are to lie in [0, num_classes).
       image_key: Feature that holds the encoded image.
       label_key: Feature that holds the label.
     """
@@ -99,10 +99,11 @@ class CorruptRecords:
     self._files = tuple(files)
     self._limit = limit
     # One more than the limit in a row are all named, and so stop the run.
-    self._most_named = limit + 1
-    self._keys = {"image_key": image_key, "label_key": label_key}
+    self._max_named = limit + 1
+    self._num_classes = num_classes
+    self._keys = image_key, label_key
 
-  def skip(
+  def replace(
     self,
     records: tf.data.Dataset,
     first: int,
@@ -113,62 +114,114 @@ class CorruptRecords:
     Args:
       records: `LocatedRecord`s.
       first: Number of the first one.
-      read: From index and record to image and label; an error in it makes the record
-        an unreadable one.
+      read: From index and record to image and label (int64); an error in it makes the
+        record a corrupt one.
 
     Returns:
-      Images and labels, as many as records.
+      Images and labels (int32), as many as records.
     """
 
-    def readable(index: tf.Tensor, locations: tf.Tensor, record: tf.Tensor) -> tuple:
+    def read_located(
+      index: tf.Tensor, locations: tf.Tensor, record: tf.Tensor
+    ) -> tuple:
       return index, locations, *read(index, record)
 
     def count(last: tf.Tensor, example: tuple) -> tuple:
       index, locations, image, label = example
       missing = index - last - 1
-      with tf.control_dependencies([self._report_if_any(missing, locations)]):
+      with tf.control_dependencies([self._check(missing, locations, label)]):
         copies = missing + 1
-      return index, (copies, image, label)
+      return index, (copies, image, tf.cast(label, tf.int32))
 
-    numbered = _enumerate(records, first, self._most_named + 1)
+    numbered = _enumerate(records, first, self._max_named + 1)
     examples = numbered.map(
-      readable, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+      read_located, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     counted = examples.ignore_errors().scan(tf.constant(first - 1, tf.int64), count)
     return counted.flat_map(
       lambda copies, *example: tf.data.Dataset.from_tensors(example).repeat(copies)
     )
 
-  def _report_if_any(self, missing: tf.Tensor, locations: tf.Tensor) -> tf.Operation:
-    def report() -> tf.Tensor:
-      named = tf.minimum(missing, self._most_named)
-      return tf.numpy_function(self._report, [locations[-named - 1 : -1]], tf.int64)
+  def refuse(
+    self,
+    records: tf.data.Dataset,
+    num_records: int,
+    read: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+  ) -> tf.data.Dataset:
+    """Turns the records of an evaluation into examples, each once.
 
-    return tf.cond(missing > 0, report, lambda: tf.zeros([], tf.int64)).op
+    Args:
+      records: `LocatedRecord`s.
+      num_records: Number of records. Reading stops with an error where there is another
+        number, so that none is dropped unseen.
+      read: As in `replace`; the limit is 0.
+
+    Returns:
+      Images and labels (int32), as many as records.
+    """
+    # A corrupt record is noticed at the one after it: the first comes last once more.
+    examples = self.replace(records.concatenate(records.take(1)), 0, read)
+    examples = examples.apply(
+      tf.data.experimental.assert_cardinality(num_records + min(num_records, 1))
+    )
+    numbered = examples.enumerate().filter(lambda index, _: index < num_records)
+    return numbered.map(lambda _, example: example)
+
+  def _check(
+    self, missing: tf.Tensor, locations: tf.Tensor, label: tf.Tensor
+  ) -> tf.Operation:
+    """Reports the records that are missing before one, and its label if that is wrong.
+
+    Args:
+      missing: Number of corrupt records directly before this one, int64.
+      locations: Locations of the last records, this one's last, int64 `[n, 3]`.
+      label: Label of this one.
+    """
+    outside = tf.logical_or(label < 0, label >= self._num_classes)
+
+    def report() -> tf.Tensor:
+      named = tf.minimum(missing, self._max_named)
+      until = tf.where(outside, tf.shape(locations)[0], -1)
+      corrupt = locations[-named - 1 : until]
+      return tf.numpy_function(self._report, [corrupt], tf.int64)
+
+    wrong = tf.logical_or(missing > 0, outside)
+    return tf.cond(wrong, report, lambda: tf.zeros([], tf.int64)).op
 
   def _report(self, locations: np.ndarray) -> np.int64:
-    """Logs what was skipped for the first time.
+    """Logs the corrupt records that are met for the first time.
 
     Raises:
-      UserError: If that is one record too many.
+      UserError: If that is one record too many, or if a label is outside the classes.
     """
     for file, offset, length in locations.tolist():
       if (file, offset) in self.seen:
         continue
-      self.seen.add((file, offset))
-      problem = record_check.describe_problem(
-        self._files[file], offset, length, **self._keys
+      problem = tfrecord.find_problem(
+        self._files[file], offset, length, self._num_classes, *self._keys
       )
-      if len(self.seen) > self._limit:
-        raise errors.UserError(
-          f"{problem} That makes {len(self.seen)} corrupt training records; "
-          f"max_corrupt_records allows {self._limit}. Check the data with "
-          "mnv2-verify-data --deep, prepare it again, or raise the limit."
-        )
+      self.seen.add((file, offset))
+      check_limit(problem, len(self.seen), self._limit)
       logging.warning(
-        "%s Skipped: corrupt record %d of at most %d.",
+        "%s Replaced: corrupt record %d of at most %d.",
         problem,
         len(self.seen),
         self._limit,
       )
     return np.int64(len(self.seen))
+
+
+def check_limit(problem: str, count: int, limit: int) -> None:
+  """Raises UserError with the last problem where more records are corrupt than may be.
+
+  Args:
+    problem: What is wrong with the last one.
+    count: Number of corrupt records.
+    limit: Maximum number that is allowed: `max_corrupt_records`; 0 in evaluation.
+  """
+  if count > limit:
+    raise errors.UserError(
+      f"{problem} That makes {count} corrupt records; max_corrupt_records allows "
+      f"{limit} in training, and evaluation none. Check the data with "
+      "mnv2-verify-data --deep, prepare it again, or raise the limit."
+    )

@@ -4,10 +4,13 @@ import dataclasses
 import fnmatch
 import json
 import os
-from collections.abc import Mapping, Sequence
+import types
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mnv2_hpu import files
 from mnv2_hpu.errors import UserError
 
 FILE_NAME = "dataset.json"
@@ -18,10 +21,10 @@ class SplitInfo:
   """One split.
 
   Attributes:
-    num_examples: records in all of its shards.
-    num_shards: files.
-    file_pattern: glob of its shards, relative to the data set's folder.
-    examples_per_class: records by label; `[num_classes]`, adds up to `num_examples`.
+    num_examples: Records in all of its shards.
+    num_shards: Files of the split.
+    file_pattern: Glob of its shards, relative to the data set's folder.
+    examples_per_class: Records by label; `[num_classes]`, adds up to `num_examples`.
   """
 
   num_examples: int
@@ -35,17 +38,17 @@ class DatasetInfo:
   """The content of `<data_dir>/dataset.json`.
 
   Attributes:
-    source: name of the source it was prepared from, such as `image_folder`.
-    label_names: name of each class; the index is the label.
-    num_classes: number of labels, background included where the source has one.
-    splits: by name: `train`, `validation`, …
+    source: Name of the source it was prepared from, such as `image_folder`.
+    label_names: Name of each class; the index is the label.
+    num_classes: Number of labels, background included where the source has one.
+    splits: Splits by name: `train`, `validation`, …
     skipped: `{"file", "reason"}` of each image left out.
     converted: `{"file", "reason"}` of each image that was re-encoded.
-    seed: of the split and of the order of the records.
-    validation_fraction: share of each class held out; None where the input came
+    seed: Seed of the split and of the order of the records.
+    validation_fraction: Fraction of each class held out; None where the input came
       with its own validation split.
     source_checksum: SHA-256 over the relative path and size in bytes of every input.
-    tool_version: version of this package that prepared it.
+    tool_version: Version of this package that prepared it.
     significant_bits: Bits that samples of 16 bits use; an export scales by them.
     warnings: What people should know of the images, a line each.
   """
@@ -73,8 +76,8 @@ class DatasetInfo:
     """Reads `<data_dir>/dataset.json`.
 
     Raises:
-      UserError: the file is absent, unreadable, no valid JSON, or a field is missing,
-        of the wrong type or at odds with another.
+      UserError: If the file is absent, cannot be read, is no valid JSON, or if a field
+        is missing, of the wrong type or at odds with another.
     """
     path = Path(data_dir) / FILE_NAME
     try:
@@ -88,9 +91,9 @@ class DatasetInfo:
       raise UserError(
         f"{path} cannot be read: {error}. Prepare the data set again."
       ) from error
-    fields = _checked(path, "", content, _DATASET_FIELDS)
+    fields = _checked(path, "", content, cls)
     fields["splits"] = {
-      name: SplitInfo(**_checked(path, f"splits.{name}.", split, _SPLIT_FIELDS))
+      name: SplitInfo(**_checked(path, f"splits.{name}.", split, SplitInfo))
       for name, split in fields["splits"].items()
     }
     info = cls(**fields)
@@ -98,84 +101,66 @@ class DatasetInfo:
     return info
 
   def save(self, data_dir: str | os.PathLike[str]) -> Path:
-    """Writes `<data_dir>/dataset.json` (aside, then renamed) and returns its path."""
+    """Writes `<data_dir>/dataset.json` atomically and returns its path."""
     path = Path(data_dir) / FILE_NAME
-    aside = path.with_name(f".{FILE_NAME}.{os.getpid()}")
     text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-    # A file name may hold bytes that are no UTF-8; they are kept as escapes.
-    data = (text + "\n").encode("utf-8", errors="backslashreplace")
-    aside.write_bytes(data)
-    os.replace(aside, path)
+    # A file name may hold bytes that are not UTF-8; they are kept as escapes.
+    with files.atomic_write(path, "wb") as file:
+      file.write((text + "\n").encode(errors="backslashreplace"))
     return path
 
 
-def recorded_examples(files: Sequence[str | os.PathLike[str]]) -> int | None:
-  """Returns what dataset.json says of the records in `files`.
-
-  Args:
-    files: paths of TFRecords.
+def recorded_split(paths: Sequence[str | os.PathLike[str]]) -> SplitInfo | None:
+  """Returns what dataset.json says of some TFRecord files.
 
   Returns:
-    The records of the split that consists of just these files; None where there is no
-    dataset.json beside them, or no such split.
+    The split that consists of just these files; None where there is no dataset.json
+    beside them, or no such split.
 
   Raises:
-    UserError: if dataset.json is damaged.
+    UserError: If dataset.json is corrupt.
   """
-  folders = {Path(path).parent for path in files}
+  folders = {Path(path).parent for path in paths}
   info = DatasetInfo.find(folders.pop()) if len(folders) == 1 else None
-  names = {Path(path).name for path in files}
+  names = {Path(path).name for path in paths}
   for split in info.splits.values() if info else ():
     matching = fnmatch.filter(names, split.file_pattern)
     if len(matching) == len(names) == split.num_shards:
-      return split.num_examples
+      return split
   return None
 
 
-_SPLIT_FIELDS: dict[str, tuple[type, ...]] = {
-  "num_examples": (int,),
-  "num_shards": (int,),
-  "file_pattern": (str,),
-  "examples_per_class": (list,),
-}
-_DATASET_FIELDS: dict[str, tuple[type, ...]] = {
-  "source": (str,),
-  "label_names": (list,),
-  "num_classes": (int,),
-  "splits": (dict,),
-  "skipped": (list,),
-  "converted": (list,),
-  "seed": (int,),
-  "validation_fraction": (float, int, type(None)),
-  "source_checksum": (str,),
-  "tool_version": (str,),
-  "significant_bits": (int,),
-  "warnings": (list,),
-}
-# Of fields that earlier versions did not write.
-_DEFAULTS: dict[str, Any] = {"significant_bits": 16, "warnings": []}
+# Fields that earlier versions did not write: they have defaults.
+_OPTIONAL_FIELDS = {"significant_bits", "warnings"}
 
 
 def _invalid(path: Path, problem: str) -> UserError:
   return UserError(f"{path}: {problem}. Prepare the data set again.")
 
 
-def _checked(
-  path: Path, prefix: str, content: Any, fields: Mapping[str, tuple[type, ...]]
-) -> dict[str, Any]:
-  """Returns `content` as a dictionary of just `fields`, each of an allowed type."""
+def _checked(path: Path, prefix: str, content: Any, kind: type) -> dict[str, Any]:
+  """Returns a JSON object's values for the fields of a dataclass, of their types."""
   if not isinstance(content, dict):
     raise _invalid(path, f"{prefix.rstrip('.') or 'the content'} is not an object")
-  content = {**{k: v for k, v in _DEFAULTS.items() if k in fields}, **content}
-  for name, types in fields.items():
+  hints = typing.get_type_hints(kind)
+  for name, hint in hints.items():
+    if name not in content and name in _OPTIONAL_FIELDS:
+      continue
     if name not in content:
       raise _invalid(path, f"field {prefix + name!r} is missing")
-    value = content[name]
-    if not isinstance(value, types) or isinstance(value, bool):
-      allowed = " or ".join(t.__name__ for t in types)
-      raise _invalid(path, f"field {prefix + name!r} is {value!r}, not {allowed}")
+    value, allowed = content[name], _json_types(hint)
+    if not isinstance(value, allowed) or isinstance(value, bool):
+      names = " or ".join(t.__name__ for t in allowed)
+      raise _invalid(path, f"field {prefix + name!r} is {value!r}, not {names}")
   # A newer version may write more; what this one reads it reads in full.
-  return {name: content[name] for name in fields}
+  return {name: content[name] for name in hints if name in content}
+
+
+def _json_types(hint: Any) -> tuple[type, ...]:
+  """Returns the types that JSON gives for a field's annotation."""
+  kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+  plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
+  return (*plain, int) if float in plain else plain
 
 
 def _check_agreement(path: Path, info: DatasetInfo) -> None:

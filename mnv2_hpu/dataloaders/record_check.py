@@ -1,24 +1,23 @@
-"""Labelled images in TFRecords, checked before training.
+"""TFRecords of labelled images, checked before training.
 
 Every mistake that these files can hold is cheaper to report before the first step
 than to meet in the middle of a run, where TensorFlow names neither file nor record.
 """
 
 import dataclasses
-import sys
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 
 import tensorflow as tf
 from absl import logging
-from google.protobuf import message
 
-from mnv2_hpu import errors
-from mnv2_hpu.dataloaders import record_files
+from mnv2_hpu import errors, tfrecord
+from mnv2_hpu.dataloaders import corrupt_records, dataset_info
 
-IMAGE_KEY = "image/encoded"
-LABEL_KEY = "image/class/label"
-MAX_CHECKED_FILES = 3
-MAX_CHECKED_RECORDS = 32
+MAX_DECODED_RECORDS = 32  # of each of three files
+# Larger sets are read in part: their checks must not take longer than the first steps.
+MAX_COUNTED_RECORDS = 200_000
+MAX_READ_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,192 +25,181 @@ class CheckedRecords:
   """What `check_records` has read.
 
   Attributes:
-    files: The files that were opened.
-    num_records: How many records were read and decoded.
-    labels: The labels among them, ascending.
+    num_examples: Records in all files; None where they are too many to be counted.
+    num_read: Number of records that were read.
+    labels: Labels among them, ascending.
+    corrupt: What is wrong with each corrupt record among them.
   """
 
-  files: tuple[str, ...]
-  num_records: int
+  num_examples: int | None
+  num_read: int
   labels: tuple[int, ...]
+  corrupt: tuple[str, ...]
 
 
 def check_records(
   files: Sequence[str],
   num_classes: int,
-  label_key: str = LABEL_KEY,
-  image_key: str = IMAGE_KEY,
-  max_records: int = MAX_CHECKED_RECORDS,
+  *,
+  num_examples: int | None = None,
+  max_corrupt_records: int = 0,
+  image_key: str = tfrecord.IMAGE_KEY,
+  label_key: str = tfrecord.LABEL_KEY,
 ) -> CheckedRecords:
-  """Reads the first records of the first, the middle and the last file.
+  """Compares the files with the configuration.
+
+  The records of all files are counted, of a large set (`MAX_COUNTED_RECORDS`) only
+  those of the first, the middle and the last. All are read, of a large set
+  (`MAX_READ_BYTES`) only the first of those three; the first of the three are decoded.
 
   Args:
     files: Paths of TFRecords.
     num_classes: Labels are to lie in [0, num_classes).
-    label_key: Feature that holds the label, an int64.
+    num_examples: Number of records that the configuration states; None where it
+      states none.
+    max_corrupt_records: Maximum number of corrupt records that are accepted, with a
+      warning for each.
     image_key: Feature that holds the encoded image.
-    max_records: How many records of each file are read.
+    label_key: Feature that holds the label, an int64.
 
   Returns:
     What was read.
 
   Raises:
-    UserError: If a file is truncated or no TFRecord, if a record lacks its image or
-      its label, if a label is out of range, if an image cannot be decoded, or if
-      every image is of one colour only. Names the file and the record.
+    UserError: If a file is truncated or no TFRecord, if the files hold another number
+      of records than stated or than dataset.json says, if a label is out of range, if
+      more records are corrupt than accepted, or if every image that was read is
+      corrupt or of one color only. Names the file and the record.
   """
-  positions = {0, len(files) // 2, len(files) - 1}
-  checked = tuple(files[i] for i in sorted(positions)[:MAX_CHECKED_FILES])
-  labels: list[int] = []
-  constant: list[str] = []
-  for path in checked:
-    for _ in record_files.record_offsets(path):  # to the end: finds a truncated tail
-      pass
-    for index, record in enumerate(_read_records(path, max_records)):
-      where = f"record {index} of {path!r}"
-      features = _parse(record, where)
-      labels.append(_label(features, label_key, num_classes, where))
-      image = _decode(_bytes(features, image_key, where), where)
+  sample = [files[i] for i in sorted({0, len(files) // 2, len(files) - 1})]
+  recorded = dataset_info.recorded_split(files)
+  if recorded:
+    _check_recorded_labels(recorded, num_classes, sample[0])
+  counted = _check_count(files, sample, recorded, num_examples)
+  reader = _Reader(num_classes, max_corrupt_records, image_key, label_key)
+  small = _num_bytes(files) <= MAX_READ_BYTES
+  for path in files if small else sample:
+    num_decoded = MAX_DECODED_RECORDS if path in sample else 0
+    reader.read(path, num_decoded, None if small else MAX_DECODED_RECORDS)
+  reader.check_images()
+  labels = tuple(sorted(set(reader.labels)))
+  return CheckedRecords(counted, reader.num_read, labels, tuple(reader.corrupt))
+
+
+def _check_recorded_labels(
+  split: dataset_info.SplitInfo, num_classes: int, path: str
+) -> None:
+  label = max(i for i, count in enumerate(split.examples_per_class) if count)
+  if label >= num_classes:
+    raise errors.UserError(
+      f"dataset.json beside {path!r} counts examples of the label {label}, but "
+      f"num_classes is {num_classes}, which allows 0 to {num_classes - 1}. Set "
+      f"num_classes to {len(split.examples_per_class)}, or to 0 to read it from there."
+    )
+
+
+def _check_count(
+  files: Sequence[str],
+  sample: Sequence[str],
+  recorded: dataset_info.SplitInfo | None,
+  num_examples: int | None,
+) -> int | None:
+  """Returns the number of records, None where they are too many to be counted."""
+  framings = tfrecord.read_framings(sample)
+  in_sample = sum(framing.num_records for framing in framings)
+  if in_sample * _num_bytes(files) / _num_bytes(sample) > MAX_COUNTED_RECORDS:
+    counted = recorded.num_examples if recorded else None
+  else:
+    framings = tfrecord.read_framings(files)
+    counted = sum(framing.num_records for framing in framings)
+  if any(framing.corrupt_offset is not None for framing in framings):
+    return counted  # what follows a corrupt header cannot be counted
+  stated = {
+    "dataset.json": recorded.num_examples if recorded else None,
+    "the configuration (num_train_examples, num_validation_examples)": num_examples,
+  }
+  for name, number in stated.items():
+    if counted is not None and number is not None and number != counted:
+      raise errors.UserError(
+        f"The {len(files)} files {files[0]!r} to {files[-1]!r} hold {counted:,} "
+        f"records, but {name} says {number:,}. Set the number to {counted}, or to 0 to "
+        "have it read; or bring the files that are missing, or prepare the data again."
+      )
+  return counted
+
+
+def _num_bytes(files: Sequence[str]) -> int:
+  return sum(tf.io.gfile.stat(path).length for path in files)
+
+
+class _Reader:
+  """Reads records, and collects what they hold.
+
+  Attributes:
+    num_read: Number of records that were read.
+    labels: Labels of the records that are not corrupt.
+    corrupt: What is wrong with each of the others.
+  """
+
+  def __init__(self, num_classes: int, limit: int, *keys: str) -> None:
+    self.num_read = 0
+    self.labels: list[int] = []
+    self.corrupt: list[str] = []
+    self._num_classes = num_classes
+    self._limit = limit
+    self._image_key, self._label_key = keys
+    self._num_decoded = 0
+    self._blank: list[str] = []  # where the images of one color are
+
+  def read(self, path: str, num_decoded: int, max_records: int | None) -> None:
+    """Reads the first records of a file; decodes the very first.
+
+    Raises:
+      UserError: If a label is outside the classes, or one record too many is corrupt.
+    """
+    records = itertools.islice(tfrecord.read_records(path), max_records)
+    for index, record in enumerate(records):
+      where = f"Record {index} of {path!r} (at byte {record.offset})"
+      self.num_read += 1
+      try:
+        self._read(record, where, index < num_decoded)
+      except tfrecord.CorruptRecordError as error:
+        self.corrupt.append(f"{where} {error}.")
+        corrupt_records.check_limit(self.corrupt[-1], len(self.corrupt), self._limit)
+        logging.warning("%s", self.corrupt[-1])
+      except tfrecord.LabelError as error:
+        raise errors.UserError(f"{where} {error}") from error
+
+  def _read(self, record: tfrecord.Record, where: str, decode: bool) -> None:
+    if record.problem:
+      raise tfrecord.CorruptRecordError(record.problem)
+    example = tfrecord.parse_example(record.data)
+    label = tfrecord.label_of(example, self._label_key, self._num_classes)
+    encoded = tfrecord.encoded_image(example, self._image_key)
+    if decode:
+      image = tfrecord.decode_image(encoded)
+      self._num_decoded += 1
       if tf.reduce_min(image) == tf.reduce_max(image):
-        constant.append(where)
-  if len(constant) == len(labels):
-    raise errors.UserError(
-      f"All {len(labels)} images that were read are of one colour only, first "
-      f"{constant[0]}. The images were lost when the data set was written; prepare it "
-      "again."
-    )
-  if constant:
-    logging.warning(
-      "%d of %d images that were read are of one colour only, first %s.",
-      len(constant),
-      len(labels),
-      constant[0],
-    )
-  return CheckedRecords(checked, len(labels), tuple(sorted(set(labels))))
+        self._blank.append(where)
+    self.labels.append(label)
 
-
-def describe_problem(
-  path: str,
-  offset: int,
-  length: int,
-  label_key: str = LABEL_KEY,
-  image_key: str = IMAGE_KEY,
-) -> str:
-  """Says why a record cannot be read: sentences that name the file and the record.
-
-  Args:
-    path: Of a TFRecord file.
-    offset: Of the record in bytes.
-    length: Of the record in bytes, as far as TensorFlow could read it: 0 where its
-      checksum is wrong or the file ends within it.
-    label_key: Feature that holds the label, an int64.
-    image_key: Feature that holds the encoded image.
-  """
-  where = f"the record at byte {offset} of {path!r}"
-  with tf.io.gfile.GFile(path, "rb") as file:
-    file.seek(offset)
-    header = file.read(record_files.HEADER_BYTES)
-    stated = (
-      record_files.LENGTH.unpack_from(header)[0]
-      if len(header) == record_files.HEADER_BYTES
-      else None
-    )
-    record = file.read(length)
-  if stated != length:
-    return (
-      f"{where.capitalize()}, and all after it, cannot be read: its checksum is wrong, "
-      "or the file is cut off."
-    )
-  try:
-    features = _parse(record, where)
-    _label(features, label_key, sys.maxsize, where)
-    _decode(_bytes(features, image_key, where), where)
-  except errors.UserError as error:
-    return str(error)
-  return f"{where.capitalize()} cannot be read."
-
-
-def _read_records(path: str, max_records: int) -> Iterator[bytes]:
-  """Yields the first records of a file, with their checksums verified."""
-  index = 0
-  try:
-    for record in tf.data.TFRecordDataset(path).take(max_records):
-      yield record.numpy()
-      index += 1
-  except tf.errors.DataLossError as error:
-    if index == 0:
-      with tf.io.gfile.GFile(path, "rb") as file:
-        raise record_files.not_a_tfrecord(
-          path, file.read(record_files.HEADER_BYTES)
-        ) from error
-    raise errors.UserError(
-      f"Record {index} of {path!r} is damaged: {error.message}. Copy or write the "
-      "file again."
-    ) from error
-
-
-def _parse(record: bytes, where: str) -> dict[str, tf.train.Feature]:
-  try:
-    return dict(tf.train.Example.FromString(record).features.feature)
-  except message.DecodeError as error:
-    raise errors.UserError(
-      f"{where.capitalize()} is not a tf.train.Example ({len(record)} bytes)."
-    ) from error
-
-
-def _feature(
-  features: dict[str, tf.train.Feature], key: str, where: str
-) -> tf.train.Feature:
-  if key not in features:
-    raise errors.UserError(
-      f"There is no feature {key!r} in {where}. {errors.did_you_mean(key, features)} "
-      "Set image_field_key or label_field_key, or prepare the data again."
-    )
-  return features[key]
-
-
-def _label(
-  features: dict[str, tf.train.Feature], key: str, num_classes: int, where: str
-) -> int:
-  values = _feature(features, key, where).int64_list.value
-  if len(values) != 1:
-    raise errors.UserError(
-      f"The feature {key!r} in {where} holds {len(values)} integers; a label is one."
-    )
-  label = int(values[0])
-  if not 0 <= label < num_classes:
-    raise errors.UserError(
-      f"The label {label} in {where} is outside the classes: num_classes is "
-      f"{num_classes}, which allows 0 to {num_classes - 1}. "
-      + _range_hint(label, num_classes)
-    )
-  return label
-
-
-def _range_hint(label: int, num_classes: int) -> str:
-  if label == num_classes:
-    return (
-      f"If the labels start at 1 and 0 is the background (ImageNet in slim's and Model "
-      f"Garden's layout: 1 to 1000), set num_classes to {num_classes + 1}."
-    )
-  return "Set num_classes to the number of classes, or prepare the data again."
-
-
-def _bytes(features: dict[str, tf.train.Feature], key: str, where: str) -> bytes:
-  values = _feature(features, key, where).bytes_list.value
-  if len(values) != 1 or not values[0]:
-    raise errors.UserError(
-      f"The feature {key!r} in {where} holds no image: {len(values)} byte strings, "
-      f"{sum(map(len, values))} bytes."
-    )
-  return values[0]
-
-
-def _decode(encoded: bytes, where: str) -> tf.Tensor:
-  try:
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-  except tf.errors.InvalidArgumentError as error:
-    raise errors.UserError(
-      f"The image in {where} cannot be decoded ({len(encoded)} bytes that start with "
-      f"{encoded[:8]!r}). Allowed are JPEG, PNG, GIF and BMP; prepare the data again."
-    ) from error
+  def check_images(self) -> None:
+    """Raises UserError where no image that was read can be learned from."""
+    if not self.labels:
+      raise errors.UserError(
+        f"All {self.num_read} records that were read are corrupt. {self.corrupt[0]} "
+        "Prepare the data again."
+      )
+    if len(self._blank) == self._num_decoded > 0:
+      raise errors.UserError(
+        f"All {self._num_decoded} images that were decoded are of one color only, the "
+        f"first in {self._blank[0]}. The images were lost when the data set was "
+        "written; prepare it again."
+      )
+    if self._blank:
+      logging.warning(
+        "%d of %d images that were decoded are of one color only, the first in %s.",
+        len(self._blank),
+        self._num_decoded,
+        self._blank[0],
+      )

@@ -1,23 +1,16 @@
-"""TFRecord files: found, and their records counted without reading them."""
+"""The TFRecord files of a data set: found by name or pattern, and counted."""
 
+import fnmatch
 import os
 import re
-import struct
-from collections.abc import Iterator, Sequence
-from concurrent import futures
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from mnv2_hpu import errors
+from mnv2_hpu import errors, tfrecord
+from mnv2_hpu.dataloaders import dataset_info
 
-MAX_COUNTING_THREADS = 16
-
-_GZIP_MAGIC = b"\x1f\x8b"
 _SHARD_NUMBER = re.compile(r"-\d+-of-\d+$")
-# A TFRecord: length (uint64), its checksum (4 bytes), the data, their checksum.
-LENGTH = struct.Struct("<Q")
-HEADER_BYTES = 12
-FOOTER_BYTES = 4
 
 
 def match_files(patterns: str | Sequence[str]) -> list[str]:
@@ -25,7 +18,8 @@ def match_files(patterns: str | Sequence[str]) -> list[str]:
 
   Args:
     patterns: Paths or glob patterns; a string may hold several, with commas between
-      them, as in Model Garden's `input_path`.
+      them, as in Model Garden's `input_path`. A folder that exists under just the name
+      given is that folder, whatever characters its name holds.
 
   Returns:
     The paths, each once, ascending: the same list on every machine.
@@ -35,8 +29,7 @@ def match_files(patterns: str | Sequence[str]) -> list[str]:
       or a directory.
   """
   given = [patterns] if isinstance(patterns, str) else list(patterns)
-  parts = [part.strip() for entry in given for part in entry.split(",")]
-  parts = [part for part in parts if part]
+  parts = [part for entry in given for part in _split(entry)]
   if not parts:
     raise errors.UserError(
       f"No data files were named: received {patterns!r}. Give a path or a pattern "
@@ -44,7 +37,7 @@ def match_files(patterns: str | Sequence[str]) -> list[str]:
     )
   found: set[str] = set()
   for part in parts:
-    matched = tf.io.gfile.glob(part)
+    matched = _glob(part)
     if not matched:
       raise errors.UserError(f"No data file matches {part!r}. {_what_is_there(part)}")
     found.update(matched)
@@ -62,75 +55,47 @@ def match_files(patterns: str | Sequence[str]) -> list[str]:
 
 
 def count_examples(files: Sequence[str]) -> int:
-  """Counts records, reading only where each one starts.
+  """Returns the records in all files: as dataset.json says, else counted by headers.
 
   Raises:
-    UserError: If a file is truncated or is not a TFRecord.
+    UserError: If there is no dataset.json and a file is truncated or no TFRecord.
   """
-  return sum(count_by_file(files))
+  recorded = dataset_info.recorded_split(files)
+  return recorded.num_examples if recorded else sum(tfrecord.count_records(files))
 
 
-def count_by_file(files: Sequence[str]) -> list[int]:
-  """Counts the records of each file, reading only where each one starts.
-
-  Raises:
-    UserError: If a file is truncated or is not a TFRecord.
-  """
-
-  def count(path: str) -> int:
-    return sum(1 for _ in record_offsets(path))
-
-  with futures.ThreadPoolExecutor(MAX_COUNTING_THREADS) as pool:
-    return list(pool.map(count, files))
+def _split(patterns: str) -> list[str]:
+  """Splits at commas, but not within the name of a folder that exists."""
+  folder, names = os.path.split(patterns)
+  in_folder = "," in folder and tf.io.gfile.isdir(folder)
+  parts = names.split(",") if in_folder else patterns.split(",")
+  return [
+    os.path.join(folder, part.strip()) if in_folder else part.strip()
+    for part in parts
+    if part.strip()
+  ]
 
 
-def record_offsets(path: str) -> Iterator[int]:
-  """Yields the offset in bytes of each record of a TFRecord file.
-
-  Raises:
-    UserError: If the file is truncated or is not a TFRecord.
-  """
-  with tf.io.gfile.GFile(path, "rb") as file:
-    size = file.size()
-    offset = 0
-    while offset < size:
-      header = file.read(HEADER_BYTES)
-      end = offset + HEADER_BYTES + FOOTER_BYTES
-      if len(header) == HEADER_BYTES:
-        end += LENGTH.unpack_from(header)[0]
-      if len(header) < HEADER_BYTES or end > size:
-        if offset == 0:
-          raise not_a_tfrecord(path, header)
-        raise errors.UserError(
-          f"The data file {path!r} is truncated or damaged: the record at byte "
-          f"{offset} does not end within its {size} bytes. Copy or write it again."
-        )
-      yield offset
-      file.seek(end)
-      offset = end
-
-
-def not_a_tfrecord(path: str, start: bytes) -> errors.UserError:
-  """Returns the error that says what a file is instead, from its first bytes."""
-  reason = "it starts with bytes that are no record"
-  if start.startswith(_GZIP_MAGIC):
-    reason = "it is compressed with gzip; decompress it first"
-  return errors.UserError(
-    f"The data file {path!r} is not a TFRecord, or its first record is cut off: "
-    f"{reason}. Received {start[:8]!r}."
-  )
+def _glob(pattern: str) -> list[str]:
+  """Returns what matches; only the last part is a pattern where its folder exists."""
+  folder, name = os.path.split(pattern)
+  if not tf.io.gfile.isdir(folder or "."):
+    return tf.io.gfile.glob(pattern)
+  entries = [entry.rstrip("/") for entry in tf.io.gfile.listdir(folder or ".")]
+  matched = [name] if name in entries else fnmatch.filter(entries, name)
+  return [os.path.join(folder, entry) for entry in matched]
 
 
 def _what_is_there(pattern: str) -> str:
-  """Says what the nearest existing directory above a pattern holds."""
+  """Returns a sentence on what the nearest existing directory above a pattern holds."""
   directory, name = os.path.split(pattern)
   while directory and not tf.io.gfile.isdir(directory) and directory != "/":
     directory, name = os.path.split(directory)
-  entries = [entry.rstrip("/") for entry in tf.io.gfile.listdir(directory or ".")]
+  directory = directory or "."
+  entries = [entry.rstrip("/") for entry in tf.io.gfile.listdir(directory)]
   # Shards are many and alike: name the pattern that finds them all.
   names = {_SHARD_NUMBER.sub("-*", entry) for entry in entries}
   near = errors.did_you_mean(_SHARD_NUMBER.sub("-*", name), names) if names else ""
-  directory = directory or "."
   return (
     f"Looked for {name!r} in {directory!r}, which has {len(entries)} entries. {near}"
   )

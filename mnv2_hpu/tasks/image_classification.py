@@ -225,8 +225,10 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
       record_check.check_records(
         record_files.match_files(data.input_path),
         config.model.num_classes,
-        label_key=data.label_field_key,
+        num_examples=data.num_examples or None,
+        max_corrupt_records=data.max_corrupt_records if data.is_training else 0,
         image_key=data.image_field_key,
+        label_key=data.label_field_key,
       )
 
   def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy import io as scipy_io
 
-from mnv2_hpu.data_preparation import prepare, summary, verify
+from mnv2_hpu.data_preparation import prepare, shards, verify
 from mnv2_hpu.errors import UserError
 
 LABELS = "imagenet_2012_validation_synset_labels.txt"
@@ -92,7 +92,7 @@ def test_every_image_has_the_label_of_its_synset(tmp_path, write):
 def test_usual_numbers_of_shards_are_those_of_slim(tmp_path):
   listing = helpers_sources.listed("imagenet", small.write_archives(tmp_path))
   assert listing.num_shards == {"train": 1024, "validation": 128}
-  plan = prepare._num_shards("train", 1_281_167, 0, listing.num_shards["train"])
+  plan = shards.choose_num_shards("train", 1_281_167, 0, listing.num_shards["train"])
   assert plan == 1024
 
 
@@ -178,7 +178,7 @@ def test_the_png_and_the_cmyk_become_jpegs_and_nothing_else_is_encoded_anew(tmp_
       decoded = tf.io.decode_jpeg(stored[name], channels=3).numpy().astype(int)
       expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int)
       assert np.abs(decoded - expected).mean() < 4
-  assert "converted          2 images" in summary.summary(result)
+  assert "converted          2 images" in result.summary()
 
 
 BAD_MEMBERS = [

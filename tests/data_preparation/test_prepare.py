@@ -11,7 +11,7 @@ import tensorflow as tf
 from official.vision.dataloaders import classification_input
 from PIL import ExifTags, Image
 
-from mnv2_hpu.data_preparation import prepare, summary, workers
+from mnv2_hpu.data_preparation import prepare, workers
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.errors import UserError
 
@@ -126,7 +126,7 @@ def test_bad_images_are_skipped_and_odd_ones_converted_and_listed(folder, tmp_pa
   assert converted == {f"ant/{name}" for name in ODD}
   ants = sum(s.examples_per_class[0] for s in result.info.splits.values())
   assert ants == COUNTS["ant"] + len(ODD) + len(GOOD)
-  text = summary.summary(result)
+  text = result.summary()
   assert "skipped            5 images" in text
   assert "ant/zero.jpg: the file is empty" in text
 
@@ -139,18 +139,18 @@ def test_ignored_orientation_and_dark_16_bit_images_are_said(folder, tmp_path):
     Path(folder, "bee", f"turned{index}.jpg").write_bytes(turned)
   ramp = np.arange(4000, dtype=np.uint16).reshape(50, 80)
   Path(folder, "ant", "scan.png").write_bytes(helpers_images.encoded("PNG", ramp))
-  text = summary.summary(prepare.prepare(options(folder, tmp_path / "out")))
+  text = prepare.prepare(options(folder, tmp_path / "out")).summary()
   assert "warning: 3 images have an EXIF orientation, which is ignored" in text
   assert (
     "warning: 16-bit images of 'ant' use 12 bits of 16: their pixels are at most 15 of "
     "255. --significant_bits=12 suits the whole set" in text
   )
   again = prepare.prepare(options(folder, tmp_path / "out"))
-  assert summary.summary(again).count("warning") == 2  # also where nothing is written
+  assert again.summary().count("warning") == 2  # also where nothing is written
   wanted = options(folder, tmp_path / "scaled", significant_bits=12)
   scaled = prepare.prepare(wanted)
   assert scaled.info.significant_bits == 12
-  assert "16-bit" not in summary.summary(scaled)
+  assert "16-bit" not in scaled.summary()
   with pytest.raises(UserError, match="differs in significant_bits"):
     prepare.prepare(options(folder, tmp_path / "scaled"))
 
@@ -175,10 +175,40 @@ def test_names_that_are_no_utf_8_are_kept(folder, tmp_path):
   assert DatasetInfo.load(tmp_path / "out") == result.info
 
 
+@pytest.mark.parametrize("root", ["", "train"])
+def test_a_class_that_is_not_utf_8_is_an_error(tmp_path, root):
+  folder = tmp_path / "in" / root
+  helpers_images.write_folder(folder, {"ant": 2, os.fsdecode(b"caf\xe9"): 2})
+  with pytest.raises(UserError, match=r"the class 'caf\\xe9' is not UTF-8"):
+    prepare.prepare(options(str(tmp_path / "in"), tmp_path / "out"))
+  assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_are_not_utf_8_are_an_error(folder, tmp_path):
+  with pytest.raises(UserError, match=r"the folder '.*out\\xe9' is not UTF-8"):
+    prepare.prepare(options(folder, tmp_path / os.fsdecode(b"out\xe9")))
+
+
+def test_one_class_is_an_error(tmp_path):
+  folder = helpers_images.write_folder(tmp_path / "in", {"ant": 12})
+  with pytest.raises(UserError, match="has one class, 'ant': there is nothing"):
+    prepare.prepare(options(folder, tmp_path / "out"))
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_class_without_an_image_to_train_on_is_an_error(folder, tmp_path):
+  for path in Path(folder, "bee").iterdir():
+    path.write_text("x")
+  with pytest.raises(UserError, match=r"class 'bee' has no image to train on"):
+    prepare.prepare(options(folder, tmp_path / "out"))
+  assert DatasetInfo.find(tmp_path / "out") is None
+
+
 def test_a_split_without_a_readable_image_is_an_error(tmp_path):
-  (tmp_path / "in" / "a").mkdir(parents=True)
-  (tmp_path / "in" / "a" / "1.jpg").write_text("x")
-  with pytest.raises(UserError, match=r"none of the images .* a/1.jpg: not an image"):
+  for name in "ab":
+    (tmp_path / "in" / name).mkdir(parents=True)
+    (tmp_path / "in" / name / "1.jpg").write_text("x")
+  with pytest.raises(UserError, match=r"none of the images .* [ab]/1.jpg: not an"):
     prepare.prepare(options(str(tmp_path / "in"), tmp_path / "out"))
 
 
@@ -213,7 +243,7 @@ def test_a_finished_set_is_left_alone(folder, tmp_path):
   again = prepare.prepare(options(folder, tmp_path / "out"))
   assert again.num_written == 0
   assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == before
-  assert "nothing was written" in summary.summary(again)
+  assert "nothing was written" in again.summary()
 
 
 def test_a_finished_set_that_lost_a_shard_is_not_called_finished(folder, tmp_path):
@@ -303,6 +333,20 @@ def test_a_full_disk_keeps_what_is_finished(folder, tmp_path):
   assert sorted(p.name for p in (tmp_path / "out").glob("*-of-*")) == finished
   assert not list((tmp_path / "out" / ".prepare").glob("*.tmp"))
   assert prepare.prepare(wanted).num_kept >= 9
+
+
+@pytest.mark.parametrize("limit", [0, 30, 250, 700])
+def test_no_space_at_any_moment_is_one_message(folder, tmp_path, limit):
+  """Of the index, the plan and the order on, whichever file is the first too large."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+  try:
+    with pytest.raises(UserError, match=r"File too large|EFBIG|[Ff]ile") as caught:
+      prepare.prepare(options(folder, tmp_path / "out"))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert "space" in str(caught.value)
+  assert prepare.prepare(options(folder, tmp_path / "out")).num_written == 40
 
 
 def _die(task):

@@ -231,7 +231,7 @@ def test_a_damaged_file_of_tfds_is_named(tmp_path):
   data = bytearray(path.read_bytes())
   data[200] ^= 1
   path.write_bytes(data)
-  with pytest.raises(UserError, match=f"{path.name} is damaged at byte 0"):
+  with pytest.raises(UserError, match=f"{path.name}: record 0 at byte 0 is corrupt"):
     helpers_sources.listed("tfds", tmp_path, tfds_name="small_insects")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu import errors
+from mnv2_hpu import error_reports, errors
 from mnv2_hpu.configs.image_classification import DataConfig
 from mnv2_hpu.dataloaders import classification_input
 
@@ -14,7 +14,7 @@ PER_FILE = 6
 
 
 def _jpeg(number):
-  random = np.random.RandomState(number)
+  random = np.random.RandomState(number % 100)
   return tf.io.encode_jpeg(random.randint(0, 256, (16, 16, 3)).astype(np.uint8)).numpy()
 
 
@@ -71,12 +71,12 @@ BAD_RECORDS = {
   "text": (_example(7, b"404 not found"), "cannot be decoded (13 bytes"),
   "empty image": (_example(7, b""), "holds no image"),
   "no example": (b"\xff" * 50, "is not a tf.train.example (50 bytes)"),
-  "empty record": (b"", "there is no feature 'image/class/label'"),
+  "empty record": (b"", "has no feature 'image/encoded'"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_RECORDS)
-def test_the_next_record_stands_in_for_one_that_cannot_be_read(write, caplog, name):
+def test_the_next_record_replaces_a_corrupt_one(write, caplog, name):
   """All others keep their place, their pixels included; the log names the file."""
   caplog.set_level(logging.WARNING, logger="absl")
   images, labels = _read(write(), 16)  # four epochs
@@ -119,7 +119,7 @@ def test_the_readable_part_of_a_damaged_file_is_read(write, caplog, cut):
   caplog.set_level(logging.WARNING, logger="absl")
   folder = write()
   _damage(folder / "train-1", cut)
-  _, labels = _read(folder, 10)  # 10 of 12 places an epoch: 9 readable, 1 stood in for
+  _, labels = _read(folder, 10)  # 10 of 12 places an epoch: 9 readable, 1 replaced
   assert set(labels) == {0, 1, 2, 3, 4, 5, 6, 7, 8}
   (logged,) = caplog.records
   assert "and all after it, cannot be read" in logged.getMessage()
@@ -148,10 +148,23 @@ def test_many_in_a_row_all_count(tmp_path, caplog):
     _read(tmp_path, 60, max_corrupt_records=149, **options)
 
 
-def test_evaluation_stops_at_an_unreadable_record(write):
-  folder = write({7: _example(7, b"text")})
-  with pytest.raises(tf.errors.InvalidArgumentError, match="Unknown image file format"):
+@pytest.mark.parametrize("number", [6, 11])  # the last one of all, too
+def test_evaluation_stops_at_a_corrupt_record_and_names_it(write, number):
+  folder = write({number: _example(number, b"text")})
+  with pytest.raises(tf.errors.OpError, match=r"train-1.* cannot be decoded") as info:
     _read(folder, 4, is_training=False, num_examples=12)
+  assert "evaluation none" in error_reports.explain(info.value)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("label", [-1, 12])
+def test_a_label_outside_the_classes_stops_and_is_named(write, is_training, label):
+  folder = write({7: _example(label)})
+  with pytest.raises(tf.errors.OpError) as info:
+    _read(folder, 4, is_training=is_training, num_examples=12)
+  message = error_reports.explain(info.value)
+  assert str(folder / "train-1") in message
+  assert f"has the label {label}, but num_classes is 12" in message
 
 
 def test_a_negative_limit_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mnv2_hpu.dataloaders import record_check
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
 from mnv2_hpu.errors import UserError
 
 NUM_CLASSES = 10
@@ -56,12 +57,18 @@ def test_a_truncated_tail_is_found(tmp_path):
     record_check.check_records([str(path)], NUM_CLASSES)
 
 
-def test_what_sound_files_hold_is_told(tmp_path):
+def test_what_is_read_is_returned(tmp_path):
   files = [_write(tmp_path / f"train-{i}", [_example(label=i)] * 40) for i in range(5)]
   checked = record_check.check_records(files, NUM_CLASSES)
-  assert checked.files == (files[0], files[2], files[4])
-  assert checked.num_records == 3 * 32
-  assert checked.labels == (0, 2, 4)
+  assert checked == record_check.CheckedRecords(200, 200, (0, 1, 2, 3, 4), ())
+
+
+def test_of_a_large_set_three_files_are_read_in_part(tmp_path, monkeypatch):
+  monkeypatch.setattr(record_check, "MAX_READ_BYTES", 1000)
+  monkeypatch.setattr(record_check, "MAX_COUNTED_RECORDS", 100)
+  files = [_write(tmp_path / f"train-{i}", [_example(label=i)] * 40) for i in range(5)]
+  checked = record_check.check_records(files, NUM_CLASSES)
+  assert checked == record_check.CheckedRecords(None, 3 * 32, (0, 2, 4), ())
 
 
 @pytest.mark.parametrize("image_format", ["jpeg", "png", "gif", "bmp"])
@@ -74,7 +81,7 @@ def test_every_format_that_training_decodes_is_accepted(tmp_path, image_format):
     "bmp": lambda: BMP,
   }[image_format]()
   path = _write(tmp_path / "train-0", [_example(encoded)])
-  assert record_check.check_records([path], NUM_CLASSES).num_records == 1
+  assert record_check.check_records([path], NUM_CLASSES).num_read == 1
 
 
 # Two black and white pixels each, written out by hand.
@@ -93,20 +100,29 @@ BMP = (
   [
     (
       _example(label=10),
-      ["The label 10 in record 1 of", "num_classes is 10", "0 to 9", "to 11"],
+      ["Record 1 of", "the label 10,", "num_classes is 10", "0 to 9", "to 11"],
     ),
-    (_example(label=57), ["The label 57", "Set num_classes to the number"]),
-    (_example(label=-1), ["The label -1", "allows 0 to 9"]),
+    (_example(label=57), ["the label 57", "Set num_classes to the number"]),
+    (_example(label=-1), ["the label -1", "allows 0 to 9"]),
     (
       _example(image__class__label=None, image__class__labels=_int_feature(1)),
-      ["no feature 'image/class/label' in record 1", "'image/class/labels'"],
+      ["Record 1 of", "no feature 'image/class/label'", "'image/class/labels'"],
     ),
     (_example(image__encoded=None), ["no feature 'image/encoded'"]),
-    (_example(image__class__label=_int_feature(1, 2)), ["holds 2 integers"]),
-    (_example(image__class__label=_bytes_feature(b"3")), ["holds 0 integers"]),
-    (_example(image=b""), ["'image/encoded' in record 1", "holds no image"]),
+    (
+      _example(image__class__label=_int_feature(1, 2)),
+      ["holds 2 values in the feature"],
+    ),
+    (
+      _example(image__class__label=_bytes_feature(b"3")),
+      ["a label is one integer"],
+    ),
+    (
+      _example(image=b""),
+      ["Record 1 of", "holds no image", "image/encoded"],
+    ),
     (_example(image=b"not an image"), ["cannot be decoded (12 bytes", "b'not an i'"]),
-    (_example(image=_png()[:60]), ["record 1", "cannot be decoded (60 bytes"]),
+    (_example(image=_png()[:60]), ["Record 1", "cannot be decoded (60 bytes"]),
     (b"\xff\xff", ["Record 1 of", "is not a tf.train.Example"]),
   ],
   ids=range(11),  # bytes of protobufs differ between processes
@@ -139,19 +155,86 @@ def test_files_that_are_no_tfrecords(tmp_path):
 def test_a_flipped_bit_is_found(tmp_path):
   path = tmp_path / "train-0"
   _write(path, [_example()] * 3)
-  damaged = bytearray(path.read_bytes())
-  damaged[len(damaged) // 2] ^= 1
-  path.write_bytes(damaged)
-  with pytest.raises(UserError, match=r"Record 1 of .*train-0.* is damaged"):
+  _flip(path, path.stat().st_size // 2)
+  with pytest.raises(UserError, match=r"Record 1 of .*train-0.* is corrupt"):
     record_check.check_records([str(path)], NUM_CLASSES)
 
 
-def test_images_of_one_colour(tmp_path, caplog):
+def _flip(path, place):
+  content = bytearray(path.read_bytes())
+  content[place : place + 3] = bytes(b ^ 255 for b in content[place : place + 3])
+  path.write_bytes(content)
+
+
+# Bytes from the start of a record: of its length, its data, its last checksum.
+@pytest.mark.parametrize("place", [0, 8, 30, -3])
+def test_corrupt_records_within_the_limit_are_named(tmp_path, caplog, place):
+  path = tmp_path / "train-0"
+  _write(path, [_example()] * 12)
+  size = path.stat().st_size // 12
+  _flip(path, 5 * size + place % size)
+  checked = record_check.check_records(
+    [str(path)], NUM_CLASSES, num_examples=12, max_corrupt_records=1
+  )
+  (problem,) = checked.corrupt
+  assert f"Record 5 of {str(path)!r} (at byte {5 * size}) is corrupt" in problem
+  assert problem in caplog.text
+  with pytest.raises(UserError, match="max_corrupt_records allows 0"):
+    record_check.check_records([str(path)], NUM_CLASSES)
+
+
+def test_corrupt_records_beyond_the_limit_stop(tmp_path):
+  path = _write(tmp_path / "train-0", [_example(), b"\xff", b"\xff", b"\xff"])
+  with pytest.raises(UserError, match=r"Record 3 of .* allows 2 "):
+    record_check.check_records([path], NUM_CLASSES, max_corrupt_records=2)
+  _write(tmp_path / "train-0", [_example()] * 4)
+  with pytest.raises(UserError, match=r"All 4 records .* no feature 'label'"):
+    record_check.check_records(
+      [path], NUM_CLASSES, max_corrupt_records=9, label_key="label"
+    )
+
+
+@pytest.mark.parametrize("stated", [5, 7, 50_000])
+def test_another_number_of_records_than_the_configuration_says(tmp_path, stated):
+  files = [_write(tmp_path / f"train-{i}", [_example()] * 3) for i in range(2)]
+  message = rf"hold 6 records, but the configuration .*says {stated:,}.*to 6,"
+  with pytest.raises(UserError, match=message):
+    record_check.check_records(files, NUM_CLASSES, num_examples=stated)
+  assert record_check.check_records(files, NUM_CLASSES, num_examples=6).num_read == 6
+
+
+def _dataset_json(folder, per_class):
+  split = SplitInfo(sum(per_class), 1, "train-*-of-00001", per_class)
+  names = [str(i) for i in range(len(per_class))]
+  info = DatasetInfo("x", names, len(names), {"train": split}, [], [], 0, None, "", "")
+  info.save(folder)
+
+
+def test_another_number_of_records_than_dataset_json_says(tmp_path):
+  path = _write(tmp_path / "train-00000-of-00001", [_example()] * 6)
+  _dataset_json(tmp_path, [0, 0, 0, 5])
+  with pytest.raises(UserError, match=r"hold 6 records, but dataset.json says 5"):
+    record_check.check_records([path], NUM_CLASSES)
+
+
+def test_a_label_anywhere_in_the_files(tmp_path):
+  """Read where the set is small, else known from dataset.json."""
+  path = _write(
+    tmp_path / "train-00000-of-00001", [_example()] * 100 + [_example(label=11)]
+  )
+  with pytest.raises(UserError, match=r"Record 100 of .* the label 11"):
+    record_check.check_records([path], NUM_CLASSES)
+  _dataset_json(tmp_path, [0, 0, 0, 100, *[0] * 7, 1])
+  with pytest.raises(UserError, match=r"dataset.json .* the label 11.*classes to 12"):
+    record_check.check_records([path], NUM_CLASSES)
+
+
+def test_images_of_one_color(tmp_path, caplog):
   blank = _write(tmp_path / "train-0", [_example(_png(value=7))] * 3)
   with pytest.raises(
-    UserError, match=r"All 3 images .* one colour only, first record 0"
+    UserError, match=r"All 3 images .* one color only, the first in Record 0"
   ):
     record_check.check_records([blank], NUM_CLASSES)
   some = _write(tmp_path / "train-1", [_example(), _example(_png(value=7))])
-  assert record_check.check_records([some], NUM_CLASSES).num_records == 2
-  assert "1 of 2 images that were read are of one colour only" in caplog.text
+  assert record_check.check_records([some], NUM_CLASSES).num_read == 2
+  assert "1 of 2 images that were decoded are of one color only" in caplog.text

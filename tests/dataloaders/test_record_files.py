@@ -54,6 +54,29 @@ def test_match_files_refuses_empty_files_directories_and_nothing(tmp_path):
       record_files.match_files(nothing)
 
 
+@pytest.mark.parametrize("name", ["set[12]", "a,b", "what?", "all*", "a, b"])
+def test_the_name_of_a_folder_is_no_pattern(tmp_path, name):
+  """Beside it lie folders that the name would match as a pattern."""
+  for other in ("set1", "a", "whats", "all1"):
+    (tmp_path / other).mkdir()
+    _shards(tmp_path / other)
+  (tmp_path / name).mkdir()
+  files = _shards(tmp_path / name)
+  assert record_files.match_files(str(tmp_path / name / "train-*")) == files
+  assert record_files.match_files([files[0], files[1]]) == files
+  files.append(_write(tmp_path / name / "extra-0", 1))
+  pattern = str(tmp_path / name / "train-*,extra-*")
+  if "," in name:
+    assert record_files.match_files(pattern) == sorted(files)
+
+
+def test_a_folder_that_does_not_exist_may_be_a_pattern(tmp_path):
+  for folder in ("set1", "set2"):
+    (tmp_path / folder).mkdir()
+    _shards(tmp_path / folder)
+  assert len(record_files.match_files(str(tmp_path / "set[12]" / "train-*"))) == 4
+
+
 def test_count_examples(tmp_path):
   files = _shards(tmp_path)
   files.append(_write(tmp_path / "train-2", 5))

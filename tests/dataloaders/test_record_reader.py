@@ -77,7 +77,7 @@ def test_faster_reading_loses_nothing(files):
 def test_evaluation_reads_in_the_order_of_the_files(files):
   def read(pipeline):
     context = tf.distribute.InputContext(2, pipeline, 2)
-    dataset = record_reader.evaluation_records(files[:3], context, 18, cycle_length=1)
-    return [int(record) for record in dataset.as_numpy_iterator()]
+    dataset = record_reader.evaluation_records(files[:3], context, cycle_length=1)
+    return [int(record) for _, record in dataset.as_numpy_iterator()]
 
   assert (read(0), read(1)) == (list(range(0, 18, 2)), list(range(1, 18, 2)))

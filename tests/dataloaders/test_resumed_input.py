@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnv2_hpu import tfrecord
 from mnv2_hpu.configs.image_classification import DataConfig
-from mnv2_hpu.dataloaders import classification_input, record_files
+from mnv2_hpu.dataloaders import classification_input
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
 from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 
@@ -125,7 +126,7 @@ def test_dataset_json_spares_the_counting(tmp_path, monkeypatch):
   )
   context = tf.distribute.InputContext()
   whole = _batches(pattern, context, 6)
-  monkeypatch.setattr(record_files, "count_by_file", None)
+  monkeypatch.setattr(tfrecord, "count_records", None)
   _assert_same(_batches(pattern, context, 2, 4), whole[4:])
 
 
