@@ -1,4 +1,4 @@
-"""What the serving tests share: sizes, pictures, records, an experiment."""
+"""What the serving tests share: sizes, images, records, an experiment."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ class Trained:
 
   params: cfg.ExperimentConfig
   checkpoint: str
-  model: tf.keras.Model  # holds the averages
+  model: tf.keras.Model  # holds the EMA weights
   raw: list[np.ndarray]
   images: list[np.ndarray]
   records: str

@@ -59,7 +59,9 @@ def _newest(folder: str) -> str:
     return state.model_checkpoint_path
   indices = [name for name in tf.io.gfile.listdir(folder) if name.endswith(".index")]
   if indices:
-    names = sorted(name.removesuffix(".index") for name in indices)
+    names = sorted(
+      (n.removesuffix(".index") for n in indices), key=lambda n: (len(n), n)
+    )
     raise UserError(
       f"The folder {folder!r} holds {shorten(names)}, but its list of checkpoints (the "
       "file 'checkpoint') is missing or corrupt, so which is the newest is unknown. "

@@ -10,17 +10,12 @@ As a sidecar of a running training, until it has ended:
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 import mnv2_hpu
 from mnv2_hpu.cli import command
 from mnv2_hpu.cli.path_flags import define_path
-
-if TYPE_CHECKING:
-  from official.core import config_definitions as cfg
-  from official.core import train_lib
 
 
 def define_flags() -> None:
@@ -41,51 +36,20 @@ def define_flags() -> None:
   )
 
 
-def _runner(
-  params: "cfg.ExperimentConfig", model_dir: str, mode: str
-) -> "train_lib.OrbitExperimentRunner":
-  """Builds Model Garden's runner with this project's trainer."""
-  from official.core import task_factory, train_lib
-  from official.modeling import performance
-
-  from mnv2_hpu.core import trainer
-  from mnv2_hpu.distribute import strategies
-
-  performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
-  strategy = strategies.get_distribution_strategy(
-    params.runtime.distribution_strategy, num_gpus=params.runtime.num_gpus
-  )
-  with strategy.scope():
-    task = task_factory.get_task(params.task, logging_dir=model_dir)
-    model = task.build_model()
-    optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)
-    evaluator = trainer.Trainer(params, task, model, optimizer, train=False)
-  return train_lib.OrbitExperimentRunner(
-    strategy, task, mode, params, model_dir, trainer=evaluator
-  )
-
-
 def main(argv: Sequence[str]) -> int:
   """Prints the metrics of the newest checkpoint, or of each that comes."""
   del argv
   values = flags.FLAGS
   mnv2_hpu.register()
-  from mnv2_hpu.configs import image_classification as exp_cfg
-  from mnv2_hpu.core import run_record
+  from mnv2_hpu.evaluation import evaluator
 
-  params = run_record.load(values.model_dir, exp_cfg.ImageClassificationTask())
-  params.trainer.continuous_eval_timeout = values.timeout
-  if values.distribution_strategy:
-    params.runtime.distribution_strategy = values.distribution_strategy
-  if values.continuous:
-    _runner(params, values.model_dir, "continuous_eval").run()
-    return 0
-  run_record.require_checkpoint(values.model_dir)
-  runner = _runner(params, values.model_dir, "eval")
-  metrics = runner.controller.evaluate(params.trainer.validation_steps)
-  print(f"step {int(runner.trainer.global_step.numpy()):,}, EMA weights")
-  for name, value in sorted(metrics.items()):
-    print(f"  {name:<20} {float(value):.5f}")
+  text = evaluator.evaluate(
+    values.model_dir,
+    continuous=values.continuous,
+    timeout=values.timeout,
+    distribution_strategy=values.distribution_strategy,
+  )
+  print(text, end="\n" if text else "")
   return 0
 
 

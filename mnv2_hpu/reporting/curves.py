@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
-from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.backend.event_processing import event_accumulator, io_wrapper
 from tensorboard.util import tensor_util
 
-from mnv2_hpu.errors import UserError
+from mnv2_hpu.errors import UserError, shorten
 
 TRAIN_SUBDIR = "train"
 VALIDATION_SUBDIR = "validation"
@@ -26,8 +26,8 @@ class Curves:
   """The scalars that a run logged.
 
   Attributes:
-    train: by tag, such as `training_loss` and `learning_rate`.
-    validation: by tag, such as `validation_loss` and `accuracy`.
+    train: Curves by tag, such as `training_loss` and `learning_rate`.
+    validation: Curves by tag, such as `validation_loss` and `accuracy`.
   """
 
   train: dict[str, Curve]
@@ -51,22 +51,30 @@ def drop_superseded(points: Iterable[tuple[int, float]]) -> Curve:
   return curve
 
 
+def has_events(directory: str) -> bool:
+  """Whether a folder is there and holds an event file."""
+  return os.path.isdir(directory) and any(
+    map(io_wrapper.IsTensorFlowEventsFile, os.listdir(directory))
+  )
+
+
 def read_scalars(directory: str) -> dict[str, Curve]:
   """Reads every scalar from the event files in a folder.
 
   Args:
-    directory: a folder of `events.out.tfevents.*` files, one for each start of the
+    directory: Folder of `events.out.tfevents.*` files, one for each start of the
       run; a file that a killed run left unfinished is read as far as it goes.
 
   Returns:
     The curves by tag. What is no scalar is left out.
 
   Raises:
-    UserError: if the folder is missing or holds no event file.
+    UserError: If the folder is missing or holds no event file.
   """
-  names = os.listdir(directory) if os.path.isdir(directory) else None
-  if names is None or not any("tfevents" in name for name in names):
-    found = "does not exist" if names is None else f"holds {sorted(names)[:10]}"
+  if not has_events(directory):
+    found = "does not exist"
+    if os.path.isdir(directory):
+      found = f"holds {shorten(sorted(os.listdir(directory))) or 'nothing'}"
     raise UserError(
       f"No TensorBoard event files: {directory!r} {found}. Give the model folder of a "
       "run that has trained and evaluated (--mode=train_and_eval)."
@@ -90,7 +98,7 @@ def read(model_dir: str) -> Curves:
   """Reads the curves of a run that has trained and evaluated.
 
   Raises:
-    UserError: if `<model_dir>/train` or `<model_dir>/validation` holds no event file.
+    UserError: If `<model_dir>/train` or `<model_dir>/validation` holds no event file.
   """
   return Curves(
     train=read_scalars(os.path.join(model_dir, TRAIN_SUBDIR)),

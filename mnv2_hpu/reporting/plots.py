@@ -1,4 +1,4 @@
-"""The pictures of a report: learning curves, and images with their predictions."""
+"""Figures of a report: learning curves, and images with their predictions."""
 
 import base64
 import dataclasses
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from mnv2_hpu import files
 from mnv2_hpu.reporting.curves import Curve, Curves
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
@@ -44,13 +45,13 @@ _STYLE: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One held-out image and what the model says of it.
+  """One held-out image and its prediction.
 
   Attributes:
-    image: uint8, `[height, width, 3]` or `[height, width]`.
-    label: the true class.
-    prediction: the class of the highest probability.
-    probability: of `prediction`, in [0, 1].
+    image: Pixels, uint8 `[height, width, 3]` or `[height, width]`.
+    label: True class.
+    prediction: Class of the highest probability.
+    probability: Probability of `prediction`, in [0, 1].
   """
 
   image: np.ndarray
@@ -59,14 +60,14 @@ class Sample:
   probability: float
 
   @property
-  def is_right(self) -> bool:
+  def is_correct(self) -> bool:
     """Whether the prediction is the label."""
     return self.prediction == self.label
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """One curve of a chart: where it is logged, and how it looks."""
+  """One curve of a chart: where it is logged, and its style."""
 
   split: str
   tag: str
@@ -81,7 +82,7 @@ class Chart:
 
   title: str
   lines: tuple[Line, ...]
-  is_share: bool = False  # drawn in percent
+  is_percentage: bool = False
 
 
 CHARTS = (
@@ -97,22 +98,22 @@ CHARTS = (
     (
       Line("train", "accuracy", "training", BLUE),
       Line("validation", "raw_accuracy", "held out, raw weights", GREEN, "--"),
-      Line("validation", "accuracy", "held out, averaged weights", ORANGE),
+      Line("validation", "accuracy", "held out, EMA weights", ORANGE),
     ),
-    is_share=True,
+    is_percentage=True,
   ),
   Chart("Learning rate", (Line("train", "learning_rate", "learning rate", BLUE),)),
 )
 
 
 def _logged(chart: Chart, curves: Curves) -> list[tuple[Line, Curve]]:
-  """The lines of a chart that the run has logged."""
+  """Returns the lines of a chart that the run has logged."""
   found = ((line, getattr(curves, line.split).get(line.tag)) for line in chart.lines)
   return [(line, curve) for line, curve in found if curve]
 
 
 def charts_of(curves: Curves) -> list[Chart]:
-  """Returns the charts for which the run has logged something."""
+  """Returns the charts of which the run has logged a curve."""
   return [chart for chart in CHARTS if _logged(chart, curves)]
 
 
@@ -133,7 +134,7 @@ def _draw(axes: Axes, chart: Chart, curves: Curves) -> None:
   axes.set_title(chart.title)
   axes.set_xlabel("step")
   axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-  if chart.is_share:
+  if chart.is_percentage:
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
   else:
     axes.set_ylim(bottom=0.0)
@@ -177,14 +178,14 @@ def save_overview_png(
   class_names: Sequence[str],
   columns: int = 12,
 ) -> None:
-  """Writes one picture of a run: its curves above, predictions of images below.
+  """Writes one figure of a run: its curves above, predictions of images below.
 
   Args:
-    path: the PNG file to write (aside, then renamed).
-    curves: what the run has logged.
-    samples: images to show, `columns` in a row.
-    class_names: name of each label.
-    columns: images in a row.
+    path: PNG file to write.
+    curves: Scalars that the run has logged.
+    samples: Images to show, `columns` in a row.
+    class_names: Name of each label.
+    columns: Number of images in a row.
   """
   charts = charts_of(curves)
   rows = -(-len(samples) // columns)
@@ -201,24 +202,19 @@ def save_overview_png(
       axes.set_axis_off()
     for axes, sample in zip(cells, samples, strict=False):
       _draw_sample(axes, sample, class_names)
-    _write(path, figure)
+    with files.atomic_write(path, "wb") as file:
+      figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _draw_sample(axes: Axes, sample: Sample, class_names: Sequence[str]) -> None:
   axes.imshow(sample.image, cmap="gray", interpolation="nearest")
   name = class_names[sample.prediction]
-  text = name if sample.is_right else f"{name} (is {class_names[sample.label]})"
+  text = name if sample.is_correct else f"{name} (is {class_names[sample.label]})"
   axes.set_title(
     text,
     loc="center",
     fontsize=8,
-    fontweight="normal" if sample.is_right else "bold",
-    color=INK if sample.is_right else RED,
+    fontweight="normal" if sample.is_correct else "bold",
+    color=INK if sample.is_correct else RED,
     pad=3,
   )
-
-
-def _write(path: str | os.PathLike[str], figure: Figure) -> None:
-  aside = f"{os.fspath(path)}.partial"
-  figure.savefig(aside, format="png", metadata={"Software": None})
-  os.replace(aside, path)

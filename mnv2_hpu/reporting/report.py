@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mnv2_hpu import files
 from mnv2_hpu.reporting import plots
 from mnv2_hpu.reporting.curves import Curves
 from mnv2_hpu.reporting.plots import Sample
@@ -33,11 +34,12 @@ p { margin: 0 0 14px; color: var(--muted); }
 .tile b { display: block; font-size: 26px; line-height: 1.3; }
 .tile span { color: var(--muted); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.facts { width: 100%; }
-.facts td, .facts th, .pairs td, .pairs th { text-align: left; padding: 6px 16px 6px 0;
+.summary { width: 100%; }
+.summary td, .summary th, .pairs td, .pairs th {
+  text-align: left; padding: 6px 16px 6px 0;
   border-top: 1px solid var(--rule); vertical-align: top; }
-.facts th { font-weight: 500; color: var(--muted); width: 240px; }
-.facts td { overflow-wrap: anywhere; }
+.summary th { font-weight: 500; color: var(--muted); width: 240px; }
+.summary td { overflow-wrap: anywhere; }
 .charts { display: flex; flex-wrap: wrap; gap: 12px; }
 .charts img { flex: 1 1 320px; min-width: 0; max-width: 100%; }
 .scroll { overflow-x: auto; }
@@ -60,27 +62,6 @@ footer { margin-top: 24px; color: var(--muted); font-size: 13px; }
 """
 
 
-def confusion_matrix(
-  labels: np.ndarray, predictions: np.ndarray, num_classes: int
-) -> np.ndarray:
-  """Counts the images of each label (row) by their prediction (column).
-
-  >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 1, 0]), 2).tolist()
-  [[1, 0], [1, 1]]
-
-  Args:
-    labels: `[n]`, each in [0, num_classes).
-    predictions: `[n]`, likewise.
-    num_classes: sides of the matrix.
-
-  Returns:
-    int64, `[num_classes, num_classes]`.
-  """
-  matrix = np.zeros((num_classes, num_classes), np.int64)
-  np.add.at(matrix, (labels, predictions), 1)
-  return matrix
-
-
 def write_report(
   path: str | os.PathLike[str],
   *,
@@ -93,22 +74,23 @@ def write_report(
   samples: Sequence[Sample],
   footer: str = "",
 ) -> None:
-  """Writes the page; text from outside is escaped, images are inside the page.
+  """Writes the page; text from outside is escaped, images are embedded.
 
   Args:
-    path: the HTML file to write (aside, then renamed).
-    title: heading.
-    highlights: a few numbers for large type: name to text.
-    summary: the table of facts: name to text.
-    curves: what the run has logged.
-    confusion: counts, `[classes, classes]`, from `confusion_matrix`.
-    class_names: name of each label.
-    samples: held-out images to show.
-    footer: a line at the end, such as versions.
+    path: HTML file to write.
+    title: Heading.
+    highlights: A few numbers for large type: name to text.
+    summary: Table of settings and results: name to text.
+    curves: Scalars that the run has logged.
+    confusion: Number of images by true class (row) and predicted class (column),
+      `[num_classes, num_classes]`.
+    class_names: Name of each label.
+    samples: Held-out images to show.
+    footer: Line at the end, such as versions.
   """
   sections = (
     _tiles(highlights),
-    _section("Summary", "", _facts(summary)),
+    _section("Summary", "", _table(summary)),
     _section("Learning curves", "", _charts(curves)),
     _confusion(confusion, class_names),
     _samples(samples, class_names),
@@ -121,15 +103,13 @@ def write_report(
     + "\n".join(sections)
     + f"\n<footer>{html.escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
   )
-  aside = f"{os.fspath(path)}.partial"
-  with open(aside, "w", encoding="utf-8") as file:
+  with files.atomic_write(path) as file:
     file.write(page)
-  os.replace(aside, path)
 
 
-def _section(heading: str, note: str, body: str) -> str:
-  note = f"<p>{html.escape(note)}</p>" if note else ""
-  return f"<section>\n<h2>{html.escape(heading)}</h2>\n{note}{body}\n</section>"
+def _section(heading: str, caption: str, body: str) -> str:
+  caption = f"<p>{html.escape(caption)}</p>" if caption else ""
+  return f"<section>\n<h2>{html.escape(heading)}</h2>\n{caption}{body}\n</section>"
 
 
 def _tiles(highlights: Mapping[str, str]) -> str:
@@ -141,12 +121,12 @@ def _tiles(highlights: Mapping[str, str]) -> str:
   return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _facts(summary: Mapping[str, str]) -> str:
+def _table(summary: Mapping[str, str]) -> str:
   rows = (
     f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
     for name, text in summary.items()
   )
-  return f'<table class="facts">{"".join(rows)}</table>'
+  return f'<table class="summary">{"".join(rows)}</table>'
 
 
 def _charts(curves: Curves) -> str:
@@ -159,23 +139,23 @@ def _charts(curves: Curves) -> str:
 
 
 def _confusion(confusion: np.ndarray, class_names: Sequence[str]) -> str:
-  total, right = int(confusion.sum()), int(np.trace(confusion))
-  wrong = f"{total - right:,} of {total:,} held-out images are predicted wrongly."
+  total, correct = int(confusion.sum()), int(np.trace(confusion))
+  wrong = f"{total - correct:,} of {total:,} held-out images are predicted wrongly."
   if len(class_names) <= MAX_MATRIX_CLASSES:
-    note = f"Rows: true class. Columns: prediction. {wrong}"
-    return _section("Confusion matrix", note, _matrix(confusion, class_names))
-  note = f"The pairs of classes that are confused most often. {wrong}"
-  return _section("Confusions", note, _pairs(confusion, class_names))
+    caption = f"Rows: true class. Columns: prediction. {wrong}"
+    return _section("Confusion matrix", caption, _matrix(confusion, class_names))
+  caption = f"The pairs of classes that are confused most often. {wrong}"
+  return _section("Confusions", caption, _pairs(confusion, class_names))
 
 
 def _matrix(confusion: np.ndarray, class_names: Sequence[str]) -> str:
   names = [html.escape(name) for name in class_names]
   head = "".join(f'<th scope="col" title="{name}">{name}</th>' for name in names)
-  shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+  fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
   rows = []
   for label, name in enumerate(names):
     cells = "".join(
-      _cell(int(confusion[label, column]), shares[label, column], label == column)
+      _cell(int(confusion[label, column]), fractions[label, column], label == column)
       for column in range(len(names))
     )
     rows.append(f'<tr><th scope="row" title="{name}">{name}</th>{cells}</tr>')
@@ -185,24 +165,26 @@ def _matrix(confusion: np.ndarray, class_names: Sequence[str]) -> str:
   )
 
 
-def _cell(count: int, share: float, is_right: bool) -> str:
+def _cell(count: int, fraction: float, is_correct: bool) -> str:
   if not count:
     return "<td></td>"
   # A single mistake among hundreds must still be seen: no fainter than 0.2.
-  color, alpha = ("blue", 0.55 * share) if is_right else ("red", max(0.2, share))
+  color, alpha = (
+    ("blue", 0.55 * fraction) if is_correct else ("red", max(0.2, fraction))
+  )
   style = f"background: rgb(var(--{color}) / {alpha:.2f})"
-  return f'<td style="{style}" title="{share:.1%} of the row">{count:,}</td>'
+  return f'<td style="{style}" title="{fraction:.1%} of the row">{count:,}</td>'
 
 
 def _pairs(confusion: np.ndarray, class_names: Sequence[str]) -> str:
-  mistakes = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
-  order = np.argsort(-mistakes, axis=None, kind="stable")[:MAX_PAIRS]
+  errors = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
+  order = np.argsort(-errors, axis=None, kind="stable")[:MAX_PAIRS]
   rows = (
     f"<tr><td>{html.escape(class_names[label])}</td>"
     f"<td>{html.escape(class_names[column])}</td>"
-    f"<td>{mistakes[label, column]:,}</td></tr>"
-    for label, column in zip(*np.unravel_index(order, mistakes.shape), strict=True)
-    if mistakes[label, column]
+    f"<td>{errors[label, column]:,}</td></tr>"
+    for label, column in zip(*np.unravel_index(order, errors.shape), strict=True)
+    if errors[label, column]
   )
   head = "<tr><th>true class</th><th>predicted as</th><th>images</th></tr>"
   return f'<table class="pairs">{head}{"".join(rows)}</table>'
@@ -210,9 +192,11 @@ def _pairs(confusion: np.ndarray, class_names: Sequence[str]) -> str:
 
 def _samples(samples: Sequence[Sample], class_names: Sequence[str]) -> str:
   figures = "".join(_figure(sample, class_names) for sample in samples)
-  note = "Prediction and its probability; wrong ones are framed, with the true class."
+  caption = (
+    "Prediction and its probability; wrong ones are framed, with the true class."
+  )
   grid = f'<div class="samples">{figures}</div>'
-  return _section("Held-out images", note, grid)
+  return _section("Held-out images", caption, grid)
 
 
 def _figure(sample: Sample, class_names: Sequence[str]) -> str:
@@ -220,9 +204,9 @@ def _figure(sample: Sample, class_names: Sequence[str]) -> str:
   true = html.escape(class_names[sample.label])
   image = plots.data_uri(plots.png(sample.image), "image/png")
   caption = f"{predicted} <small>{sample.probability:.0%}</small>"
-  if not sample.is_right:
+  if not sample.is_correct:
     caption += f"<br>is {true}"
-  state = "right" if sample.is_right else "wrong"
+  state = "correct" if sample.is_correct else "wrong"
   return (
     f'<figure class="{state}"><img alt="{true}" src="{image}">'
     f"<figcaption>{caption}</figcaption></figure>"

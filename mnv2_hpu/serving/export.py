@@ -1,26 +1,25 @@
-"""Writes a trained model as SavedModel and TFLite, with a note of what they are."""
+"""Writes a trained model as SavedModel and TFLite, with metadata of what they are."""
 
 import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
-from mnv2_hpu import __version__, compat
+from mnv2_hpu import files
 from mnv2_hpu.checkpoints import restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError, did_you_mean
+from mnv2_hpu.serving import metadata
 from mnv2_hpu.serving.image_classification import ClassificationModule
-from mnv2_hpu.serving.verify import METADATA
 
-# Signature of the SavedModel by the function of the module.
+# Function of the module -> signature of the SavedModel.
 SIGNATURES = {"image_tensor": "serving_default", "image_bytes": "image_bytes"}
 
 
@@ -29,10 +28,10 @@ class ExportResult:
   """What was written.
 
   Attributes:
-    export_dir: the folder.
-    files: path by format, of those in `FORMATS` that were asked for.
-    metadata: path of `export.json`.
-    restored: the checkpoint and which of its weights.
+    export_dir: Folder of the export.
+    files: Path by format, of those in `FORMATS` that were requested.
+    metadata: Path of `export.json`.
+    restored: Checkpoint, and which of its weights.
   """
 
   export_dir: str
@@ -60,100 +59,59 @@ def export(
 ) -> ExportResult:
   """Exports the model of a checkpoint, computing in float32.
 
-  Everything is written aside and moved into place at the end, `export.json` last: a
-  folder with that file holds a whole export. An earlier one in the folder is replaced.
+  Everything is written to temporary files and moved into place at the end,
+  `export.json` last: a folder with that file holds a whole export. An earlier one in
+  the folder is replaced.
 
   Args:
-    params: the experiment that the checkpoint was trained with.
-    checkpoint: prefix of its files, or a folder: its newest checkpoint.
-    export_dir: folder to write to.
-    weights: "ema" or "raw".
-    formats: of `FORMATS`.
-    label_names: name of each class, for the note.
+    params: Experiment that the checkpoint was trained with.
+    checkpoint: Prefix of its files, or a folder: its newest checkpoint.
+    export_dir: Folder to write to.
+    weights: `"ema"` or `"raw"`.
+    formats: Names in `FORMATS`.
+    label_names: Name of each class, for the metadata.
     significant_bits: Bits that 16-bit images use, as the data set was prepared.
 
   Raises:
-    UserError: if a format is unknown, or the checkpoint cannot serve
+    UserError: If a format is unknown, or the checkpoint cannot serve
       (`checkpoints.restore`).
   """
-  if not formats:
-    raise UserError(f"--formats is empty; allowed are {', '.join(FORMATS)}.")
   for name in formats:
     if name not in FORMATS:
       raise UserError(f"--formats holds {name!r}. {did_you_mean(name, FORMATS)}")
+  if not formats:
+    raise UserError(f"--formats is empty; allowed are {', '.join(FORMATS)}.")
   keras.mixed_precision.set_global_policy("float32")
   module = ClassificationModule(params, significant_bits=significant_bits)
   restored = restore.restore_weights(module.model, checkpoint, weights)
-  metadata = describe(module, restored, label_names)
-  aside = os.path.join(export_dir, f".partial.{os.getpid()}")
-  os.makedirs(aside)
-  try:
-    names = [FORMATS[name](module, aside, metadata) for name in formats]
-    _write_json(os.path.join(aside, METADATA), metadata)
-    for name in (*names, METADATA):
-      _replace(os.path.join(aside, name), os.path.join(export_dir, name))
-  finally:
-    shutil.rmtree(aside)
-  return ExportResult(
-    export_dir,
-    {f: os.path.join(export_dir, n) for f, n in zip(formats, names, strict=True)},
-    os.path.join(export_dir, METADATA),
-    restored,
-  )
-
-
-def describe(
-  module: ClassificationModule,
-  restored: restore.RestoredCheckpoint,
-  label_names: Sequence[str] | None,
-) -> dict[str, Any]:
-  """Returns the content of `export.json`."""
-  task = module.params.task
-  height, width, channels = task.model.input_size
-  return {
-    **dataclasses.asdict(restored),
-    "num_classes": task.model.num_classes,
-    "label_names": None if label_names is None else list(label_names),
-    "inputs": {
-      "saved_model serving_default": "uint8 [batch, height, width, 3], any size",
-      "saved_model image_bytes": "string [batch], encoded images of any size",
-      "tflite": f"float32 [1, {height}, {width}, {channels}], pixel values 0 to 255",
-    },
-    "outputs": {
-      "logits": f"float32 [batch, {task.model.num_classes}]",
-      "probs": f"float32 [batch, {task.model.num_classes}], softmax of the logits",
-    },
-    "image_decoding": {
-      "significant_bits": module.significant_bits,
-      "transparency": "composited over black",
-      "exif_orientation": "ignored",
-    },
-    "preprocessing": module.preprocessing.as_dict(),
-    "data": {
-      "input_path": task.validation_data.input_path,
-      "image_field_key": task.validation_data.image_field_key,
-      "label_field_key": task.validation_data.label_field_key,
-    },
-    "versions": {
-      "mnv2_hpu": __version__,
-      "tensorflow": tf.__version__,
-      compat.MODEL_GARDEN: compat.version(compat.MODEL_GARDEN),
-    },
-  }
+  content = metadata.describe(module, restored, label_names)
+  os.makedirs(export_dir, exist_ok=True)
+  written = {}
+  # All are moved into place when the block ends, in reverse order.
+  with contextlib.ExitStack() as stack:
+    path = os.path.join(export_dir, metadata.FILE)
+    _write_json(stack.enter_context(files.atomic_write(path)), content)
+    for name in formats:
+      written[name] = FORMATS[name](module, export_dir, content, stack)
+  return ExportResult(export_dir, written, path, restored)
 
 
 def _write_saved_model(
-  module: ClassificationModule, folder: str, metadata: dict[str, Any]
+  module: ClassificationModule,
+  export_dir: str,
+  content: dict[str, Any],
+  stack: contextlib.ExitStack,
 ) -> str:
-  name = "saved_model"
-  path = os.path.join(folder, name)
+  path = os.path.join(export_dir, "saved_model")
+  folder = stack.enter_context(files.atomic_folder(path))
   signatures = module.get_inference_signatures(SIGNATURES)
-  tf.saved_model.save(_Variables(module.model), path, signatures=signatures)
-  # TensorFlow Serving's place for files of the user's: the note stays with the model.
-  extra = os.path.join(path, "assets.extra")
+  tf.saved_model.save(_Variables(module.model), folder, signatures=signatures)
+  # TensorFlow Serving's place for files of the user's: metadata stays with the model.
+  extra = os.path.join(folder, "assets.extra")
   os.makedirs(extra)
-  _write_json(os.path.join(extra, METADATA), metadata)
-  return name
+  with open(os.path.join(extra, metadata.FILE), "w", encoding="utf-8") as file:
+    _write_json(file, content)
+  return path
 
 
 class _Variables(tf.Module):
@@ -169,10 +127,13 @@ class _Variables(tf.Module):
 
 
 def _write_tflite(
-  module: ClassificationModule, folder: str, metadata: dict[str, Any]
+  module: ClassificationModule,
+  export_dir: str,
+  content: dict[str, Any],
+  stack: contextlib.ExitStack,
 ) -> str:
-  del metadata  # a flat buffer has no place for it
-  name = "model.tflite"
+  del content  # a flat buffer has no place for it
+  path = os.path.join(export_dir, "model.tflite")
   single = ClassificationModule(
     module.params, batch_size=1, input_type="tflite", model=module.model
   )
@@ -180,49 +141,40 @@ def _write_tflite(
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
     [function["serving_default"]], _Variables(module.model)
   )
-  with _native_chatter_aside():
-    content = converter.convert()
-  with open(os.path.join(folder, name), "wb") as file:
-    file.write(content)
-  return name
+  with _capture_native_stderr():
+    flat_buffer = converter.convert()
+  stack.enter_context(files.atomic_write(path, "wb")).write(flat_buffer)
+  return path
 
 
 @contextlib.contextmanager
-def _native_chatter_aside() -> Iterator[None]:
-  """Shows what native code writes to standard error only if the work fails.
+def _capture_native_stderr() -> Iterator[None]:
+  """Shows what native code writes to standard error only if the block fails.
 
   The converter lists the operations it kept, whatever the log level.
   """
   sys.stderr.flush()
-  shown = os.dup(2)
-  with tempfile.TemporaryFile() as aside:
-    os.dup2(aside.fileno(), 2)
+  stderr = os.dup(2)
+  with tempfile.TemporaryFile() as captured:
+    os.dup2(captured.fileno(), 2)
     try:
       yield
     except BaseException:
-      aside.seek(0)
-      os.write(shown, aside.read())
+      captured.seek(0)
+      os.write(stderr, captured.read())
       raise
     finally:
-      os.dup2(shown, 2)
-      os.close(shown)
+      os.dup2(stderr, 2)
+      os.close(stderr)
 
 
-# What writes each format, and returns the name of what it has written.
-FORMATS: dict[str, Callable[[ClassificationModule, str, dict[str, Any]], str]] = {
+# Writes each format, and returns its path.
+FORMATS: dict[str, Callable[..., str]] = {
   "saved_model": _write_saved_model,
   "tflite": _write_tflite,
 }
 
 
-def _write_json(path: str, content: dict[str, Any]) -> None:
-  with open(path, "w", encoding="utf-8") as file:
-    json.dump(content, file, indent=2, ensure_ascii=False)
-    file.write("\n")
-
-
-def _replace(source: str, target: str) -> None:
-  """Moves a file or a folder to where one may be."""
-  if os.path.isdir(target):
-    shutil.rmtree(target)
-  os.replace(source, target)
+def _write_json(file: IO[str], content: dict[str, Any]) -> None:
+  json.dump(content, file, indent=2, ensure_ascii=False)
+  file.write("\n")

@@ -8,7 +8,7 @@ exported program scales pixel values itself, so that its user need not know how.
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -30,6 +30,10 @@ class Preprocessing(abc.ABC):
   height: int
   width: int
   options: PreprocessingOptions
+
+  resize_method: ClassVar[str]
+  crop_step: ClassVar[str]
+  normalization: ClassVar[str]
 
   @abc.abstractmethod
   def resize(self, image: tf.Tensor) -> tf.Tensor:
@@ -58,11 +62,27 @@ class Preprocessing(abc.ABC):
       "width": self.width,
       "central_fraction": self.options.central_fraction,
       "crop": self.options.crop,
+      "resize_method": self.resize_method,
+      "steps": self.steps(),
     }
+
+  def steps(self) -> list[str]:
+    """Returns what is done to an image file, in order; TFLite does the last alone."""
+    crop = self.crop_step.format(central_fraction=self.options.central_fraction)
+    return [
+      "decode to RGB, uint8, as image_decoding says",
+      *([crop] if self.options.crop else []),
+      f"resize to {self.height} x {self.width}: {self.resize_method}",
+      self.normalization,
+    ]
 
 
 class Inception(Preprocessing):
   """Slim's: the central part whatever its aspect ratio, values from -1 to 1."""
+
+  resize_method = "bilinear, no half-pixel centers, no antialiasing"
+  crop_step = "keep the central {central_fraction} of height and of width"
+  normalization = "pixels / 127.5 - 1"
 
   def resize(self, image: tf.Tensor) -> tf.Tensor:
     """See `Preprocessing`."""
@@ -83,6 +103,10 @@ class Inception(Preprocessing):
 
 class ModelGarden(Preprocessing):
   """Model Garden's parser: a central square, less the mean, by the deviation."""
+
+  resize_method = "bilinear, half-pixel centers, no antialiasing"
+  crop_step = "keep the central square of 0.875 of the shorter side"
+  normalization = "(pixels - mean) / standard deviation of ImageNet, by channel"
 
   def resize(self, image: tf.Tensor) -> tf.Tensor:
     """See `Preprocessing`; the square is 0.875 of the shorter side, as upstream's."""

@@ -5,8 +5,8 @@ at hand here, neither the model's code nor its configuration.
 
   python -m mnv2_hpu.serving.verify --export_dir=export --input_path='val-*'
 
-writes `check.json` (counts and the largest difference) and `check.npz` (`labels`, and
-the probabilities of every format) into the folder of the export.
+writes `check.json` (counts and differences) and `check.npz` (`labels`, and the
+probabilities of every format) into the folder of the export.
 """
 
 import argparse
@@ -15,28 +15,32 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 import mnv2_hpu
-from mnv2_hpu.dataloaders import image_decoding, record_files
+from mnv2_hpu import files
+from mnv2_hpu.data_preparation import images, sample_images
+from mnv2_hpu.dataloaders import encoded_examples, image_decoding, record_files
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.progress import Progress
-from mnv2_hpu.serving import preprocessing
+from mnv2_hpu.serving import metadata, preprocessing
 
-METADATA = "export.json"  # what `serving.export` writes beside the models
 RESULT = "check.json"
 PREDICTIONS = "check.npz"
 
-# Share of the images by which an export may differ from the run's own evaluation.
+# Fraction of the images by which an export may differ from the run's own evaluation.
 TOLERANCE = 0.005
-BATCH_SIZE = 64
+# Difference of a logit between an original file and what preparation made of it, as a
+# fraction of the logits' range.
+ORIGINALS_TOLERANCE = 0.001
 
-# Encoded images, as `[n]` strings, to probabilities, `[n, num_classes]`.
-Predict = Callable[[tf.Tensor], np.ndarray]
+# Encoded images, as `[n]` strings, to outputs by name, `[n, num_classes]` each.
+Predict = Callable[[tf.Tensor], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +48,35 @@ class Verification:
   """What came out.
 
   Attributes:
-    num_examples: images.
-    top1: images whose label has the highest probability, by format.
-    top5: images whose label is among the five highest, by format.
-    max_difference: the largest absolute difference of a probability between the
-      formats; 0 where there is one format.
+    input_path: Pattern of the TFRecords.
+    num_examples: Number of images.
+    top1: Images whose label has the highest probability, by format.
+    top5: Images whose label is among the five highest, by format.
+    max_difference: Largest absolute difference of a probability between the formats; 0
+      where there is one format.
+    originals: Largest difference of a logit between an original file and its prepared
+      form, as a fraction of the logits' range, by kind of file.
   """
 
+  input_path: str
   num_examples: int
   top1: dict[str, int]
   top5: dict[str, int]
   max_difference: float
+  originals: dict[str, float]
 
   def summary(self, expected: Mapping[str, float]) -> str:
     """Returns the line to print beside the run's own accuracies."""
-    right = [f"{name} {count}" for name, count in self.top1.items()]
+    correct = [f"{name} {count}" for name, count in self.top1.items()]
     if "top1" in expected:
-      right.append(f"the run's evaluation {expected['top1'] * self.num_examples:.0f}")
+      correct.append(f"the run's evaluation {expected['top1'] * self.num_examples:.0f}")
     else:
-      right.append("the run logged no evaluation of these weights at this step")
+      correct.append("the run logged no evaluation of these weights at this step")
     return (
-      f"checked in a fresh process: right of {self.num_examples} images: "
-      f"{', '.join(right)}; largest difference of a probability "
-      f"{self.max_difference:.1e}"
+      f"checked in a fresh process: correct of {self.num_examples} images: "
+      f"{', '.join(correct)}; largest difference of a probability "
+      f"{self.max_difference:.1e}; {len(self.originals)} kinds of image files are read "
+      "as preparation reads them"
     )
 
 
@@ -76,14 +86,15 @@ def check_export(
   """Verifies an export in a process of its own.
 
   Args:
-    export_dir: what `serving.export` wrote.
-    input_path: pattern of the TFRecords to run it over.
-    expected: accuracies of the run's own evaluation of these images with these
+    export_dir: Folder that `serving.export` wrote.
+    input_path: Pattern of the TFRecords to run it over.
+    expected: Accuracies of the run's own evaluation of these images with these
       weights, in [0, 1]: "top1", "top5" or both; None compares the formats only.
 
   Raises:
-    UserError: if the process fails, or if an accuracy differs by more than
-      `TOLERANCE` from the one expected or between the formats.
+    UserError: If the process fails, if an accuracy differs by more than `TOLERANCE`
+      from the one expected or between the formats, or if an original image file is
+      read otherwise than preparation reads it.
   """
   root = os.path.dirname(os.path.dirname(mnv2_hpu.__file__))
   paths = [root, os.environ.get("PYTHONPATH", "")]
@@ -98,19 +109,44 @@ def check_export(
       f"the export in {export_dir!r} could not be checked: the process ended with code "
       f"{done.returncode}; what it printed says why. --nocheck exports all the same."
     )
-  with open(os.path.join(export_dir, RESULT), encoding="utf-8") as file:
-    result = Verification(**json.load(file))
+  result = read_result(export_dir)
   compare(result, expected or {})
   return result
+
+
+def read_result(export_dir: str) -> Verification:
+  """Returns what the check of an export found.
+
+  Raises:
+    UserError: If its file is missing or cannot be read.
+  """
+  return Verification(**metadata.read_json(export_dir, RESULT))
+
+
+def read_predictions(export_dir: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Returns what `predict` returned when the export was checked.
+
+  Raises:
+    UserError: If its file is missing or cannot be read.
+  """
+  path = os.path.join(export_dir, PREDICTIONS)
+  try:
+    with np.load(path) as stored:
+      arrays = dict(stored)
+    return arrays.pop("labels"), arrays
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    raise UserError(f"{path!r} cannot be read: {error}. Export again.") from error
 
 
 def compare(result: Verification, expected: Mapping[str, float]) -> None:
   """Compares the counts of the formats with each other and with the expected ones.
 
-  >>> compare(Verification(1000, {"tflite": 990}, {}, 0.0), {"top1": 0.992})
+  >>> result = Verification("val-*", 1000, {"tflite": 990}, {}, 0.0, {})
+  >>> compare(result, {"top1": 0.992})
 
   Raises:
-    UserError: if any two differ by more than `TOLERANCE` of the images.
+    UserError: If any two differ by more than `TOLERANCE` of the images, or originals by
+      more than `ORIGINALS_TOLERANCE`.
   """
   for metric, counts in (("top1", result.top1), ("top5", result.top5)):
     known = dict(counts)
@@ -120,111 +156,134 @@ def compare(result: Verification, expected: Mapping[str, float]) -> None:
     if gap > TOLERANCE * result.num_examples:
       found = ", ".join(f"{name} {count}" for name, count in known.items())
       raise UserError(
-        f"what was exported is not what was evaluated: right ({metric}) of "
+        f"what was exported is not what was evaluated: correct ({metric}) of "
         f"{result.num_examples} images: {found}; they may differ by {TOLERANCE:.1%}. "
         "Do not use this export. Are the images those of the run's evaluation "
         "(task.validation_data.input_path), with the same preprocessing?"
       )
+  differing = [k for k, v in result.originals.items() if v > ORIGINALS_TOLERANCE]
+  if differing:
+    raise UserError(
+      f"the export reads image files otherwise than training saw them: "
+      f"{', '.join(differing)}. Do not use this export for such files; convert them "
+      "to RGB first, as preparation does."
+    )
 
 
 def predict(
-  export_dir: str, input_path: str
+  models: Mapping[str, Predict], input_path: str, fields: Mapping[str, str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Runs every format in the folder over all records.
+  """Runs every format over all records.
 
   Args:
-    export_dir: what `serving.export` wrote.
-    input_path: pattern of TFRecords.
+    models: Formats, as `load` returns them.
+    input_path: Pattern of TFRecords.
+    fields: Names of their features, as `encoded_examples` takes them.
 
   Returns:
     The labels, `[n]`, and the probabilities by format, `[n, num_classes]`.
 
   Raises:
-    UserError: if the folder holds no export, or there are no records.
+    UserError: If there are no records.
   """
-  metadata = _metadata(export_dir)
-  loaders = {"saved_model": _saved_model, "model.tflite": _tflite}
-  formats = {
-    name.removeprefix("model."): load(os.path.join(export_dir, name), metadata)
-    for name, load in loaders.items()
-    if os.path.exists(os.path.join(export_dir, name))
-  }
-  if not formats:
-    raise UserError(f"{export_dir!r} holds none of {', '.join(loaders)}.")
-  files = record_files.match_files(input_path)
-  total = record_files.count_examples(files)
+  records = record_files.match_files(input_path)
+  total = record_files.count_examples(records)
   labels: list[np.ndarray] = []
-  probabilities: dict[str, list[np.ndarray]] = {name: [] for name in formats}
+  probabilities: dict[str, list[np.ndarray]] = {name: [] for name in models}
   with Progress(total, "image", "check export") as progress:
-    for encoded, batch_labels in read_examples(files, metadata["data"]):
+    for encoded, batch_labels in encoded_examples.read_examples(records, fields):
       labels.append(batch_labels)
-      for name, run in formats.items():
-        probabilities[name].append(run(encoded))
+      for name, run in models.items():
+        probabilities[name].append(run(encoded)["probs"])
       progress.update_to(sum(map(len, labels)))
   return np.concatenate(labels), {
     n: np.concatenate(p) for n, p in probabilities.items()
   }
 
 
-def read_examples(
-  files: list[str], fields: Mapping[str, str]
-) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
-  """Yields encoded images, strings `[batch]`, and labels `[batch]`, in file order.
+def compare_originals(
+  models: Mapping[str, Predict], significant_bits: int
+) -> dict[str, float]:
+  """Runs files of each kind that preparation converts as they are, and prepared.
 
   Args:
-    files: TFRecords.
-    fields: `image_field_key` and `label_field_key`, the names of the features.
+    models: Formats, as `load` returns them.
+    significant_bits: Bits that 16-bit images use, as the data set was prepared.
+
+  Returns:
+    The largest difference of a logit, over all formats and as a fraction of the logits'
+    range, by kind of file.
   """
-  image_key, label_key = fields["image_field_key"], fields["label_field_key"]
-  features = {
-    image_key: tf.io.FixedLenFeature([], tf.string),
-    label_key: tf.io.FixedLenFeature([], tf.int64),
-  }
-  for records in tf.data.TFRecordDataset(files).batch(BATCH_SIZE):
-    examples = tf.io.parse_example(records, features)
-    yield examples[image_key], examples[label_key].numpy()
+  differences = {}
+  for kind, original in sample_images.sample_images().items():
+    prepared = images.read(original, significant_bits=significant_bits)
+    if prepared.format == "JPEG":  # lossy: never equal
+      continue
+    pair, found = tf.constant([original, prepared.encoded]), []
+    for run in models.values():
+      logits = run(pair)["logits"]
+      found.append(np.abs(logits[0] - logits[1]).max() / max(np.ptp(logits), 1e-6))
+    differences[kind] = float(max(found))
+  return differences
 
 
 def evaluate(
-  labels: np.ndarray, probabilities: Mapping[str, np.ndarray]
+  labels: np.ndarray,
+  probabilities: Mapping[str, np.ndarray],
+  input_path: str = "",
+  originals: Mapping[str, float] | None = None,
 ) -> Verification:
   """Counts what is right.
 
   Args:
-    labels: `[n]`.
-    probabilities: by format, `[n, num_classes]`.
+    labels: True classes, `[n]`.
+    probabilities: Predictions by format, `[n, num_classes]`.
+    input_path: Pattern of the TFRecords.
+    originals: What `compare_originals` found.
   """
   top1, top5 = {}, {}
   for name, values in probabilities.items():
     ranked = np.argsort(-values, axis=1, kind="stable")[:, :5] == labels[:, np.newaxis]
     top1[name], top5[name] = int(ranked[:, 0].sum()), int(ranked.sum())
-  stacked = np.stack(list(probabilities.values()))
-  return Verification(len(labels), top1, top5, float(np.ptp(stacked, axis=0).max()))
+  difference = np.ptp(np.stack(list(probabilities.values())), axis=0).max()
+  return Verification(
+    input_path, len(labels), top1, top5, float(difference), dict(originals or {})
+  )
 
 
-def _metadata(export_dir: str) -> dict[str, Any]:
-  path = os.path.join(export_dir, METADATA)
-  if not os.path.exists(path):
-    raise UserError(
-      f"{export_dir!r} holds no {METADATA}: it is not a whole export. Write one with "
-      "entrypoints/export.py."
-    )
-  with open(path, encoding="utf-8") as file:
-    return json.load(file)
+def load(export_dir: str) -> dict[str, Predict]:
+  """Returns the models in the folder of an export, by format.
+
+  Raises:
+    UserError: If the folder holds no export.
+  """
+  content = metadata.read(export_dir)
+  loaders = {"saved_model": _saved_model, "model.tflite": _tflite}
+  models = {
+    name.removeprefix("model."): loader(os.path.join(export_dir, name), content)
+    for name, loader in loaders.items()
+    if os.path.exists(os.path.join(export_dir, name))
+  }
+  if not models:
+    raise UserError(f"{export_dir!r} holds none of {', '.join(loaders)}.")
+  return models
 
 
-def _saved_model(path: str, metadata: Mapping[str, Any]) -> Predict:
-  del metadata  # it needs none
+def _saved_model(path: str, content: Mapping[str, Any]) -> Predict:
+  del content  # it needs none
   loaded = tf.saved_model.load(path)
-  # Not the signature alone: its variables live as long as `loaded`.
-  return lambda encoded: loaded.signatures["image_bytes"](inputs=encoded)[
-    "probs"
-  ].numpy()
+
+  def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
+    # Not the signature alone: its variables live as long as `loaded`.
+    outputs = loaded.signatures["image_bytes"](inputs=encoded)
+    return {name: value.numpy() for name, value in outputs.items()}
+
+  return run
 
 
-def _tflite(path: str, metadata: Mapping[str, Any]) -> Predict:
-  preprocess = preprocessing.from_dict(metadata["preprocessing"])
-  significant_bits = metadata["image_decoding"]["significant_bits"]
+def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
+  preprocess = preprocessing.from_dict(content["preprocessing"])
+  significant_bits = content["image_decoding"]["significant_bits"]
   threads = len(os.sched_getaffinity(0))
   interpreter = tf.lite.Interpreter(path, num_threads=threads)
   signature = interpreter.get_signature_runner("serving_default")
@@ -234,9 +293,11 @@ def _tflite(path: str, metadata: Mapping[str, Any]) -> Predict:
     image = image_decoding.decode_image(encoded, significant_bits)
     return preprocess.resize(image)[tf.newaxis]
 
-  return lambda encoded: np.concatenate(
-    [signature(inputs=pixels(image).numpy())["probs"] for image in encoded]
-  )
+  def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
+    outputs = [signature(inputs=pixels(image).numpy()) for image in encoded]
+    return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}
+
+  return run
 
 
 def main() -> None:
@@ -247,14 +308,17 @@ def main() -> None:
   arguments = parser.parse_args()
   export_dir = arguments.export_dir
   try:
-    labels, probabilities = predict(export_dir, arguments.input_path)
+    models = load(export_dir)
+    content = metadata.read(export_dir)
+    labels, probabilities = predict(models, arguments.input_path, content["data"])
+    originals = compare_originals(models, content["image_decoding"]["significant_bits"])
   except UserError as error:
     sys.exit(f"error: {error}")
-  np.savez(os.path.join(export_dir, PREDICTIONS), labels=labels, **probabilities)
-  path = os.path.join(export_dir, RESULT)
-  with open(f"{path}.partial", "w", encoding="utf-8") as file:
-    json.dump(dataclasses.asdict(evaluate(labels, probabilities)), file, indent=2)
-  os.replace(f"{path}.partial", path)
+  result = evaluate(labels, probabilities, arguments.input_path, originals)
+  with files.atomic_write(os.path.join(export_dir, PREDICTIONS), "wb") as file:
+    np.savez(file, labels=labels, **probabilities)
+  with files.atomic_write(os.path.join(export_dir, RESULT)) as file:
+    json.dump(dataclasses.asdict(result), file, indent=2)
 
 
 if __name__ == "__main__":

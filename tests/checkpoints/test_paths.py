@@ -45,7 +45,7 @@ def test_folder_without_its_list_names_the_checkpoints(folder, content):
   if content:
     (folder / "checkpoint").write_text(content)
   with pytest.raises(
-    UserError, match=r"holds ckpt-12, ckpt-6, but its list .*Name one"
+    UserError, match=r"holds ckpt-6, ckpt-12, but its list .*Name one.*ckpt-12"
   ):
     find_checkpoint(str(folder))
 

@@ -1,4 +1,4 @@
-"""A small network whose averaged weights differ from its raw ones, and its export."""
+"""A small network whose EMA weights differ from its raw ones, and its export."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(trained, tmp_path_factory):
-  """Both formats, averaged weights."""
+  """Both formats, EMA weights."""
   from mnv2_hpu.serving import export
 
   return export.export(

@@ -31,7 +31,7 @@ def saved_model(exported):
   return tf.saved_model.load(exported.files["saved_model"])
 
 
-def test_saved_model_computes_what_the_averaged_weights_do(trained, saved_model):
+def test_saved_model_computes_what_the_ema_weights_do(trained, saved_model):
   images = same_size(trained)
   outputs = saved_model.signatures["serving_default"](inputs=tf.constant(images))
   logits = in_process_logits(trained, images)
@@ -68,17 +68,23 @@ def test_tflite_takes_pixel_values_and_scales_them_itself(trained, exported):
   np.testing.assert_allclose(outputs["probs"], tf.nn.softmax(logits), atol=1e-5)
 
 
-def test_note_says_what_was_exported_also_inside_the_saved_model(trained, exported):
+def test_metadata_says_what_was_exported_also_inside_the_saved_model(trained, exported):
   with open(exported.metadata) as file:
-    note = json.load(file)
-  assert (note["weights"], note["global_step"]) == ("ema", 42)
-  assert note["path"] == trained.checkpoint
-  assert note["label_names"][6] == "class 6"
-  assert note["versions"]["tensorflow"] == tf.__version__
-  assert note["preprocessing"]["central_fraction"] == 0.8
+    metadata = json.load(file)
+  assert (metadata["weights"], metadata["global_step"]) == ("ema", 42)
+  assert metadata["path"] == trained.checkpoint
+  assert metadata["label_names"][6] == "class 6"
+  assert metadata["versions"]["tensorflow"] == tf.__version__
+  preprocessing = metadata["preprocessing"]
+  assert preprocessing["central_fraction"] == 0.8
+  assert preprocessing["resize_method"].startswith("bilinear, no half-pixel centers")
+  crop, resize, scale = preprocessing["steps"][1:]
+  assert "central 0.8" in crop
+  assert resize.startswith(f"resize to {SIZE} x {SIZE}: bilinear")
+  assert scale == "pixels / 127.5 - 1"
   path = os.path.join(exported.files["saved_model"], "assets.extra", "export.json")
   with open(path) as file:
-    assert json.load(file) == note
+    assert json.load(file) == metadata
 
 
 def test_another_export_replaces_the_one_before(trained, tmp_path):
@@ -94,7 +100,7 @@ def test_another_export_replaces_the_one_before(trained, tmp_path):
   )
   assert sorted(os.listdir(folder)) == ["export.json", "saved_model"]
   assert "old" not in os.listdir(folder / "saved_model")
-  # The raw weights are others than the averaged ones.
+  # The raw weights are others than the EMA ones.
   stored = tf.saved_model.load(result.files["saved_model"]).all_weights
   for variable, raw in zip(stored, trained.raw, strict=True):
     np.testing.assert_array_equal(variable, raw)
@@ -110,6 +116,11 @@ def test_failed_export_leaves_the_one_before(trained, tmp_path):
     export.export(trained.params, str(tmp_path), str(tmp_path))
   assert os.listdir(tmp_path) == ["export.json"]
   assert (tmp_path / "export.json").read_text() == "before"
+
+
+def test_no_format_names_the_known_ones(trained, tmp_path):
+  with pytest.raises(UserError, match="empty; allowed are saved_model, tflite"):
+    export.export(trained.params, trained.checkpoint, str(tmp_path), formats=[])
 
 
 def test_unknown_format_names_the_known_ones(trained, tmp_path):

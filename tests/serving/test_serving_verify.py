@@ -6,7 +6,7 @@ import pytest
 
 from mnv2_hpu.dataloaders.inception_preprocessing import preprocess_for_eval
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.serving import verify
+from mnv2_hpu.serving import metadata, verify
 
 LABELS = np.array([0, 1, 2, 6])
 RANKED = np.array(
@@ -22,11 +22,24 @@ RANKED = np.array(
 def test_counts_are_those_of_a_hand_made_table():
   other = RANKED.copy()
   other[0, :2] -= [0.2, 0.0]
-  result = verify.evaluate(LABELS, {"saved_model": RANKED, "tflite": other})
+  result = verify.evaluate(LABELS, {"saved_model": RANKED, "tflite": other}, "val-*")
   assert result.num_examples == 4
   assert result.top1 == {"saved_model": 1, "tflite": 0}
   assert result.top5 == {"saved_model": 3, "tflite": 3}
   assert result.max_difference == pytest.approx(0.2)
+
+
+def verification(top1=None, originals=None):
+  top1 = top1 or {"saved_model": 990}
+  return verify.Verification(
+    "val-*", 1000, top1, {"saved_model": 999}, 0.0, originals or {}
+  )
+
+
+def test_original_file_read_otherwise_than_prepared_fails():
+  verify.compare(verification(originals={"PNG, palette": 0.0}), {})
+  with pytest.raises(UserError, match=r"image files otherwise.*: PNG, RGBA\."):
+    verify.compare(verification(originals={"PNG, palette": 0.0, "PNG, RGBA": 0.2}), {})
 
 
 @pytest.mark.parametrize(
@@ -41,19 +54,24 @@ def test_counts_are_those_of_a_hand_made_table():
   ],
 )
 def test_gap_of_more_than_half_a_percent_fails(top1, expected, fails):
-  result = verify.Verification(1000, top1, {"saved_model": 999}, 0.0)
+  result = verification(top1=top1)
   if fails:
     with pytest.raises(
-      UserError, match=r"not what was evaluated: right \(top1\) of 1000"
+      UserError, match=r"not what was evaluated: correct \(top1\) of 1000"
     ):
       verify.compare(result, expected)
   else:
     verify.compare(result, expected)
 
 
+def predict(export_dir, records):
+  fields = metadata.read(export_dir)["data"]
+  return verify.predict(verify.load(export_dir), records, fields)
+
+
 @pytest.mark.slow
 def test_every_record_runs_through_both_formats(trained, exported):
-  labels, probabilities = verify.predict(exported.export_dir, trained.records)
+  labels, probabilities = predict(exported.export_dir, trained.records)
   assert len(labels) == serving.NUM_RECORDS
   inputs = np.stack(
     [
@@ -69,24 +87,29 @@ def test_every_record_runs_through_both_formats(trained, exported):
 
 def test_folder_without_a_whole_export_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"no export\.json"):
-    verify.predict(str(tmp_path), "unused")
+    verify.load(str(tmp_path))
   (tmp_path / "export.json").write_text("{}")
   with pytest.raises(UserError, match="holds none of saved_model"):
-    verify.predict(str(tmp_path), "unused")
+    verify.load(str(tmp_path))
 
 
 @pytest.mark.slow
 def test_fresh_process_finds_the_accuracy_of_this_one(trained, exported, tmp_path):
   folder = str(tmp_path / "export")
   shutil.copytree(exported.export_dir, folder)
-  labels, probabilities = verify.predict(folder, trained.records)
+  labels, probabilities = predict(folder, trained.records)
   top1 = float(np.mean(probabilities["tflite"].argmax(-1) == labels))
   result = verify.check_export(folder, trained.records, {"top1": top1})
   assert result.num_examples == serving.NUM_RECORDS
   assert result.max_difference < 1e-4
-  with np.load(f"{folder}/check.npz") as stored:
-    np.testing.assert_array_equal(stored["labels"], labels)
-    np.testing.assert_allclose(stored["saved_model"], probabilities["saved_model"])
+  assert result == verify.read_result(folder)
+  assert {"PNG, RGBA", "PNG, palette with alpha", "GIF", "PNG, 12 of 16 bits"} < set(
+    result.originals
+  )
+  assert max(result.originals.values()) < verify.ORIGINALS_TOLERANCE
+  stored_labels, stored = verify.read_predictions(folder)
+  np.testing.assert_array_equal(stored_labels, labels)
+  np.testing.assert_allclose(stored["saved_model"], probabilities["saved_model"])
   with pytest.raises(UserError, match="the run's evaluation"):
     verify.compare(result, {"top1": top1 + 0.02})
 

@@ -3,7 +3,7 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.modeling.optimization.configs import optimizer_config
 
-from mnv2_hpu.cli import export
+from mnv2_hpu.evaluation import metrics
 
 STEP = 20
 
@@ -20,16 +20,16 @@ def model_dir(tmp_path):
   return str(tmp_path)
 
 
-def params(averages=True, validation_steps=-1):
+def params(ema=True, validation_steps=-1):
   experiment = cfg.ExperimentConfig()
   experiment.trainer.validation_steps = validation_steps
-  if averages:
+  if ema:
     experiment.trainer.optimizer_config.ema = optimizer_config.EMAConfig()
   return experiment
 
 
 @pytest.mark.parametrize(
-  ("averages", "weights", "step", "expected"),
+  ("ema", "weights", "step", "expected"),
   [
     (True, "ema", STEP, {"top1": 0.75, "top5": 1.0}),
     (True, "raw", STEP, {"top1": 0.5}),  # logged as raw_accuracy
@@ -39,17 +39,21 @@ def params(averages=True, validation_steps=-1):
   ],
 )
 def test_export_is_compared_with_the_evaluation_of_its_weights(
-  model_dir, averages, weights, step, expected
+  model_dir, ema, weights, step, expected
 ):
-  assert export.logged_accuracies(model_dir, params(averages), step, weights) == (
-    expected
-  )
+  found = metrics.logged_accuracies(model_dir, params(ema), step, weights)
+  assert found == expected
 
 
 def test_evaluation_of_a_part_of_the_images_is_not_compared(model_dir):
   some = params(validation_steps=3)
-  assert export.logged_accuracies(model_dir, some, STEP, "ema") == {}
+  assert metrics.logged_accuracies(model_dir, some, STEP, "ema") == {}
 
 
 def test_run_without_evaluations_has_nothing_to_compare(tmp_path):
-  assert export.logged_accuracies(str(tmp_path), params(), STEP, "ema") == {}
+  assert metrics.logged_accuracies(str(tmp_path), params(), STEP, "ema") == {}
+
+
+def test_folder_without_event_files_has_nothing_to_compare(tmp_path):
+  (tmp_path / "validation").mkdir()
+  assert metrics.logged_accuracies(str(tmp_path), params(), STEP, "ema") == {}

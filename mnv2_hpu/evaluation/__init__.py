@@ -1,0 +1,1 @@
+"""Evaluating runs and exports: once, as a sidecar, metrics, predictions, the report."""

@@ -1,0 +1,84 @@
+"""`export.json`: what an export is, what it takes and returns, how it was made."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from mnv2_hpu import __version__, compat
+from mnv2_hpu.checkpoints import restore
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.serving.image_classification import ClassificationModule
+
+FILE = "export.json"
+
+
+def describe(
+  module: ClassificationModule,
+  restored: restore.RestoredCheckpoint,
+  label_names: Sequence[str] | None,
+) -> dict[str, Any]:
+  """Returns the content of the file."""
+  task = module.params.task
+  height, width, channels = task.model.input_size
+  return {
+    **dataclasses.asdict(restored),
+    "num_classes": task.model.num_classes,
+    "label_names": None if label_names is None else list(label_names),
+    "inputs": {
+      "saved_model serving_default": "uint8 [batch, height, width, 3], any size",
+      "saved_model image_bytes": "string [batch], encoded images of any size",
+      "tflite": f"float32 [1, {height}, {width}, {channels}], pixel values 0 to 255",
+    },
+    "outputs": {
+      "logits": f"float32 [batch, {task.model.num_classes}]",
+      "probs": f"float32 [batch, {task.model.num_classes}], softmax of the logits",
+    },
+    "image_decoding": {
+      "significant_bits": module.significant_bits,
+      "transparency": "composited over black",
+      "exif_orientation": "ignored",
+    },
+    "preprocessing": module.preprocessing.as_dict(),
+    "data": {
+      "input_path": task.validation_data.input_path,
+      "image_field_key": task.validation_data.image_field_key,
+      "label_field_key": task.validation_data.label_field_key,
+    },
+    "versions": {
+      "mnv2_hpu": __version__,
+      "tensorflow": tf.__version__,
+      compat.MODEL_GARDEN: compat.version(compat.MODEL_GARDEN),
+    },
+  }
+
+
+def read(export_dir: str) -> dict[str, Any]:
+  """Returns the content of the file in the folder of an export.
+
+  Raises:
+    UserError: If it is missing or cannot be read.
+  """
+  return read_json(export_dir, FILE)
+
+
+def read_json(export_dir: str, name: str) -> dict[str, Any]:
+  """Returns the content of a file that `mnv2-export` leaves beside the models.
+
+  Raises:
+    UserError: If it is missing or cannot be read.
+  """
+  path = os.path.join(export_dir, name)
+  try:
+    with open(path, encoding="utf-8") as file:
+      return json.load(file)
+  except (FileNotFoundError, NotADirectoryError):
+    raise UserError(
+      f"{export_dir!r} holds no {name}: it is not a whole export, made and checked. "
+      "Write one with mnv2-export."
+    ) from None
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path!r} cannot be read: {error}. Export again.") from error
