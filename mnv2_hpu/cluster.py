@@ -5,20 +5,18 @@ local ranks those of one machine; both start at 0, and rank 0 is the chief.
 """
 
 import contextlib
-import dataclasses
 import json
 import random
 import re
 import socket
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mnv2_hpu.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class Launcher:
+class Launcher(NamedTuple):
   """The variables that a launcher sets in each process it starts."""
 
   name: str
@@ -28,27 +26,17 @@ class Launcher:
   local_size: str
 
 
+def _with_prefix(name: str, prefix: str) -> Launcher:
+  fields = ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")
+  return Launcher(name, *(prefix + field for field in fields))
+
+
 LAUNCHERS = (
-  Launcher(
-    "horovodrun",
-    "HOROVOD_SIZE",
-    "HOROVOD_RANK",
-    "HOROVOD_LOCAL_RANK",
-    "HOROVOD_LOCAL_SIZE",
-  ),
-  Launcher(
-    "mpirun (Open MPI)",
-    "OMPI_COMM_WORLD_SIZE",
-    "OMPI_COMM_WORLD_RANK",
-    "OMPI_COMM_WORLD_LOCAL_RANK",
-    "OMPI_COMM_WORLD_LOCAL_SIZE",
-  ),
+  _with_prefix("horovodrun", "HOROVOD_"),
+  _with_prefix("mpirun (Open MPI)", "OMPI_COMM_WORLD_"),
   Launcher(
     "mpirun (MPICH, Intel MPI)",
-    "PMI_SIZE",
-    "PMI_RANK",
-    "MPI_LOCALRANKID",
-    "MPI_LOCALNRANKS",
+    *("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
   ),
 )
 SRUN = Launcher(
@@ -86,8 +74,7 @@ def _has_started(launcher: Launcher, environ: Mapping[str, str]) -> bool:
   Raises:
     UserError: If others of its variables are, without that number.
   """
-  names = (launcher.rank, launcher.local_rank, launcher.local_size)
-  others = [name for name in names if environ.get(name)]
+  others = [name for name in launcher[2:] if environ.get(name)]
   if others and not environ.get(launcher.size):
     raise UserError(
       f"{launcher.name} seems to have started this process, for {', '.join(others)} "
@@ -157,13 +144,17 @@ def tf_config_workers(environ: Mapping[str, str]) -> list[str]:
   return [address for job in ("chief", "worker") for address in jobs.get(job, ())]
 
 
+def _tf_config_hosts(environ: Mapping[str, str]) -> list[str]:
+  return [address.rpartition(":")[0] for address in tf_config_workers(environ)]
+
+
 def _tf_config_rank(environ: Mapping[str, str]) -> int:
   config = _parse_tf_config(environ)
   jobs, kind, index = config["cluster"], config.get("type"), config.get("index")
-  if kind is None or index is None:
+  if kind is None or index is None or not str(index).isdecimal():
     raise UserError(
-      f"TF_CONFIG has no {'type' if kind is None else 'index'} in its 'task': which of "
-      f"its processes this is, is unknown. {_TF_CONFIG_FORM}"
+      f"TF_CONFIG has no {'type' if kind is None else 'number as index'} in its "
+      f"'task': which of its processes this is, is unknown. {_TF_CONFIG_FORM}"
     )
   if kind not in ("chief", "worker"):
     raise UserError(
@@ -196,8 +187,7 @@ def world_size(environ: Mapping[str, str]) -> int:
   2
   """
   sizes = _claims(environ, "size")
-  workers = tf_config_workers(environ)
-  if workers:
+  if workers := tf_config_workers(environ):
     sizes[TF_CONFIG] = len(workers)
   return _agreed(sizes, default=1)
 
@@ -242,7 +232,7 @@ def local_rank(environ: Mapping[str, str]) -> int:
   """
   this, size = rank(environ), world_size(environ)
   local_ranks = _claims(environ, "local_rank")
-  hosts = [address.rpartition(":")[0] for address in tf_config_workers(environ)]
+  hosts = _tf_config_hosts(environ)
   if hosts and not local_ranks:
     return hosts[:this].count(hosts[this])
   if not local_ranks and size > 1:
@@ -270,7 +260,7 @@ def local_size(environ: Mapping[str, str]) -> int | None:
   sizes = _claims(environ, "local_size")
   if sizes or launchers:
     return next(iter(sizes.values()), None)
-  hosts = [address.rpartition(":")[0] for address in tf_config_workers(environ)]
+  hosts = _tf_config_hosts(environ)
   return hosts.count(hosts[rank(environ)]) if hosts else 1
 
 

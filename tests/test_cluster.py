@@ -156,8 +156,9 @@ def test_the_chief_is_rank_0_and_the_workers_follow():
     ({"TF_CONFIG": TWO_WORKERS}, r"no type in its 'task'"),
     (
       {"TF_CONFIG": TWO_WORKERS.replace("{}", '{"type": "worker"}')},
-      r"no index in its 'task'",
+      r"no number as index in its 'task'",
     ),
+    (workers("first", 2, 0, 2), r"no number as index in its 'task'"),
     (
       {
         "TF_CONFIG": json.dumps(

@@ -111,16 +111,6 @@ def gather(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
   return np.frombuffer(gathered.tobytes(), values.dtype).reshape(shape)
 
 
-def sum_over_ranks(
-  strategy: tf.distribute.Strategy, tensor: tf.types.experimental.TensorLike
-) -> tf.Tensor:
-  """Returns the sum of an integer tensor over the ranks; of int32 or int64, exactly."""
-  tensor = tf.convert_to_tensor(tensor)
-  if tensor.dtype not in (tf.int32, tf.int64):
-    raise TypeError(f"sum_over_ranks takes int32 or int64, not {tensor.dtype.name}.")
-  return tf.constant(gather(strategy, tensor.numpy()).sum(axis=0), tensor.dtype)
-
-
 def broadcast_int(strategy: tf.distribute.Strategy, value: int) -> int:
   """Returns rank 0's value, which lies in the range of int64."""
   return int(gather(strategy, np.array(value, np.int64))[0])

@@ -141,7 +141,16 @@ def get_distribution_strategy(
       _raise_transport_timeouts()
     if name in STRATEGIES:
       return STRATEGIES[name]()
-  return _upstream(distribution_strategy=distribution_strategy, **kwargs)
+  try:
+    return _upstream(distribution_strategy=distribution_strategy, **kwargs)
+  except (ValueError, tf.errors.OpError) as error:
+    if str(distribution_strategy).lower() != "tpu":
+      raise
+    raise UserError(
+      "runtime.distribution_strategy is 'tpu', but no TPU can be used here "
+      f"({type(error).__name__}: {error}). Set runtime.tpu, or use another strategy: "
+      "one_device or mirrored."
+    ) from error
 
 
 def install_hook() -> None:

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -159,8 +160,8 @@ class VariableSync:
       at the first call, after `invalidate`, and where the step is not the last one.
     """
     step = int(self._step.numpy())
-    is_restored = tf.constant(int(step != self._last_step))
-    if not int(ranks.sum_over_ranks(self._strategy, is_restored)):
+    is_restored = np.array(step != self._last_step)
+    if not ranks.gather(self._strategy, is_restored).any():
       return False
     ranks.broadcast_variables(self._strategy, self._variables)
     self._last_step = int(self._step.numpy())

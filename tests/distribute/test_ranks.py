@@ -13,9 +13,3 @@ def test_gathered_values_keep_their_shape_and_type():
     assert gathered.shape == (1, *value.shape)
     assert gathered.dtype == value.dtype
     np.testing.assert_array_equal(gathered[0], value)
-
-
-def test_the_sum_over_ranks_of_a_scalar_is_a_scalar():
-  total = ranks.sum_over_ranks(tf.distribute.get_strategy(), tf.constant(5))
-  assert total.shape == ()
-  assert int(total) == 5

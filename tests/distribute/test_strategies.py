@@ -76,6 +76,11 @@ def test_gpus_that_are_not_there_are_refused(name, num_gpus, monkeypatch):
     distribute_utils.get_distribution_strategy(name, num_gpus=num_gpus)
 
 
+def test_a_tpu_that_is_not_there_is_refused():
+  with pytest.raises(UserError, match=r"'tpu', but no TPU can be used here"):
+    distribute_utils.get_distribution_strategy("tpu", tpu_address=None)
+
+
 @pytest.fixture
 def two_ranks(monkeypatch):
   for name, value in (("SIZE", 2), ("RANK", 1), ("LOCAL_SIZE", 2), ("LOCAL_RANK", 1)):
