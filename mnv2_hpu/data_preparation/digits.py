@@ -23,9 +23,9 @@ def write_digits(
   the other split is removed.
 
   Args:
-    output_dir: made if absent.
-    seed: of the stratified choice of what is held out.
-    validation_fraction: share of each digit that is held out.
+    output_dir: Folder to write; made if absent.
+    seed: Seed of the stratified choice of what is held out.
+    validation_fraction: Fraction of each digit that is held out.
 
   Returns:
     Number of images by split.

@@ -1,10 +1,9 @@
-"""What to know of a set's images that went in as they are asked for, and look wrong."""
+"""What to know of images that were prepared as requested, and may look wrong."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 
+_MIN_UNUSED_BITS = 2  # leave a class a quarter as bright as it could be, or less
 _MAX_NAMES = 10
-_MIN_UNUSED_BITS = 2  # that make a class a quarter as bright as it could be, or less
 
 
 def image_warnings(
@@ -14,15 +13,8 @@ def image_warnings(
 
   Args:
     num_oriented: Images with an EXIF orientation other than upright.
-    bits_used: Bits of the largest sample in the 16-bit images of each class that has
-      any, by the class's name.
-    significant_bits: What their samples were scaled by.
-
-  >>> for line in image_warnings(3, {"ant": 12, "bee": 10}, 16):
-  ...   print(line[:66])
-  3 images have an EXIF orientation, which is ignored: no decoder in
-  16-bit images of 'bee' use 10 bits of 16: their pixels are at most
-  16-bit images of 'ant' use 12 bits of 16: their pixels are at most
+    bits_used: Bits of the largest sample in the 16-bit images of a class, by its name.
+    significant_bits: Bits that these images were scaled by.
   """
   lines = []
   if num_oriented:
@@ -31,26 +23,20 @@ def image_warnings(
       "in an export reads it. To train and serve them upright, rotate the files "
       "(exiftran -ai, mogrify -auto-orient) and prepare again."
     )
-  names = defaultdict(list)
-  for name, bits in bits_used.items():
-    names[bits].append(name)
-  largest = max(bits_used.values(), default=0)
-  for bits in sorted(names):
-    shown = ", ".join(map(repr, names[bits][:_MAX_NAMES]))
-    if len(names[bits]) > _MAX_NAMES:
-      shown += f" and {len(names[bits]) - _MAX_NAMES} more classes"
-    start = f"16-bit images of {shown} use {bits} bits of {significant_bits}"
+  largest = max([8, *bits_used.values()])
+  advice = (
+    f"--significant_bits={largest} suits the whole set, and is exported."
+    if largest < 16
+    else "Others use all 16, so no one scale suits the set: convert these files."
+  )
+  for bits in sorted(set(bits_used.values())):
+    names = [name for name in bits_used if bits_used[name] == bits]
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    classes = ", ".join(map(repr, names[:_MAX_NAMES])) + more
+    start = f"16-bit images of {classes} use {bits} bits of {significant_bits}"
     if bits > significant_bits:
-      lines.append(f"{start}: what exceeds them is white. {_advice(largest)}")
+      lines.append(f"{start}: what exceeds them is white. {advice}")
     elif bits <= significant_bits - _MIN_UNUSED_BITS:
-      reach = (1 << bits) - 1 >> significant_bits - 8
-      lines.append(
-        f"{start}: their pixels are at most {reach} of 255. {_advice(largest)}"
-      )
+      brightest = (1 << bits) - 1 >> significant_bits - 8
+      lines.append(f"{start}: their pixels are at most {brightest} of 255. {advice}")
   return lines
-
-
-def _advice(largest: int) -> str:
-  if largest < 16:
-    return f"--significant_bits={max(largest, 8)} suits the whole set, and is exported."
-  return "Other images use all 16, so no one scale suits the set: convert these files."

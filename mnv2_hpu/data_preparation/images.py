@@ -229,6 +229,8 @@ def _to_rgb(
   if image.format == "PNG":
     return _decode_png(data, significant_bits)
   if decoded.mode.startswith("I") or decoded.mode == "F":
+    if image.format == "PPM":  # it states its largest sample, by which Pillow scales
+      return _scale_gray(np.asarray(decoded), 16)[0], 0
     return _scale_gray(np.asarray(decoded), significant_bits)
   bits_used = 0
   if isinstance(image, TiffImagePlugin.TiffImageFile) and 16 in image.tag_v2.get(

@@ -4,6 +4,7 @@ import io
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,6 @@ _SYSTEM_NAMES = frozenset(
 )  # fmt: skip
 _SYSTEM_PREFIXES = (".", "._", "~$", "synophoto_thumb_", "synofile_thumb_")
 _MAX_NAMES = 10
-
-_FolderId = tuple[int, int]  # device and inode
 
 
 def _is_system_name(name: str) -> bool:
@@ -82,24 +81,20 @@ class InputFolder:
 
     Links are followed; a link to a folder that holds it is skipped.
     """
-    above = [self.root.resolve(), *self.root.resolve().parents]
-    parts = Path(folder).parts
-    above += [self.root.joinpath(*parts[: n + 1]) for n in range(len(parts))]
-    found: list[tuple[str, int]] = []
-    self._walk(folder, frozenset(_folder_id(path.stat()) for path in above), found)
-    return sorted(found)
+    root = self.root.resolve()
+    return sorted(self._walk(folder, frozenset([root, *root.parents])))
 
-  def _walk(
-    self, folder: str, above: frozenset[_FolderId], found: list[tuple[str, int]]
-  ) -> None:
+  def _walk(self, folder: str, above: frozenset[Path]) -> Iterator[tuple[str, int]]:
+    real = (self.root / folder).resolve()
+    if real in above:
+      self.skip(folder, "a link to a folder that holds it")
+      return
     for entry in self.entries(folder):
       path = os.path.join(folder, entry.name)
-      if not _is_folder(entry):
-        found.append((path, _size(entry)))
-      elif (folder_id := _folder_id(entry.stat())) in above:
-        self.skip(path, "a link to a folder that holds it")
+      if _is_folder(entry):
+        yield from self._walk(path, above | {real, *real.parents})
       else:
-        self._walk(path, above | {folder_id}, found)
+        yield path, _size(entry)
 
   def skip(self, path: str, reason: str) -> None:
     """Notes that a file or folder is left out."""
@@ -129,10 +124,6 @@ def _size(entry: os.DirEntry[str]) -> int:
     return entry.stat().st_size
   except OSError:  # a link that leads nowhere; reading it is what reports it
     return entry.stat(follow_symlinks=False).st_size
-
-
-def _folder_id(status: os.stat_result) -> _FolderId:
-  return status.st_dev, status.st_ino
 
 
 class InputReader:

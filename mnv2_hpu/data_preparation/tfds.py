@@ -4,7 +4,7 @@
 `--input_dir`, its data folder, unless it lies there already. Its TFRecords are then
 read in place, image by image. Labels are those of TFDS, from 0, without a background
 class. The validation split is the set's `validation` (or `val`, `valid`), else its
-`test`, else a stratified share of what is trained on.
+`test`, else a stratified fraction of what is trained on.
 """
 
 import itertools
@@ -109,7 +109,7 @@ def _prepared_builder(options: SourceOptions) -> Any:
     tfds.download.DownloadError,
   ) as error:
     raise UserError(
-      f"TFDS cannot download or prepare {name} in {options.input_dir}: {error} Mend "
+      f"TFDS cannot download or prepare {name} in {options.input_dir}: {error} Fix "
       "that, or bring a prepared set: what TFDS wrote on another machine can be copied "
       "there."
     ) from error

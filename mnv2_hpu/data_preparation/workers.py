@@ -61,7 +61,7 @@ def run(
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(_PRELOADED)
   executor = concurrent.futures.ProcessPoolExecutor(
-    num_processes, mp_context=context, initializer=_exit_with_parent
+    num_processes, mp_context=context, initializer=_init_worker
   )
   try:
     futures = {executor.submit(function, task): task for task in tasks}
@@ -77,8 +77,11 @@ def run(
     executor.shutdown(cancel_futures=True)
 
 
-def _exit_with_parent() -> None:
-  """Ends this worker when the main process is killed, rather than wait for ever."""
+def _init_worker() -> None:
+  """Hides GPUs, and ends this worker when the main process is killed."""
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], "GPU")  # whose memory decoding a PNG would take
   parent = multiprocessing.parent_process()
   if parent is None:
     return

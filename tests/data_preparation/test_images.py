@@ -132,6 +132,12 @@ def test_significant_bits_scale_every_16_bit_image_alike(significant_bits):
   assert (decoded(images.read(too_large, False, significant_bits).encoded) == 255).all()
 
 
+def test_a_pgm_is_scaled_by_the_largest_sample_that_it_states():
+  data = b"P5 2 1 4095\n" + struct.pack(">HH", 4095, 2048)
+  stored = images.read(data, significant_bits=12)
+  assert decoded(stored.encoded)[0, :, 0].tolist() == [255, 128]
+
+
 def test_bits_used_are_those_of_the_largest_sample():
   assert images.read(helpers_images.png_16_bits_rgb(0x0FFF)).bits_used == 12
   assert images.read(helpers_images.encoded("PNG", mode="RGBA")).bits_used == 0
