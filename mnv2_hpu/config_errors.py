@@ -181,7 +181,7 @@ def _explain_yaml(error: BaseException, given: Any) -> str | None:
   in_file = _local(error, "train_utils", "parse_config_file", "config_file")
   flag = "--params_override" if in_file is None else f"--config_file={in_file}"
   problem = getattr(error, "problem", None)
-  if problem:  # of PyYAML
+  if problem:  # PyYAML has it
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     hint = "Indent by spaces, not by tabs." if r"\t" in problem else ""

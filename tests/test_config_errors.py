@@ -24,7 +24,7 @@ WHOLE = (
 
 
 class Flags(types.SimpleNamespace):
-  """As much of absl's flags as Model Garden's parser asks for."""
+  """As much of absl's flags as Model Garden's parser reads."""
 
   def __contains__(self, name):
     return hasattr(self, name)

@@ -16,11 +16,12 @@ class MobileNetV2(hyperparams.Config):
   by the task.
   """
 
-  width_multiplier: float = 1.0  # of all channels, above 0; the paper's alpha
+  width_multiplier: float = 1.0  # factor of all channels, above 0; the paper's alpha
   output_stride: int | None = None  # 8, 16 or 32 (also None): input size / last size
   finegrain_classification_mode: bool = True  # keep 1280 channels at widths below 1
   output_intermediate_endpoints: bool = False  # also '<level>/expansion', '/depthwise'
-  kernel_initializer_stddev: float = 0.09  # of the normal, truncated at twice of it
+  # Standard deviation of the normal, truncated at two standard deviations.
+  kernel_initializer_stddev: float = 0.09
   trainable: bool = True  # False freezes the kernels and the batch norm
 
 

@@ -24,16 +24,16 @@ def add_choice(
   """Adds a field to a one-of config, in place and for its subclasses as well.
 
   Every instance made afterwards has the field, so the experiments of Model Garden,
-  which build such instances when they are asked for, accept the choice like their own:
+  which build such instances when they are looked up, accept the choice like their own:
   in overrides, in YAML files, by `type`. Idempotent.
 
   Args:
-    oneof_cls: a dataclass, such as `official.vision.configs.backbones.Backbone`.
-    name: of the field, and the value of `type` that chooses it.
-    config_cls: dataclass of the field; its defaults are those of the choice.
+    oneof_cls: Dataclass, such as `official.vision.configs.backbones.Backbone`.
+    name: Name of the field, and the value of `type` that chooses it.
+    config_cls: Dataclass of the field; its defaults are those of the choice.
 
   Raises:
-    UserError: if the class has something else of that name.
+    UserError: If the class has something else of that name.
   """
   present = oneof_cls.__dataclass_fields__.get(name)
   if present is not None and present.type is config_cls:

@@ -24,7 +24,7 @@ from mnv2_hpu.errors import UserError, did_you_mean
 from mnv2_hpu.optimization.learning_rate import SlimExponentialDecay
 from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
 
-END_LEARNING_RATE = 1e-4  # of the polynomial decay, for one replica; slim's
+END_LEARNING_RATE = 1e-4  # last rate of the polynomial decay, for one replica; slim's
 
 
 # "exponential" is Model Garden's: after a warm-up, which ends at the decayed rate.
@@ -61,11 +61,11 @@ class SlimExponentialLrConfig(base_config.Config):
   """The arguments of `optimization.learning_rate.SlimExponentialDecay`."""
 
   name: str = "SlimExponentialDecay"
-  initial_learning_rate: float | None = None  # of one replica
+  initial_learning_rate: float | None = None  # the rate of one replica
   decay_steps: int | None = None
   decay_rate: float | None = None
   staircase: bool = Recipe.staircase
-  warmup_steps: float = 0.0  # of the line from zero; slim's is not a whole number
+  warmup_steps: float = 0.0  # length of the line from zero; slim's is fractional
   scale: float = 1.0  # the number of replicas, or 1
 
 

@@ -62,7 +62,7 @@ class Recipe(InputFields, PreprocessingFields):
   output_stride: int | None = MobileNetV2.output_stride
   activation: str = "relu6"  # after every convolution but the projections
   dropout_rate: float = 0.2  # before the logits
-  norm_momentum: float = 0.997  # of the moving batch statistics
+  norm_momentum: float = 0.997  # decay of the moving batch statistics
   norm_epsilon: float = 0.001  # added to the batch variance
   use_sync_bn: bool = False  # batch statistics over all replicas
   kernel_initializer_stddev: float = MobileNetV2.kernel_initializer_stddev
@@ -71,7 +71,7 @@ class Recipe(InputFields, PreprocessingFields):
   freeze_backbone: bool = False  # train the logits only
 
   # ---- Loss ----
-  label_smoothing: float = 0.1  # share of the target spread over all classes
+  label_smoothing: float = 0.1  # fraction of the target spread over all classes
   weight_decay: float = 4e-5  # times half the sum of squares of ordinary kernels
 
   # ---- Optimizer and learning rate ----
@@ -98,12 +98,12 @@ class Recipe(InputFields, PreprocessingFields):
   train_epochs: float = 420.0
   eval_every_epochs: float = 1.0
   checkpoint_every_epochs: float = 1.0
-  max_checkpoints: int = 5  # newest ones that are kept
+  max_checkpoints: int = 5  # newest checkpoints that are kept
   log_every_steps: int = 20
 
   # ---- Where and how it runs ----
   distribution_strategy: str = "one_device"  # "hpu" or one of Model Garden's
-  num_gpus: int = 0  # of this process, for "one_device" and "mirrored"
+  num_gpus: int = 0  # GPUs of this process, for "one_device" and "mirrored"
   compute_dtype: str = "float32"  # one of COMPUTE_DTYPES; logits, loss stay float32
 
   def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The colour distortions of Inception preprocessing: slim's `distort_color`."""
+"""The color jitter of Inception preprocessing: slim's `distort_color`."""
 
 import functools
 from collections.abc import Callable
@@ -38,7 +38,7 @@ NUM_DRAWS = 1 + len(_DISTORTIONS)
 
 
 def distort_color(image: tf.Tensor, draws: tf.Tensor, fast_mode: bool) -> tf.Tensor:
-  """Distorts the colours of an image, and clips it.
+  """Jitters the colors of an image, and clips it.
 
   Args:
     image: `[height, width, 3]`, float32 in [0, 1].
@@ -60,7 +60,7 @@ def distort_color(image: tf.Tensor, draws: tf.Tensor, fast_mode: bool) -> tf.Ten
 
   orders = _FAST_ORDERS if fast_mode else _FULL_ORDERS
   image = choose(order, [functools.partial(apply, names) for names in orders])
-  # `tf.clip_by_value` takes two passes over the image.
+  # `tf.clip_by_value` reads the image twice.
   return tf.raw_ops.ClipByValue(t=image, clip_value_min=0.0, clip_value_max=1.0)
 
 

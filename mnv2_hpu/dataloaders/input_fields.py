@@ -32,7 +32,7 @@ class InputFields:
   deterministic: bool = True
   max_corrupt_records: int = 100  # that training replaces, per pipeline; one more stops
   autotune_ram_mib: int = 2048  # most that tf.data prefetches where it is autotuned
-  seed: int = 0  # of weights, dropout, the order and augmentation; equal on all ranks
+  seed: int = 0  # what weights, dropout, order and augmentation follow from
 
 
 @dataclasses.dataclass
@@ -49,7 +49,7 @@ class PreprocessingFields:
   crop_area_range: tuple[float, float] = (0.05, 1.0)  # fractions of the image's area
   crop_aspect_ratio_range: tuple[float, float] = (0.75, 1.33)  # width / height
   crop_min_object_covered: float = 0.1  # fraction of the image that a crop holds
-  central_fraction: float = 0.875  # of each side, in (0, 1], that evaluation keeps
+  central_fraction: float = 0.875  # fraction of each side kept in evaluation
   flip: bool = True  # training mirrors half of the images
   color_distortion: bool = True  # training changes brightness and saturation
   # Decode a JPEG at a half, quarter or eighth where the crop is that many times as

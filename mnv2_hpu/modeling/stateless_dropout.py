@@ -1,7 +1,7 @@
 """Dropout as a function of the seed and the step, so that a resumed run repeats it.
 
 Keras' dropout draws from a generator inside of the operation: its state is in no
-checkpoint, and starts anew with the process.
+checkpoint, and starts again with the process.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ _current = threading.local()  # each replica is traced in a thread of its own
 
 @contextlib.contextmanager
 def dropout_step(step: tf.types.experimental.TensorLike) -> Iterator[None]:
-  """Inside, dropout of `make_dropout_stateless` draws what belongs to a step.
+  """Sets the step that dropout of `make_dropout_stateless` draws for.
 
   Args:
-    step: int64 scalar, a tensor or a variable; read where the layer is called.
+    step: int64 scalar, a tensor or a variable, read where the layer is called.
   """
   before = getattr(_current, "step", None)
   _current.step = step
@@ -35,21 +35,21 @@ def dropout_step(step: tf.types.experimental.TensorLike) -> Iterator[None]:
 def _dropout(
   key: tuple[int, int], inputs: tf.Tensor, rate: float, noise_shape: Any = None
 ) -> tf.Tensor:
-  """Returns `inputs` with a share `rate` of them set to zero, the others scaled up.
+  """Returns `inputs`, a fraction `rate` of them set to zero, the others scaled up.
 
   Args:
-    key: the seed, and the number of the layer.
-    inputs: of any shape and floating type.
-    rate: in [0, 1).
-    noise_shape: as Keras' dropout has it.
+    key: The seed, and the number of the layer.
+    inputs: Tensor of any shape and floating type.
+    rate: Fraction that is set to zero, in [0, 1).
+    noise_shape: Shape of the mask, as Keras' dropout has it.
 
   Raises:
-    RuntimeError: outside of `dropout_step`.
+    RuntimeError: If called outside of `dropout_step`.
   """
   step = getattr(_current, "step", None)
   if step is None:
     raise RuntimeError(
-      "a dropout layer that depends on the step was called for training outside of "
+      "a stateless dropout layer was called for training outside of "
       "mnv2_hpu.modeling.stateless_dropout.dropout_step(step)."
     )
   seed = tf.constant(key, tf.int32)
@@ -70,8 +70,8 @@ def make_dropout_stateless(model: keras.Model, seed: int) -> None:
   training needs `dropout_step`; evaluation draws nothing.
 
   Args:
-    model: whose own layers are changed.
-    seed: 32 bits.
+    model: Model whose own layers are changed.
+    seed: Seed of 32 bits.
   """
   layers = [layer for layer in model.layers if type(layer) is keras.layers.Dropout]
   for number, layer in enumerate(layers):

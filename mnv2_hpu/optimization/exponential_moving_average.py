@@ -1,4 +1,4 @@
-"""Model Garden's moving average of the weights, started and swapped as slim needs."""
+"""Model Garden's moving average of weights (EMA), started and swapped as slim needs."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class ExponentialMovingAverage(optimization.ExponentialMovingAverage):
   What differs from Model Garden's class, of which this is a subclass (its trainer and
   its actions ask for that):
 
-  * Averages start equal to the weights, not at zero.
+  * Shadow variables start equal to the weights, not at zero.
   * n is the step before it is counted, as in slim (`num_updates=global_step` in
     `train_image_classifier.py`).
   * By default batch statistics are averaged as well, which slim does too.
@@ -34,20 +34,21 @@ class ExponentialMovingAverage(optimization.ExponentialMovingAverage):
   that were observed it read the value before the step, one step later. After the step
   is a fixed order, and the last step counts.
 
-  Averages are the slots `average`, as in Model Garden. Where replicas keep batch
-  statistics of their own, so do their averages; reading one gives the mean.
+  Shadow variables are the slots `average`, as in Model Garden. Those of replica-local
+  batch statistics are replica-local too; reading one gives the mean.
 
   Args:
-    optimizer: a legacy Keras optimizer.
-    average_decay: in [0, 1): the greatest decay.
-    trainable_weights_only: leave batch statistics out; they are not swapped either.
-    start_step: until this step the averages follow the weights.
-    dynamic_decay: False uses `average_decay` from the first step.
-    name: of the optimizer.
-    **kwargs: passed on to Keras.
+    optimizer: A legacy Keras optimizer.
+    average_decay: Maximum decay, in [0, 1).
+    trainable_weights_only: Whether to leave batch statistics out; they are not swapped
+      either.
+    start_step: Step until which the shadow variables equal the weights.
+    dynamic_decay: Whether the decay grows; False uses `average_decay` from the start.
+    name: Name of the optimizer.
+    **kwargs: Arguments of Keras's optimizer.
 
   Raises:
-    UserError: if the decay is out of range or the optimizer is of Keras's new kind.
+    UserError: If the decay is out of range or the optimizer is of Keras's new kind.
   """
 
   def __init__(
@@ -96,18 +97,18 @@ class ExponentialMovingAverage(optimization.ExponentialMovingAverage):
 
   @property
   def is_swapped(self) -> bool:
-    """Whether the model now holds the averages, and the slots its weights.
+    """Whether the model now holds the EMA weights, and the slots the raw ones.
 
     Part of each checkpoint: Model Garden writes `best_ckpt` and `ema_checkpoints` in
-    this state, and whoever goes on from one of them must swap first.
+    this state, and whoever resumes from one of them must swap first.
     """
     return bool(self._swapped.numpy())
 
   def shadow_copy(self, model: keras.Model) -> None:
-    """Creates the averages, equal to the weights as they are; integers have none.
+    """Creates the shadow variables, equal to the weights; integers have none.
 
     Raises:
-      UserError: if the model has no weights yet.
+      UserError: If the model has no weights yet.
     """
     weights = (
       model.trainable_variables if self._trainable_weights_only else model.variables
@@ -118,10 +119,10 @@ class ExponentialMovingAverage(optimization.ExponentialMovingAverage):
       )
     self._model_weights = [v for v in weights if v.dtype.is_floating]
     with self._distribution_strategy_scope():
-      self._average_weights = [self._add_average(v) for v in self._model_weights]
-    self._exchange_in_graph = tf.function(self._exchange)
+      self._average_weights = [self._add_shadow(v) for v in self._model_weights]
+    self._swap_in_graph = tf.function(self._swap)
 
-  def _add_average(self, weight: tf.Variable) -> tf.Variable:
+  def _add_shadow(self, weight: tf.Variable) -> tf.Variable:
     """Creates a slot that is distributed over replicas as its weight is."""
 
     def distributed_as_the_weight(next_creator: Any, **kwargs: Any) -> tf.Variable:
@@ -141,7 +142,7 @@ class ExponentialMovingAverage(optimization.ExponentialMovingAverage):
       return self.add_slot(weight, "average", initializer=initial_value)
 
   def reset_shadow_variables(self) -> None:
-    """Sets the averages to the weights: for weights that were read after the copy.
+    """Sets the shadow variables to the weights, which were read after `shadow_copy`.
 
     Before `shadow_copy` there is nothing to set: it starts from the weights it finds.
     """
@@ -154,8 +155,8 @@ class ExponentialMovingAverage(optimization.ExponentialMovingAverage):
       self._swapped.assign(0)
 
   def update_average(self, strategy: tf.distribute.Strategy) -> None:
-    """Moves each average towards its weight; `apply_gradients` calls it."""
-    del strategy  # that of the context
+    """Updates the shadow variables by their weights; `apply_gradients` calls it."""
+    del strategy  # the context has it
     steps = tf.cast(self.iterations - 1 - self._start, tf.float32)
     decay = tf.constant(self._average_decay, tf.float32)
     if self._dynamic_decay:
@@ -163,42 +164,43 @@ class ExponentialMovingAverage(optimization.ExponentialMovingAverage):
     if self._start:
       decay = tf.where(steps < 0, 0.0, decay)
 
-    def move(average: tf.Variable, weight: tf.Variable) -> None:
-      share = tf.cast(1.0 - decay, average.dtype)
-      average.assign_sub((average - weight) * share)
+    def decay_towards(average: tf.Variable, weight: tf.Variable) -> None:
+      average.assign_sub((average - weight) * tf.cast(1.0 - decay, average.dtype))
 
-    self._update_pairs(move)
+    self._update_pairs(decay_towards)
 
   def swap_weights(self) -> None:
-    """Exchanges the averages and the weights of the model.
+    """Swaps the shadow variables and the weights of the model.
 
     Raises:
-      UserError: if there are no averages yet, or inside of `strategy.run`.
+      UserError: If there are no shadow variables yet, or inside of `strategy.run`.
     """
     if not self.has_shadow_copy:
-      raise UserError("there are no averages to swap: call shadow_copy(model) first.")
+      raise UserError(
+        "there are no EMA weights to swap: call shadow_copy(model) first."
+      )
     if tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context():
       raise UserError("swap_weights was called by a replica: call it outside of run.")
     with self._distribution_strategy_scope():
-      self._exchange_in_graph()
+      self._swap_in_graph()
 
-  def _exchange(self) -> None:
-    def exchange(average: tf.Variable, weight: tf.Variable) -> None:
+  def _swap(self) -> None:
+    def swap(average: tf.Variable, weight: tf.Variable) -> None:
       kept = tf.identity(average.read_value())
       average.assign(weight.read_value())
       weight.assign(kept)
 
-    self._update_pairs(exchange)
+    self._update_pairs(swap)
     self._swapped.assign(1 - self._swapped)
 
   def _update_pairs(self, update: Any) -> None:
-    """Calls `update(average, weight)` for every pair, on every device of it."""
+    """Calls `update(average, weight)` for every pair, on all of its devices."""
     strategy = tf.distribute.get_strategy()
     for average, weight in zip(self._average_weights, self._model_weights, strict=True):
       strategy.extended.update(average, update, args=(weight,), group=False)
 
   def variables(self) -> list[tf.Variable]:
-    """Returns all that must be equal on every rank: averages, slots, iterations."""
+    """Returns what must be equal on every rank: shadow variables, slots, iterations."""
     return [*self._weights, *self._optimizer.variables()]
 
   def get_config(self) -> dict[str, Any]:
@@ -229,15 +231,14 @@ def wrap_with_moving_average(
   optimizer: keras.optimizers.legacy.Optimizer,
   ema_config: optimizer_config.EMAConfig | None,
 ) -> keras.optimizers.legacy.Optimizer:
-  """Wraps an optimizer as the configuration asks for; None leaves it as it is.
+  """Wraps an optimizer by its EMA; None leaves it as it is.
 
   Args:
-    optimizer: a legacy Keras optimizer that averages nothing yet.
-    ema_config: `trainer.optimizer_config.ema`.
+    optimizer: A legacy Keras optimizer without EMA.
+    ema_config: Value of `trainer.optimizer_config.ema`.
 
   Raises:
-    UserError: if the average is asked to clip gradients, which only the optimizer
-      inside does.
+    UserError: If it clips gradients, which only the optimizer inside does.
   """
   if ema_config is None:
     return optimizer

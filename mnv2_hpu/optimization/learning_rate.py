@@ -25,16 +25,16 @@ class SlimExponentialDecay(keras.optimizers.schedules.LearningRateSchedule):
   decayed rate.
 
   Args:
-    initial_learning_rate: of one replica.
-    decay_steps: steps between two decays, positive.
-    decay_rate: factor of each decay.
+    initial_learning_rate: Learning rate of one replica.
+    decay_steps: Steps between two decays, positive.
+    decay_rate: Factor of each decay.
     staircase: False decays at every step, by a fraction of the factor.
-    warmup_steps: length of the line; slim's is not a whole number. 0 has no line.
-    scale: number of replicas, or 1.
-    name: of the schedule.
+    warmup_steps: Steps of the line; slim's is not a whole number. 0 has no line.
+    scale: Number of replicas, or 1.
+    name: Name of the schedule.
 
   Raises:
-    UserError: if a number of steps is impossible.
+    UserError: If a number of steps is impossible.
   """
 
   def __init__(
@@ -98,10 +98,10 @@ def learning_rate_table(
   """Returns the rate at steps spread evenly from the first to the last.
 
   Args:
-    learning_rate: what an optimizer was built with.
-    train_steps: length of the training, in steps; positive.
-    steps_per_epoch: not rounded.
-    num_rows: at most so many rows, at least 2.
+    learning_rate: Learning rate or schedule of an optimizer.
+    train_steps: Steps of the training, positive.
+    steps_per_epoch: Steps of an epoch, not rounded.
+    num_rows: Maximum number of rows, 2 or more.
   """
   last = train_steps - 1
   steps = sorted({math.floor(last * i / (num_rows - 1)) for i in range(num_rows)})

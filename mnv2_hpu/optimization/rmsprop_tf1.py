@@ -33,16 +33,16 @@ class RMSpropTF1(keras.optimizers.legacy.RMSprop):
   without momentum adds epsilon outside of the root.
 
   Args:
-    learning_rate: a float, or a schedule of the step before it is counted.
-    rho: decay of the mean square, in [0, 1).
-    momentum: in [0, 1).
-    epsilon: positive.
-    name: of the optimizer.
+    learning_rate: Number, or a schedule of the step before it is counted.
+    rho: Decay of the mean square, in [0, 1).
+    momentum: Decay of the steps, in [0, 1).
+    epsilon: Number below the root, positive.
+    name: Name of the optimizer.
     **kwargs: `clipnorm`, `clipvalue`, `global_clipnorm` and the rest that every legacy
       Keras optimizer takes.
 
   Raises:
-    UserError: if a value is out of its range.
+    UserError: If a value is out of its range.
   """
 
   def __init__(

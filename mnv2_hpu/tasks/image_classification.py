@@ -214,7 +214,7 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     """Looks at the files and their first records, before anything is built on them.
 
     Raises:
-      UserError: if files are missing or damaged, or hold labels outside the classes.
+      UserError: If files are missing or corrupt, or hold labels outside the classes.
     """
     self._check_fields()
     config = self.task_config

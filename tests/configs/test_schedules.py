@@ -21,7 +21,7 @@ def test_steps_are_slims(case):
   assert schedule.steps(flags["num_epochs_per_decay"]) == case["decay_steps"]
 
 
-def test_a_duration_is_at_least_one_step_unless_it_is_none():
+def test_a_duration_has_one_step_or_more_unless_it_is_zero():
   tiny = schedules.Schedule(num_examples=10, global_batch_size=96)
   assert tiny.steps(1) == 1
   assert tiny.steps(0) == 0

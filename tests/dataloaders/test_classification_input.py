@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from official.vision.configs import image_classification as garden_configs
-from official.vision.tasks import image_classification as garden_task
+from official.vision.configs import image_classification as upstream_configs
+from official.vision.tasks import image_classification as upstream_task
 
 from mnv2_hpu import errors
 from mnv2_hpu.configs.image_classification import DataConfig
@@ -108,14 +108,14 @@ def test_evaluation_gives_each_replica_of_a_pipeline_a_batch_a_step(tmp_path):
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_repeated_evaluation_is_the_same_each_time(tmp_path, cache):
   pattern = _write_files(tmp_path, 9, 2)
-  once, endless = (
+  once, repeated = (
     build_dataset(_options(pattern, False, cache=cache), repeat=repeat)
     for repeat in (False, True)
   )
   np.testing.assert_array_equal(
-    _images(endless, 9), np.concatenate([_images(once, 3)] * 3)
+    _images(repeated, 9), np.concatenate([_images(once, 3)] * 3)
   )
-  assert _labels(endless, 9) == 3 * _labels(once)
+  assert _labels(repeated, 9) == 3 * _labels(once)
 
 
 def test_padding_is_black_and_last(tmp_path):
@@ -204,7 +204,7 @@ def test_training_follows_from_the_seed(tmp_path, cache):
   np.testing.assert_array_equal(images, _images(build_dataset(again), 6))
 
 
-def test_every_epoch_distorts_anew(tmp_path):
+def test_every_epoch_augments_differently(tmp_path):
   options = _options(_write_files(tmp_path, 1, 1), True, global_batch_size=1)
   images = _images(build_dataset(options), 5)
   assert len(np.unique(images, axis=0)) == 5
@@ -246,19 +246,19 @@ def test_labels_stay_with_their_images(tmp_path):
 def test_model_garden_preprocessing_is_model_gardens(tmp_path, encode):
   """Against its own task's evaluation input, on the same records."""
   pattern = _write_files(tmp_path, 8, 1, encode)
-  config = garden_configs.ImageClassificationTask(
-    model=garden_configs.ImageClassificationModel(
+  config = upstream_configs.ImageClassificationTask(
+    model=upstream_configs.ImageClassificationModel(
       num_classes=100, input_size=[16, 12, 3]
     )
   )
-  params = garden_configs.DataConfig(
+  params = upstream_configs.DataConfig(
     input_path=pattern,
     is_training=False,
     global_batch_size=4,
     dtype="float32",
     decode_jpeg_only=encode is tf.io.encode_jpeg,
   )
-  theirs = garden_task.ImageClassificationTask(config).build_inputs(params)
+  theirs = upstream_task.ImageClassificationTask(config).build_inputs(params)
   ours = build_dataset(_options(pattern, False, preprocessing="model_garden"))
   for (our_images, our_labels), (images, labels) in zip(ours, theirs, strict=True):
     np.testing.assert_array_equal(our_labels, labels)

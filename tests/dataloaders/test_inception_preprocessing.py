@@ -251,7 +251,7 @@ def test_training_follows_from_the_seed_eagerly_and_in_tf_data(fast_mode):
   assert len(np.unique(eager.round(4), axis=0)) == 6
 
 
-def test_without_a_seed_each_call_draws_anew():
+def test_without_a_seed_each_call_draws_other_numbers():
   first, second = (
     preprocessing.preprocess_for_train(_image(2), 32, 32).numpy() for _ in range(2)
   )

@@ -134,7 +134,7 @@ def test_fixed_decay_and_start_step():
     np.testing.assert_allclose(a, (b + v) / 2, rtol=1e-5, atol=1e-6)
 
 
-def test_swapping_exchanges_and_swapping_again_restores_each_bit(strategy):
+def test_swapping_twice_restores_each_bit(strategy):
   model, optimizer = built(strategy)
   run(strategy, model, optimizer, range(3))
   weights, shadows = values(model.variables), averages(model, optimizer)

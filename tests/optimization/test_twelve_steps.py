@@ -22,7 +22,7 @@ from mnv2_hpu.tasks.image_classification import ImageClassificationTask
 
 pytestmark = pytest.mark.slow
 
-SIZES = (32, 64)  # of the images
+SIZES = (32, 64)  # size of the images
 SNAPSHOTS = (1, 3, 6, 12)  # numbers of steps done
 HEAD = {"kernel": "weights", "bias": "biases"}
 
@@ -113,7 +113,7 @@ def run(request):
   return result
 
 
-ROUNDINGS = 3 * np.finfo(np.float32).eps  # of a norm
+ROUNDINGS = 3 * np.finfo(np.float32).eps  # relative error of a norm
 # What is left of the ones that the mean squares start as; the rest is gradients.
 RMS_WITHOUT_GRADIENTS = 0.9**12
 
@@ -147,7 +147,7 @@ def assert_within(differences, tolerances):
   shares = {
     name: np.max(difference) / tolerances[name]
     for name, difference in differences.items()
-    if not name.endswith("project/BatchNorm/beta")  # its gradient is rounding noise
+    if not name.endswith("project/BatchNorm/beta")  # a gradient that is rounding noise
   }
   assert len(shares) >= 10
   wrong = [f"{name}: {share:.3g} times" for name, share in shares.items() if share > 1]
