@@ -18,6 +18,7 @@ from official.vision.dataloaders import classification_input as upstream_input
 from mnv2_hpu import errors
 from mnv2_hpu.dataloaders import (
   corrupt_records,
+  image_decoding,
   inception_preprocessing,
   input_fields,
   record_files,
@@ -229,7 +230,8 @@ def _inception_preprocessing(
 def _model_garden_preprocessing(
   data: DataConfig, image_size: tuple[int, int]
 ) -> PreprocessFn:
-  # Model Garden decodes only the crop of a JPEG, and knows no other format then.
+  # Model Garden decodes only the crop of a JPEG, and knows no other format then; of
+  # another it would drop alpha, and no animation.
   parse_jpeg, parse_any = (
     upstream_input.Parser(
       output_size=list(image_size),
@@ -248,7 +250,7 @@ def _model_garden_preprocessing(
     return tf.cond(
       tf.io.is_jpeg(image),
       lambda: parse_jpeg(example)[0],
-      lambda: parse_any(example)[0],
+      lambda: parse_any({**example, "image": image_decoding.decode_image(image)})[0],
     )
 
   return preprocess

@@ -265,6 +265,26 @@ def test_model_garden_preprocessing_is_model_gardens(tmp_path, encode):
     np.testing.assert_allclose(our_images, images, atol=1e-5)
 
 
+@pytest.mark.parametrize("preprocessing", ["inception", "model_garden"])
+def test_alpha_in_records_made_elsewhere_is_composited(tmp_path, preprocessing):
+
+  def transparent(rgb):
+    return np.concatenate([rgb, np.full_like(rgb[..., :1], 51)], axis=-1)
+
+  def composited(rgb):
+    return np.rint(rgb * 0.2).astype(np.uint8)
+
+  batches = []
+  for name, change in {"a": transparent, "b": composited}.items():
+    (tmp_path / name).mkdir()
+    pattern = _write_files(
+      tmp_path / name, 4, 1, lambda rgb, change=change: tf.io.encode_png(change(rgb))
+    )
+    options = _options(pattern, False, preprocessing=preprocessing)
+    batches.append(_images(build_dataset(options), 1))
+  np.testing.assert_array_equal(*batches)
+
+
 @pytest.mark.parametrize("flip", [True, False])
 def test_model_garden_preprocessing_honours_flip_and_crop(tmp_path, flip):
   options = _options(
