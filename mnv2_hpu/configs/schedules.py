@@ -6,7 +6,6 @@ Plain Python without TensorFlow; sources: slim's `train_image_classifier.py`
 
 import dataclasses
 import math
-from typing import NamedTuple
 
 from mnv2_hpu.errors import UserError, did_you_mean
 
@@ -76,19 +75,11 @@ class Schedule:
     return max(1, int(exact)) if exact else 0
 
 
-class ScalingRule(NamedTuple):
-  """What several replicas do to the learning rate of one."""
-
-  multiplies: bool  # the rate by the number of replicas
-  warmup_epochs: float  # where there are several replicas and none are configured
-
-
+# Whether several replicas multiply the learning rate, and their epochs of warm-up.
 SCALING_RULES = {
-  "none": ScalingRule(multiplies=False, warmup_epochs=0.0),
-  # slim's under Horovod.
-  "slim": ScalingRule(multiplies=True, warmup_epochs=0.0),
-  # arXiv 1706.02677, section 2.2: the same with a gradual warm-up of 5 epochs.
-  "linear": ScalingRule(multiplies=True, warmup_epochs=5.0),
+  "none": (False, 0.0),
+  "slim": (True, 0.0),  # slim's under Horovod
+  "linear": (True, 5.0),  # arXiv 1706.02677, section 2.2: with a gradual warm-up
 }
 
 

@@ -62,7 +62,6 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
 
   Images are float32 `[batch, height, width, 3]`, labels int32 `[batch]`; a label of -1
   marks padding of the last evaluation batch and counts nowhere.
-
   """
 
   def __init__(

@@ -12,6 +12,7 @@ import mnv2_hpu
 from mnv2_hpu.configs import gin_files
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
+from mnv2_hpu.errors import UserError
 
 mnv2_hpu.register()
 GIN_DIR = gin_files.folder()
@@ -25,22 +26,22 @@ def _clear_gin():
   gin.clear_config()
 
 
-@pytest.fixture
-def digits_dir(tmp_path):
-  """A folder with the dataset.json that the quickstart's preparation writes."""
+def _write_dataset_json(folder, per_class):
+  """Writes the dataset.json of as many classes as there are counts of images."""
   splits = {
     name: SplitInfo(
-      num_examples=count,
+      num_examples=sum(counts),
       num_shards=1,
       file_pattern=f"{name}-*",
-      examples_per_class=[count // 10] * 10,
+      examples_per_class=counts,
     )
-    for name, count in (("train", 1430), ("validation", 360))
+    for name, counts in per_class.items()
   }
+  num_classes = len(per_class["train"])
   DatasetInfo(
     source="image_folder",
-    label_names=[str(digit) for digit in range(10)],
-    num_classes=10,
+    label_names=[str(label) for label in range(num_classes)],
+    num_classes=num_classes,
     splits=splits,
     skipped=[],
     converted=[],
@@ -48,7 +49,13 @@ def digits_dir(tmp_path):
     seed=0,
     validation_fraction=0.2,
     tool_version=mnv2_hpu.__version__,
-  ).save(str(tmp_path))
+  ).save(str(folder))
+
+
+@pytest.fixture
+def digits_dir(tmp_path):
+  """A folder with the dataset.json that the quickstart's preparation writes."""
+  _write_dataset_json(tmp_path, {"train": [143] * 10, "validation": [36] * 10})
   return tmp_path
 
 
@@ -126,6 +133,13 @@ def test_numbers_of_the_data_set_come_from_dataset_json(digits_dir):
   assert config.task.model.num_classes == 10
   assert config.task.train_data.num_examples == 1430
   assert config.task.validation_data.num_examples == 360
+
+
+@pytest.mark.parametrize("train", [[20], [20, 0]])
+def test_images_of_one_class_are_refused(tmp_path, train):
+  _write_dataset_json(tmp_path, {"train": train, "validation": train})
+  with pytest.raises(UserError, match="training images of one class only"):
+    _build(GIN_DIR / "image_folder.gin", tmp_path)
 
 
 @pytest.mark.parametrize(
