@@ -186,8 +186,10 @@ def _is_complete(image: Image.Image, data: bytes) -> bool:
 
 def _orientation(image: Image.Image, data: bytes) -> int:
   """Returns the EXIF orientation; 1, upright, where there is none."""
-  if image.format == "PNG" and b"eXIf" not in data:
-    return 1  # looking for it would decode the image
+  # In a PNG it may follow the pixels, which looking for it decodes.
+  may_follow = image.format == "TIFF" or (image.format == "PNG" and b"eXIf" in data)
+  if "exif" not in image.info and not may_follow:
+    return 1
   try:
     value = image.getexif().get(ExifTags.Base.Orientation)
   except _PILLOW_ERRORS:
