@@ -1,14 +1,14 @@
-"""Images per second of the preparation, against another way and against plain copying.
+"""Images per second of the preparation, against another method and plain copying.
 
-JPEGs of ImageNet's sizes and bytes are made here (photographs.py). The ways take turns
-round by round (A B C A B C …), so a machine that slows down slows all; the files are in
-the page cache. What is measured, on all cores unless it says otherwise:
+JPEGs of ImageNet's sizes and bytes are made here (photographs.py). The methods take
+turns round by round (A B C A B C …), so a machine that slows down slows all; the files
+are in the page cache. What is measured, on all cores unless it says otherwise:
 
 - this project, from a folder and from ImageNet's archives (worker processes are
   started anew; the server that they fork from, which imports TensorFlow once, was
   started in the first round, which does not count);
-- the way of the public `preprocess_imagenet.py` scripts (Habana's and the TPU models'):
-  one thread decodes every image in a session to learn its size;
+- the method of the public `preprocess_imagenet.py` scripts (Habana's and the TPU
+  models'): one thread decodes every image in a session to learn its size;
 - `cp -r` of the same bytes: the folder, a file an image; the archives, two files.
 
 Then memory of all processes together at 10,000 and 100,000 small images.
@@ -41,7 +41,7 @@ from absl import app, flags
 from mnv2_hpu.data_preparation import prepare
 
 _IMAGES = flags.DEFINE_integer("images", 10000, "JPEGs to prepare.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that every way is measured.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that every method is measured.")
 _SLOW_IMAGES = flags.DEFINE_integer("slow_images", 300, "JPEGs for the one thread.")
 _MEMORY = flags.DEFINE_list("memory", ["10000", "100000"], "Small images; or nothing.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where to write; else a temporary.")
@@ -141,9 +141,9 @@ def _copy(input_dir, output_dir):
 
 
 def _measure(root):
-  """Returns images/s by way, a list over the rounds."""
+  """Returns images/s by method, a list over the rounds."""
   folder, archives = _write_inputs(root)
-  ways = {
+  methods = {
     "a folder": lambda out: _prepare("image_folder", folder, out),
     "ImageNet's archives": lambda out: _prepare("imagenet", archives, out),
     "decoding in a session": lambda out: _decode_in_a_session(folder, out),
@@ -152,9 +152,9 @@ def _measure(root):
   }
   size = sum(path.stat().st_size for path in folder.glob("*/*/*"))
   print(f"{_IMAGES.value} images, {size / _IMAGES.value / 1e3:.0f} kB each on average")
-  rates = {way: [] for way in ways}
+  rates = {method: [] for method in methods}
   for round_number in range(_ROUNDS.value + 1):
-    for way, run in ways.items():
+    for method, run in methods.items():
       output_dir = root / "out"
       os.sync()  # what the one before has still to write is not this one's work
       start = time.perf_counter()
@@ -162,9 +162,9 @@ def _measure(root):
       seconds = time.perf_counter() - start
       shutil.rmtree(output_dir)
       if round_number:
-        rates[way].append(count / seconds)
+        rates[method].append(count / seconds)
       else:
-        print(f"  first round, {way}: {seconds:.1f} s")
+        print(f"  first round, {method}: {seconds:.1f} s")
   return rates
 
 
@@ -226,8 +226,8 @@ def main(argv):
       f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, "
       f"TensorFlow {tf.__version__}; images/s, median of {_ROUNDS.value}"
     )
-    for way, values in rates.items():
-      line = f"  {way:<22} {statistics.median(values):8,.0f}"
+    for method, values in rates.items():
+      line = f"  {method:<22} {statistics.median(values):8,.0f}"
       for peer in PEERS:
         ratios = [a / b for a, b in zip(values, rates[peer], strict=True)]
         low, high = min(ratios), max(ratios)

@@ -155,7 +155,7 @@ def test_every_list_of_validation_synsets_gives_the_same_labels(tmp_path, write)
   assert helpers_sources.listed("imagenet", root).splits["validation"] == expected
 
 
-def test_the_png_and_the_cmyk_become_jpegs_and_nothing_else_is_encoded_anew(tmp_path):
+def test_the_png_and_the_cmyk_become_jpegs_and_nothing_else_is_re_encoded(tmp_path):
   train = small.train_images()
   odd = {
     "n01440764_png.JPEG": helpers_images.encoded("PNG"),

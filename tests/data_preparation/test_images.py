@@ -206,14 +206,14 @@ def test_bad_images_are_refused_with_the_reason(data, reason):
 @pytest.mark.parametrize(
   "data", [JPEG, PNG, helpers_images.encoded("GIF"), helpers_images.encoded("TIFF")]
 )
-def test_damage_anywhere_is_refused_or_read_but_never_breaks(data):
+def test_corruption_anywhere_is_refused_or_read_but_never_breaks(data):
   rng = np.random.default_rng(0)
   for attempt in range(60):
-    damaged = bytearray(data)
+    corrupted = bytearray(data)
     reach = len(data) if attempt % 2 else min(len(data), 300)  # mostly the header
-    damaged[rng.integers(reach)] ^= 1 << rng.integers(8)
+    corrupted[rng.integers(reach)] ^= 1 << rng.integers(8)
     end = rng.integers(1, len(data)) if attempt % 3 == 0 else len(data)
     with contextlib.suppress(images.BadImageError):
-      stored = images.read(bytes(damaged[:end]))
+      stored = images.read(bytes(corrupted[:end]))
       assert stored.format in ("JPEG", "PNG")
       assert min(stored.height, stored.width) > 0

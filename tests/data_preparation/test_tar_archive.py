@@ -92,7 +92,7 @@ FIRST, REST = WHOLE[:1536], WHOLE[1536:]  # after the member `a`
     (WHOLE[: 1536 + 600], "cut off: 'b' needs"),
     (b"", "cut off"),
     (b"not a tar " * 200, "not a tar file, or a compressed one"),
-    (FIRST + b"damage" + REST[6:], "corrupt at byte 1536"),
+    (FIRST + b"broken" + REST[6:], "corrupt at byte 1536"),
   ],
 )
 def test_where_an_archive_is_not_whole(data, message):

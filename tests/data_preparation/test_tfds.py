@@ -224,7 +224,7 @@ def test_a_name_for_another_source_is_refused(tmp_path):
     helpers_sources.listed("imagenet", tmp_path, tfds_name="cifar10")
 
 
-def test_a_damaged_file_of_tfds_is_named(tmp_path):
+def test_a_corrupt_file_of_tfds_is_named(tmp_path):
   builder = tfds.builder("small_insects", data_dir=str(tmp_path))
   builder.download_and_prepare()
   path = Path(builder.info.splits["train"].filepaths[0])
