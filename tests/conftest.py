@@ -59,6 +59,18 @@ def programs() -> Iterator[helpers_programs.Programs]:
   started.close()
 
 
+@pytest.fixture(scope="module")
+def small_network() -> Iterator[None]:
+  """Makes all networks small, for the tests of a file that are not about them."""
+  import helpers_small_network
+
+  from mnv2_hpu.modeling import block_specs
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(block_specs, "BLOCK_SPECS", helpers_small_network.SPECS)
+    yield
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
   """The repository's folder; for tests marked `checkout`."""

@@ -1,7 +1,8 @@
 """Model Garden's driver with a fault at a chosen moment: a program for `Programs`.
 
 The first argument is `fault:step`; the others are the driver's. What is patched only
-says when; the fault itself is real: the process kills itself with SIGKILL.
+says when; the fault itself is real: the process kills itself with SIGKILL. The network
+is that of `helpers_small_network`.
 """
 
 import errno
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 
+import helpers_small_network
 import tensorflow as tf
 
 
@@ -97,6 +99,7 @@ def main():
   (model_dir,) = [arg[12:] for arg in sys.argv if arg.startswith("--model_dir=")]
   _install(fault, int(step), model_dir)
   sys.argv[0] = "official.vision.train"
+  helpers_small_network.install()
   runpy.run_module("official.vision.train", run_name="__main__", alter_sys=True)
 
 

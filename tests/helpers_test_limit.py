@@ -2,7 +2,7 @@
 
 With `--max-test-seconds=60`, each body of a test, and each setup (of all fixtures that
 the test is the first to use), may take 60 seconds. A test that must take longer is
-marked `@pytest.mark.long("why")`.
+marked `@pytest.mark.long("why")`. The JUnit report holds the CPU seconds of each test.
 
 Machines differ, and other programs run on them. So that a test fails for what it does
 only, seconds are neither those of the wall clock nor of the CPU alone:
@@ -74,6 +74,7 @@ def pytest_runtest_makereport(item, call):
   report = (yield).get_result()
   now = _cpu_seconds()
   cpu, _cpu_seconds_before = now - _cpu_seconds_before, now
+  item.user_properties.append((f"cpu_seconds_{call.when}", round(cpu, 2)))
   limit = item.config.getoption("--max-test-seconds")
   if not limit or call.when == "teardown" or item.get_closest_marker("long"):
     return

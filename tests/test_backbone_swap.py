@@ -225,8 +225,8 @@ def test_command_line_overrides_are_enough():
   assert params.task.model.backbone.get().width_multiplier == 0.5
 
 
-@pytest.fixture
-def classification_checkpoint(tmp_path):
+@pytest.fixture(scope="module")
+def classification_checkpoint(tmp_path_factory):
   """A trained-looking classification backbone: its values and its checkpoint."""
   backbone = mobilenet_v2.MobileNetV2(width_multiplier=WIDTH)
   rng = np.random.default_rng(0)
@@ -234,7 +234,9 @@ def classification_checkpoint(tmp_path):
   backbone.set_weights(
     [value + 0.01 * rng.random(value.shape) for value in backbone.get_weights()]
   )
-  path = tf.train.Checkpoint(backbone=backbone).write(str(tmp_path / "classification"))
+  path = tf.train.Checkpoint(backbone=backbone).write(
+    str(tmp_path_factory.mktemp("classification") / "ckpt")
+  )
   return backbone.get_weights(), path
 
 
@@ -245,22 +247,30 @@ def assert_equal_weights(backbone: keras.Model, expected: list[np.ndarray]) -> N
     np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.name)
 
 
-@pytest.mark.parametrize("name", SWAPS)
-def test_task_starts_from_a_classification_checkpoint(
-  name, tmp_path, classification_checkpoint
-):
-  values, path = classification_checkpoint
-  task = load_task(name, tmp_path, {"init_checkpoint": path})
+def start(
+  name: str, directory: Path, checkpoint: tuple[list[np.ndarray], str], overrides: Any
+) -> tuple[Any, Any]:
+  """Starts a task from a classification checkpoint; returns the task and its model."""
+  values, path = checkpoint
+  task = load_task(name, directory, {"init_checkpoint": path, **overrides})
   model = task.build_model()
   task.initialize(model)
   assert_equal_weights(model.backbone, values)
+  return task, model
 
 
-def train_once(name: str, directory: Path, overrides: Mapping[str, Any]) -> Any:
+def test_mask_rcnn_starts_from_a_classification_checkpoint(
+  tmp_path, classification_checkpoint
+):
+  """The others' start is checked where they take a step."""
+  start("maskrcnn", tmp_path, classification_checkpoint, {})
+
+
+def train_once(
+  name: str, directory: Path, checkpoint: tuple[list[np.ndarray], str], overrides: Any
+) -> Any:
   """Takes one step from the initial checkpoint; returns the model."""
-  task = load_task(name, directory, overrides)
-  model = task.build_model()
-  task.initialize(model)
+  task, model = start(name, directory, checkpoint, overrides)
   head_before = [variable.numpy() for variable in model.head.trainable_variables]
   batch = next(iter(task.build_inputs(task.task_config.train_data)))
   task.train_step(batch, model, keras.optimizers.legacy.SGD(0.01))
@@ -282,15 +292,16 @@ def train_once(name: str, directory: Path, overrides: Mapping[str, Any]) -> Any:
 def test_frozen_backbone_stays_as_it_was_loaded(
   name, frozen, tmp_path, classification_checkpoint
 ):
-  values, path = classification_checkpoint
-  model = train_once(name, tmp_path, {"init_checkpoint": path, **frozen})
-  assert_equal_weights(model.backbone, values)
+  model = train_once(name, tmp_path, classification_checkpoint, frozen)
+  assert_equal_weights(model.backbone, classification_checkpoint[0])
 
 
 def test_backbone_learns_unless_frozen(tmp_path, classification_checkpoint):
-  values, path = classification_checkpoint
-  by_gradient_alone = {"init_checkpoint": path, "losses": {"l2_weight_decay": 0.0}}
-  model = train_once("retinanet", tmp_path, by_gradient_alone)
+  values, _ = classification_checkpoint
+  by_gradient_alone = {"losses": {"l2_weight_decay": 0.0}}
+  model = train_once(
+    "retinanet", tmp_path, classification_checkpoint, by_gradient_alone
+  )
   moved = {
     variable.name
     for variable, before in zip(model.backbone.weights, values, strict=True)

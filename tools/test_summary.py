@@ -1,4 +1,4 @@
-"""Prints how long each step of `make test` took, and the counts of its tests.
+"""Prints how long each step of `make test` and its slowest tests took, and counts.
 
 usage: python tools/test_summary.py build/test-results
 """
@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 OUTCOMES = ("passed", "failed", "errors", "skipped")
 LINES_OF_PROBLEM = 15
+SLOWEST = 20
 
 
 def print_steps(lines: list[str]) -> int:
@@ -52,10 +53,28 @@ def print_problems(reports: list[Path]) -> None:
     print(message)
 
 
+def print_slowest(reports: list[Path]) -> None:
+  """Prints the tests that took longest, setup included, by wall clock and by CPU."""
+  rows = []
+  for report in reports:
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+      cpu = sum(
+        float(item.get("value", 0))
+        for item in case.iter("property")
+        if item.get("name", "").startswith("cpu_seconds")
+      )
+      name = f"{case.get('classname', '').removeprefix('tests.')}.{case.get('name')}"
+      rows.append((float(case.get("time", 0)), cpu, name))
+  print(f"\n== Seconds of the {SLOWEST} slowest tests: wall clock, CPU")
+  for seconds, cpu, name in sorted(rows, reverse=True)[:SLOWEST]:
+    print(f"  {seconds:>6.1f} {cpu:>6.1f}  {name}")
+
+
 def main(results: Path) -> None:
   """Prints what failed, the table, then one line as pytest ends with."""
   reports = sorted(results.glob("*.xml"))
   print_problems(reports)
+  print_slowest(reports)
   total = print_steps((results / "steps.tsv").read_text().splitlines())
   counts = count(reports)
   shown = [f"{counts[name]} {name}" for name in OUTCOMES if counts[name]]

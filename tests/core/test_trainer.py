@@ -20,6 +20,8 @@ from mnv2_hpu.data_preparation import prepare
 
 mnv2_hpu.register()
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 CLASSES = dict.fromkeys("abcdefg", 1)  # a class for each image
 BATCH = 2
 

@@ -15,6 +15,9 @@ from mnv2_hpu.reporting import curves
 
 pytestmark = pytest.mark.slow
 
+# Model Garden's driver, with a network that is soon traced.
+_DRIVER = ("helpers_small_network", helpers_programs.STOCK_DRIVER)
+
 _STEPS = 8
 _SMALL = {
   "batch_size": 32,
@@ -44,7 +47,7 @@ def _args(digits_records, model_dir, *more, mode="train_and_eval", **changed):
 @pytest.fixture(scope="module")
 def undisturbed(digits_records, programs, tmp_path_factory):
   model_dir = tmp_path_factory.mktemp("undisturbed")
-  done = programs.run(helpers_programs.STOCK_DRIVER, *_args(digits_records, model_dir))
+  done = programs.run(*_DRIVER, *_args(digits_records, model_dir))
   assert done.returncode == 0, done.output[-3000:]
   return model_dir
 
@@ -75,7 +78,7 @@ def test_killed_and_restarted_run_is_the_undisturbed_one(
   args = _args(digits_records, tmp_path)
   killed = programs.run("helpers_faulty_run", fault, *args)
   assert killed.returncode == -9, killed.output[-3000:]
-  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  done = programs.run(*_DRIVER, *args)
   assert done.returncode == 0, done.output[-3000:]
   assert tf.train.latest_checkpoint(str(tmp_path)).endswith(f"ckpt-{_STEPS}")
   _assert_same_run(tmp_path, undisturbed)
@@ -90,7 +93,7 @@ def test_sigterm_saves_a_checkpoint_from_which_the_run_goes_on(
   assert ended.returncode == termination.EXIT_PREEMPTED, ended.output[-3000:]
   assert "SIGTERM: a checkpoint will be saved" in ended.output
   assert int(tf.train.latest_checkpoint(str(tmp_path)).split("-")[-1]) >= step
-  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  done = programs.run(*_DRIVER, *args)
   assert done.returncode == 0, done.output[-3000:]
   _assert_same_run(tmp_path, undisturbed)
 
@@ -106,7 +109,7 @@ def test_bad_loss_ends_the_run_names_the_step_and_is_not_saved(
     warmup_epochs=0,
     log_every_steps=1,
   )
-  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  done = programs.run(*_DRIVER, *args)
   assert done.returncode == 1
   assert re.search(
     r"error: (the loss of|after) step [1-8] .*NaN or infin", done.output
@@ -144,7 +147,7 @@ def test_training_goes_on_where_the_disk_is_full(digits_records, programs, small
   assert not list(model_dir.glob("ckpt-*_temp"))
   # With room again, the run goes on from the checkpoint that was kept.
   (model_dir / "filler").unlink()
-  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  done = programs.run(*_DRIVER, *args)
   assert done.returncode == 0, done.output[-3000:]
   assert "restored from checkpoint" in done.output
   assert tf.train.latest_checkpoint(str(model_dir)).endswith(f"ckpt-{_STEPS}")

@@ -36,6 +36,7 @@ def _step(model_dir):
 def test_one_card_by_the_launchers_flags(programs, digits_records, tmp_path):
   done = programs.run(
     "helpers_hpu_stand_in",
+    "helpers_small_network",
     "mnv2_hpu.cli.demo_mobilenetv2",
     "--device=hpu",
     f"--dataset_dir={digits_records}",
@@ -56,6 +57,7 @@ def test_two_cards_through_the_stock_driver(programs, digits_records, tmp_path):
   done = programs.run(
     "helpers_hpu_stand_in",
     "--ranks=2",
+    "helpers_small_network",
     helpers_programs.STOCK_DRIVER,
     "--experiment=mobilenet_v2_classification",
     "--mode=train",

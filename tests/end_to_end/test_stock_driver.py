@@ -13,6 +13,9 @@ from mnv2_hpu.reporting import curves
 
 pytestmark = pytest.mark.slow
 
+# With a network that is soon traced, where a test is not about the network.
+SMALL = ("helpers_small_network", helpers_programs.STOCK_DRIVER)
+
 
 def _args(digits_records, model_dir, mode, *bindings):
   small = {
@@ -90,18 +93,6 @@ def test_training_writes_its_record_before_the_first_step(trained):
   )
 
 
-def test_resume_goes_on_where_it_stopped(trained, programs, digits_records):
-  model_dir, _ = trained
-  assert _step(model_dir) == 4
-  args = _args(digits_records, model_dir, "train", _epochs(6))
-  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
-  assert done.returncode == 0, done.output[-3000:]
-  assert _step(model_dir) == 6
-  loss = curves.read_scalars(str(model_dir / "train"))["training_loss"]
-  assert [step for step, _ in loss] == [2, 4, 6]
-  assert np.isfinite([value for _, value in loss]).all()
-
-
 def test_eval_reports_every_held_out_digit(trained, programs, digits_records):
   model_dir, _ = trained
   args = _args(digits_records, model_dir, "eval")
@@ -112,30 +103,45 @@ def test_eval_reports_every_held_out_digit(trained, programs, digits_records):
   assert hits == pytest.approx(round(hits), abs=1e-3)
 
 
-def test_continuous_eval_ends_after_the_last_checkpoint(
-  trained, programs, digits_records
-):
-  model_dir, _ = trained
-  args = _args(digits_records, model_dir, "continuous_eval", _epochs(4))
-  args.append("--params_override=trainer.continuous_eval_timeout=2")
-  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
-  assert done.returncode == 0, done.output[-3000:]
-  assert "eval | step:" in done.output
-
-
-def test_continuous_train_and_eval_trains_and_evaluates(
-  tmp_path, programs, digits_records
-):
+@pytest.fixture(scope="module")
+def evaluated_along(programs, digits_records, tmp_path_factory):
+  """The model folder of four steps with an evaluation after each two."""
+  model_dir = tmp_path_factory.mktemp("evaluated_along")
   args = _args(
     digits_records,
-    tmp_path,
+    model_dir,
     "continuous_train_and_eval",
     _epochs(4),
     f"mobilenet_v2_classification.eval_every_epochs = {2 * 32 / 1438}",
   )
-  done = programs.run(helpers_programs.STOCK_DRIVER, *args)
+  done = programs.run(*SMALL, *args)
   assert done.returncode == 0, done.output[-3000:]
-  assert _step(tmp_path) == 4
-  validation = curves.read_scalars(str(tmp_path / "validation"))
+  return model_dir
+
+
+def test_continuous_train_and_eval_trains_and_evaluates(evaluated_along):
+  assert _step(evaluated_along) == 4
+  validation = curves.read_scalars(str(evaluated_along / "validation"))
   assert [step for step, _ in validation["accuracy"]] == [2, 4]
   assert set(validation) >= {"accuracy", "raw_accuracy", "validation_loss"}
+
+
+def test_continuous_eval_ends_after_the_last_checkpoint(
+  evaluated_along, programs, digits_records
+):
+  args = _args(digits_records, evaluated_along, "continuous_eval", _epochs(4))
+  args.append("--params_override=trainer.continuous_eval_timeout=2")
+  done = programs.run(*SMALL, *args)
+  assert done.returncode == 0, done.output[-3000:]
+  assert "eval | step:" in done.output
+
+
+def test_resume_goes_on_where_it_stopped(evaluated_along, programs, digits_records):
+  assert _step(evaluated_along) == 4
+  args = _args(digits_records, evaluated_along, "train", _epochs(6))
+  done = programs.run(*SMALL, *args)
+  assert done.returncode == 0, done.output[-3000:]
+  assert _step(evaluated_along) == 6
+  loss = curves.read_scalars(str(evaluated_along / "train"))["training_loss"]
+  assert [step for step, _ in loss] == [2, 4, 6]
+  assert np.isfinite([value for _, value in loss]).all()

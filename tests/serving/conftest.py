@@ -15,8 +15,8 @@ from helpers_serving import (
 import mnv2_hpu
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+@pytest.fixture(scope="module")
+def trained(small_network, tmp_path_factory):
   mnv2_hpu.register()
   from official.core import task_factory
 
@@ -59,7 +59,7 @@ def trained(tmp_path_factory):
   return Trained(params, checkpoint, model, raw, images, str(folder / "validation-*"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
   """Both formats, EMA weights."""
   from mnv2_hpu.serving import export

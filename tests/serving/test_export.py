@@ -26,7 +26,7 @@ def same_size(trained):
   return np.stack([i for i in trained.images if i.shape == trained.images[0].shape])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def saved_model(exported):
   return tf.saved_model.load(exported.files["saved_model"])
 
