@@ -1,4 +1,4 @@
-"""Three recipes on the digits, several seeds each: accuracy, raw and averaged.
+"""Three recipes on the digits, several seeds each: accuracy, raw and EMA weights.
 
   make quickstart   # prepares the digits
   .venv/bin/python benchmarks/recipes_on_digits.py --seeds=3
@@ -31,7 +31,7 @@ from mnv2_hpu.progress import Progress
 _DATA_DIR = flags.DEFINE_string("data_dir", "build/quickstart/tfrecords", "Digits.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each recipe.")
 _EVALUATIONS = flags.DEFINE_integer("evaluations", 6, "Points of a curve.")
-_PICTURE = flags.DEFINE_string("picture", "docs/recipes_on_digits.png", "File.")
+_FIGURE_PATH = flags.DEFINE_string("figure_path", "docs/recipes_on_digits.png", "File.")
 
 # What each recipe changes in gin/digits.gin; Adam's learning rate is Keras' default.
 RECIPES = {
@@ -54,15 +54,15 @@ RECIPES = {
 STOCK = "stock Model Garden, the same numbers"
 
 
-def _accuracy(validation_step, optimizer, metrics, dataset, averaged):
-  """Share of the held-out images that the raw or the averaged weights get right."""
-  if averaged:
+def _accuracy(validation_step, optimizer, metrics, dataset, use_ema):
+  """Returns the accuracy of the raw or the EMA weights on the held-out images."""
+  if use_ema:
     optimizer.swap_weights()
   for metric in metrics:
     metric.reset_states()
   for batch in dataset:
     validation_step(batch)
-  if averaged:
+  if use_ema:
     optimizer.swap_weights()
   return float(metrics[0].result())
 
@@ -106,7 +106,7 @@ def stock_experiment(recipe):
 
 
 def train(params, seed, progress, done):
-  """Returns the curve of a run: (step, raw accuracy, averaged accuracy)."""
+  """Returns the curve of a run: (step, accuracy of raw weights, of EMA weights)."""
   keras.utils.set_random_seed(seed)
   strategy = tf.distribute.OneDeviceStrategy("CPU:0")
   with strategy.scope():
@@ -132,19 +132,19 @@ def train(params, seed, progress, done):
   for point in range(1, _EVALUATIONS.value + 1):
     steps(tf.constant(per_point))
     with strategy.scope():
-      raw, averaged = (
+      raw, ema = (
         _accuracy(validation_step, optimizer, metrics, held_out, which)
         for which in (False, True)
       )
-    curve.append((point * per_point, raw, averaged))
-    progress.update_to(done + point, raw=raw, averaged=averaged)
+    curve.append((point * per_point, raw, ema))
+    progress.update_to(done + point, raw=raw, ema=ema)
   keras.backend.clear_session()
   return curve
 
 
 def _draw(curves):
   figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, dpi=120)
-  for column, title in ((1, "raw weights"), (2, "averaged weights")):
+  for column, title in ((1, "raw weights"), (2, "EMA weights")):
     for color, (name, runs) in zip(
       ("C0", "C1", "C2", "C3"), curves.items(), strict=True
     ):
@@ -162,7 +162,7 @@ def _draw(curves):
   handles, labels = axes[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="lower center", ncols=4, fontsize="small")
   figure.tight_layout(rect=(0, 0.07, 1, 1))
-  figure.savefig(_PICTURE.value)
+  figure.savefig(_FIGURE_PATH.value)
 
 
 def main(argv):
@@ -188,7 +188,7 @@ def main(argv):
         curves[name].append(train(experiment(recipe), seed, progress, done))
         done += _EVALUATIONS.value
   _draw(curves)
-  print("| recipe | raw: mean (least to most) | averaged: mean (least to most) |")
+  print("| recipe | raw: mean (min to max) | EMA: mean (min to max) |")
   print("|---|---|---|")
   for name, runs in curves.items():
     cells = []

@@ -56,7 +56,7 @@ def test_a_folder_replaces_the_earlier_one_whole(tmp_path):
 
 def test_an_error_keeps_the_earlier_folder(tmp_path):
   (tmp_path / "folder").mkdir()
-  (tmp_path / f"folder{files.TMP_SUFFIX}").mkdir()  # of a killed write
+  (tmp_path / f"folder{files.TMP_SUFFIX}").mkdir()  # left by a killed write
 
   def fail_midway():
     with files.atomic_folder(tmp_path / "folder"):

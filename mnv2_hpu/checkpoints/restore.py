@@ -52,6 +52,15 @@ def check_weights(weights: str) -> None:
     )
 
 
+def check_init_checkpoint(path: str) -> None:
+  """Raises a UserError if `task.init_checkpoint` is no checkpoint of TensorFlow 2."""
+  try:
+    with corruption_reported(path):
+      _ObjectGraph(find_checkpoint(path))
+  except UserError as error:
+    raise UserError(f"init_checkpoint is {path!r}: {error}") from error
+
+
 def restore_weights(
   model: keras.Model, checkpoint: str, weights: str = "ema"
 ) -> RestoredCheckpoint:

@@ -38,10 +38,10 @@ class ClassificationModule(upstream.ClassificationModule):
     """Builds the module.
 
     Args:
-      params: the experiment; its task has an `ImageClassificationTask` config.
-      batch_size: of the signatures; None leaves it open.
-      input_type: as in Model Garden's exporter.
-      model: the network; built by the task if None.
+      params: Experiment, whose task has an `ImageClassificationTask` config.
+      batch_size: Batch size of the signatures; None leaves it open.
+      input_type: Name of the input, as in Model Garden's exporter.
+      model: Network; built by the task if None.
       significant_bits: Bits that encoded images of 16 bits per sample use.
     """
     self.significant_bits = significant_bits

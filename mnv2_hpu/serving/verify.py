@@ -120,7 +120,11 @@ def read_result(export_dir: str) -> Verification:
   Raises:
     UserError: If its file is missing or cannot be read.
   """
-  return Verification(**metadata.read_json(export_dir, RESULT))
+  content = metadata.read_json(export_dir, RESULT)
+  try:
+    return Verification(**content)
+  except TypeError as error:  # of another version
+    raise UserError(f"{RESULT} in {export_dir!r}: {error}. Export again.") from error
 
 
 def read_predictions(export_dir: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -134,7 +138,7 @@ def read_predictions(export_dir: str) -> tuple[np.ndarray, dict[str, np.ndarray]
     with np.load(path) as stored:
       arrays = dict(stored)
     return arrays.pop("labels"), arrays
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(f"{path!r} cannot be read: {error}. Export again.") from error
 
 

@@ -13,6 +13,7 @@ from official.vision.modeling import backbones, classification_model
 from official.vision.tasks import image_classification as upstream
 
 from mnv2_hpu import cluster
+from mnv2_hpu.checkpoints import restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.dataloaders import (
@@ -24,7 +25,6 @@ from mnv2_hpu.dataloaders import (
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import stateless_dropout
 from mnv2_hpu.optimization import exponential_moving_average
-from mnv2_hpu.tasks import init_checkpoint
 
 # Fields of Model Garden's DataConfig that mean nothing to this project's input.
 UNSUPPORTED_FIELDS = (
@@ -83,7 +83,7 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     super().__init__(params, logging_dir, name)
     starts = logging_dir and not tf.train.latest_checkpoint(logging_dir)
     if params.init_checkpoint and starts and cluster.rank(os.environ) == 0:
-      init_checkpoint.check(params.init_checkpoint)
+      restore.check_init_checkpoint(params.init_checkpoint)
 
   def build_model(self) -> keras.Model:
     """Builds the network; its pooling, dropout and logits compute in float32.

@@ -96,7 +96,7 @@ def test_best_checkpoint_of_the_stock_optimizer_is_known_by_its_name(tmp_path, w
   restore.restore_weights(model, path, weights)
   expected = run.ema if weights == "ema" else run.raw
   for variable, value in zip(model.get_weights(), expected, strict=True):
-    np.testing.assert_allclose(variable, value, atol=1e-6)  # its swap rounds
+    np.testing.assert_allclose(variable, value, atol=1e-6)  # rounded by its swap
 
 
 def test_statistics_without_ema_are_read_as_they_are(tmp_path):

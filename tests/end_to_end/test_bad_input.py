@@ -103,7 +103,7 @@ def test_corrupt_data(programs, records, tmp_path, driver, corrupt, texts):
     (["--params_override=trainer.train_stepz=3"], (), ["train_stepz", "train_steps"]),
     ((), ["batch_size = -4"], ["-4"]),
     ((), ["flip = false"], ["flip = false", "True, False"]),
-    ((), ["init_checkpoint = 'no.h5'"], ["init_checkpoint is 'no.h5'", "not exist"]),
+    ((), ["init_checkpoint = 'no.h5'"], ["init_checkpoint is 'no.h5'", "is missing"]),
     (
       ["--params_override={trainer: {train_steps: 3}"],
       (),

@@ -104,7 +104,7 @@ def test_confusion_matrix_shows_labels_by_predictions(tmp_path):
   assert cells == ["1", "1", "1", "1", "2"]  # row by row, no zeros
 
 
-def test_many_classes_list_the_most_confused_pairs(tmp_path):
+def test_many_classes_list_the_pairs_that_are_confused(tmp_path):
   names = [f"class {i}" for i in range(100)]
   confusion = np.diag(np.full(100, 50))
   confusion[7, 93] = 11

@@ -35,7 +35,7 @@ def test_saved_model_computes_what_the_ema_weights_do(trained, saved_model):
   images = same_size(trained)
   outputs = saved_model.signatures["serving_default"](inputs=tf.constant(images))
   logits = in_process_logits(trained, images)
-  assert np.ptp(logits, axis=0).max() > 1e-2  # the images are told apart
+  assert np.ptp(logits, axis=0).max() > 1e-2  # the images differ
   np.testing.assert_allclose(outputs["logits"], logits, atol=1e-4)
   np.testing.assert_allclose(outputs["probs"], tf.nn.softmax(logits), atol=1e-5)
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import helpers_serving as serving
@@ -119,3 +120,17 @@ def test_process_that_fails_is_reported(exported, tmp_path, capfd):
   with pytest.raises(UserError, match="could not be checked"):
     verify.check_export(exported.export_dir, str(tmp_path / "none-*"))
   assert "No data file matches" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["export.json", "check.json", "check.npz"])
+@pytest.mark.parametrize("content", [None, b"", b'{"num_exa', b"PK\x03\x04torn"])
+def test_half_written_export_is_the_users_to_repeat(tmp_path, name, content):
+  read = {
+    "export.json": metadata.read,
+    "check.json": verify.read_result,
+    "check.npz": verify.read_predictions,
+  }[name]
+  if content is not None:
+    (tmp_path / name).write_bytes(content)
+  with pytest.raises(UserError, match=re.escape(name)):
+    read(str(tmp_path))

@@ -127,9 +127,9 @@ def test_a_start_that_cannot_be_read_is_said_before_anything_is_built(tmp_path):
     None, str(tmp_path / "slim"), write_meta_graph=False
   )
   for checkpoint, expected in (
-    (tmp_path / "missing", r"missing\.index does not exist"),
-    (tmp_path / "weights.h5", "a file of Keras"),
-    (tmp_path / "empty", "the folder holds no checkpoint"),
+    (tmp_path / "missing", r"missing\.index is missing"),
+    (tmp_path / "weights.h5", "Keras weights in HDF5"),
+    (tmp_path / "empty", "holds no checkpoint"),
     (tmp_path / "torn", "cannot be read"),
     (slim, "mnv2-import-checkpoint"),
   ):
