@@ -5,6 +5,8 @@ from typing import Any
 
 import gin
 from absl import flags, logging
+from official.core import config_definitions as cfg
+from official.core import train_utils
 
 from mnv2_hpu import paths
 from mnv2_hpu.errors import UserError
@@ -47,6 +49,13 @@ def alias_modes() -> None:
   if mode in MODE_ALIASES:
     logging.info("--mode=%s runs as --mode=%s", mode, MODE_ALIASES[mode])
     override("mode", MODE_ALIASES[mode])
+
+
+def driver_config() -> cfg.ExperimentConfig | None:
+  """Returns the resolved experiment of the running driver, or None outside of one."""
+  if driver_mode() is None or driver_experiment() is None:
+    return None
+  return train_utils.parse_configuration(flags.FLAGS, print_return=False)
 
 
 def check_mode(num_processes: int) -> None:

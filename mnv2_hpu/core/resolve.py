@@ -10,6 +10,7 @@ import gin
 from official.core import config_definitions as cfg
 from official.core import train_utils
 
+from mnv2_hpu.core import config_check
 from mnv2_hpu.core.run_record import flatten
 
 
@@ -43,7 +44,7 @@ def _parse_gin(flags: Any, experiment: str) -> dict[str, Value]:
   arguments: dict[str, Value] = {}
   for source, parse in sources:
     parse()
-    # Read anew each time: a file may import what registers the experiment.
+    # Read again each time: a file may import what registers the experiment.
     for name, default in _defaults(experiment).items():
       value, is_bound = default, True
       try:
@@ -75,6 +76,7 @@ def resolve(flags: Any) -> Resolved:
 
   Raises:
     LookupError: if the experiment is not registered (see `error_reports`).
+    UserError: If a number is none, or out of its range.
     KeyError: if an override names an unknown field.
   """
   arguments = _parse_gin(flags, flags.experiment)
@@ -93,6 +95,7 @@ def resolve(flags: Any) -> Resolved:
       if path not in fields or fields[path].value != value:
         fields[path] = Value(value, source)
   params.validate()
+  config_check.check(params, train=True)
   return Resolved(flags.experiment, arguments, fields, params)
 
 

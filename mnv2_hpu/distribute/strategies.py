@@ -12,6 +12,7 @@ from official.common import distribute_utils
 from tensorflow.python.eager import context
 
 from mnv2_hpu import cluster, driver_flags
+from mnv2_hpu.core import config_check
 from mnv2_hpu.core.termination import FaultSettings
 from mnv2_hpu.distribute import habana, horovod, worker_dirs
 from mnv2_hpu.errors import UserError, did_you_mean
@@ -126,6 +127,7 @@ def get_distribution_strategy(
     UserError: If the name is unknown, or the strategy cannot run here.
   """
   driver_flags.alias_modes()
+  config_check.check_driver()
   if isinstance(distribution_strategy, str):
     name = distribution_strategy.lower()
     if name not in (*STRATEGIES, *UPSTREAM_NAMES):

@@ -100,6 +100,11 @@ def test_corrupt_data(programs, records, tmp_path, driver, corrupt, texts):
       (),
       ["task.train_data.global_batch_size"],
     ),
+    (
+      ["--params_override=trainer.train_steps=2.5"],
+      (),
+      ["trainer.train_steps is 2.5; it must be a whole number"],
+    ),
     (["--params_override=trainer.train_stepz=3"], (), ["train_stepz", "train_steps"]),
     ((), ["batch_size = -4"], ["-4"]),
     ((), ["flip = false"], ["flip = false", "True, False"]),

@@ -1,0 +1,74 @@
+"""Numbers that no experiment can have."""
+
+import pytest
+from official.core import exp_factory
+
+import mnv2_hpu
+from mnv2_hpu.core import config_check
+from mnv2_hpu.errors import UserError
+
+mnv2_hpu.register()
+
+_WHOLE = "it must be a whole number"
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "allowed"),
+  [
+    *(
+      (f"trainer.{name}", value, _WHOLE)
+      for name in (
+        "train_steps",
+        "steps_per_loop",
+        "summary_interval",
+        "checkpoint_interval",
+        "validation_interval",
+        "max_to_keep",
+      )
+      for value in (2.5, 0, -5, "1e3", True)
+    ),
+    ("trainer.validation_steps", 0, "at least 1, or -1"),
+    ("trainer.validation_steps", 1.5, _WHOLE),
+    ("trainer.summary_interval", 1001, "a multiple of trainer.steps_per_loop"),
+    ("trainer.loss_upper_bound", float("nan"), "it must be finite"),
+    ("trainer.optimizer_config", 5, "it must be a group of fields"),
+    ("task.train_data.global_batch_size", 12.8, _WHOLE),
+    ("task.train_data.global_batch_size", -8, "at least 0"),
+    ("task.train_data.shuffle_buffer_size", 0, "at least 1"),
+    ("task.model.num_classes", 10.5, _WHOLE),
+    ("task.model.input_size", [32.5, 32, 3], "a list, each of it a whole number"),
+    ("task.model.dropout_rate", "high", "it must be a number"),
+    ("task.losses.l2_weight_decay", -1.0, "at least 0"),
+    ("runtime.num_gpus", 0.5, _WHOLE),
+  ],
+)
+def test_refused_with_field_value_and_what_is_allowed(path, value, allowed):
+  config = exp_factory.get_exp_config("mobilenet_imagenet")
+  *groups, name = path.split(".")
+  owner = config
+  for group in groups:
+    owner = getattr(owner, group)
+  setattr(owner, name, value)
+  with pytest.raises(UserError) as raised:
+    config_check.check(config, train=True)
+  assert str(raised.value).startswith(f"{path} is {value!r}; it must be ")
+  assert allowed in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  "override",
+  [
+    {"trainer": {"validation_steps": -1, "recovery_max_trials": -1}},
+    {"trainer": {"optimizer_config": {"warmup": {"linear": {"warmup_steps": 2.5}}}}},
+    {"trainer": {"loss_upper_bound": float("inf")}},
+  ],
+)
+def test_values_with_a_meaning_pass(override):
+  config = exp_factory.get_exp_config("mobilenet_imagenet")
+  config.override(override)
+  config_check.check(config, train=True)
+
+
+def test_experiments_of_model_garden_pass():
+  for name in ("resnet_imagenet", "mobilenet_imagenet", "retinanet_resnetfpn_coco"):
+    config_check.check(exp_factory.get_exp_config(name), train=True)
