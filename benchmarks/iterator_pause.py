@@ -1,8 +1,8 @@
-"""How long TensorFlow takes to give up an input iterator on a busy machine.
+"""How long TensorFlow takes to destroy an input iterator on a busy machine.
 
 Python waits meanwhile, all its threads included. Iterators are kept for some seconds,
-as an evaluation keeps its own, while other processes use the cores; then each is given
-up in turn, those with tf.data's autotuning and those without.
+as an evaluation keeps its own, while other processes use the cores; then each is
+destroyed in turn, those with tf.data's autotuning and those without.
 
   python benchmarks/iterator_pause.py --seconds=25 --iterators=12
 """
@@ -36,7 +36,7 @@ def _iterator(autotune):
 
 
 def _pauses(iterators):
-  """Seconds that giving up each took; the list is empty afterwards."""
+  """Seconds that destroying each took; the list is empty afterwards."""
   seconds = []
   while iterators:
     start = time.perf_counter()

@@ -6,7 +6,7 @@
 Each trial is Model Garden's own driver in a process of its own, which SIGKILL ends one
 to three times, at moments drawn from the time between its first step and its end. The
 finished run must hold bit by bit what the run left alone holds: variables, slots,
-averages, best checkpoint, validation curve. Every process has one thread, for with
+EMA weights, best checkpoint, validation curve. Every process has one thread, for with
 several a sum's order is not fixed.
 """
 

@@ -55,9 +55,11 @@ def _when_it_appears(path):
 
 
 def _install(fault, step, model_dir):
-  from mnv2_hpu.core import checkpointing, resilient_trainer
+  from mnv2_hpu.core import actions
+  from mnv2_hpu.core import trainer as trainer_module
 
-  trainer = resilient_trainer.ResilientTrainer
+  trainer = trainer_module.Trainer
+
   if fault == "stepping":
     _before(trainer, "train_loop_end", lambda self: self._step() >= step)
   elif fault == "evaluating":
@@ -85,9 +87,9 @@ def _install(fault, step, model_dir):
     _before(trainer, "train_loop_end", lambda self: self._step() == step, fill)
   elif fault == "noting_the_best":
     _before(
-      checkpointing.BestCheckpointExporter,
-      "export_best_eval_metric",
-      lambda self, logs, at: at == step,
+      actions.SaveBestCheckpoint,
+      "_write_metrics",
+      lambda self, logs: int(self._step.numpy()) == step,
     )
   else:
     raise ValueError(fault)

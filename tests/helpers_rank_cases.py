@@ -77,7 +77,7 @@ def _examples(step):
   return images, rng.integers(CLASSES, size=BATCH).astype(np.int32)
 
 
-def _inputs(task, case, context):
+def _inputs(case, context, start_step):
   """Each replica's part of each batch, however replicas share processes."""
   context = context or tf.distribute.InputContext()
   dtype = np.float64 if case.policy == "float64" else np.float32
@@ -85,7 +85,7 @@ def _inputs(task, case, context):
   images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
   share = BATCH // context.num_replicas_in_sync
   data = tf.data.Dataset.from_tensor_slices((images.astype(dtype), labels))
-  data = data.skip(getattr(task, "start_step", 0) * BATCH).batch(share)
+  data = data.skip(start_step * BATCH).batch(share)
   # Cases follow each other in one process: giving up an iterator that is
   # autotuned may block it for a minute (docs/multi_card.md).
   options = tf.data.Options()
@@ -137,8 +137,8 @@ class TinyTask(base_task.Task):
       optimizer_config.ema,
     )
 
-  def build_inputs(self, params, input_context=None):
-    return _inputs(self, self.case, input_context)
+  def build_inputs(self, params, input_context=None, start_step=0):
+    return _inputs(self.case, input_context, start_step)
 
   def build_metrics(self, training=True):
     return [_Losses()]

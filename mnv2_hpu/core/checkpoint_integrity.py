@@ -1,29 +1,39 @@
-"""Checkpoints that a crash or a disk has damaged: found before anybody reads them.
+"""Checkpoints of a run that are missing, corrupt or another network's.
 
-TensorFlow keeps a checksum of every tensor and of every block of the index, and looks
-at them when it reads. So all of a checkpoint is read once, at about the speed of the
-disk, before a training builds on it.
+TensorFlow keeps a checksum of every tensor and of every block of the index, and checks
+them when it reads. So all of a checkpoint is read once, at about the speed of the disk,
+before a training builds on it.
 """
 
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 import tensorflow as tf
 from absl import logging
 
+from mnv2_hpu import files
+from mnv2_hpu.compat import keras
+from mnv2_hpu.core import run_record
 from mnv2_hpu.errors import UserError
 
-QUARANTINE_DIR = "damaged_checkpoints"
+QUARANTINE_DIR = "corrupt_checkpoints"
 _LIST = "checkpoint"  # TensorFlow's list of the checkpoints in a folder
+
+_REBUILT = "Training in this folder restores the list from the files."
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+# First parts of a checkpoint's names; the rest are the model's and its backbone's.
+# The last is of TensorFlow's preemption handler, which multi_worker_mirrored brings.
+_NOT_OF_THE_MODEL = ("optimizer", "global_step", "save_counter", "checkpointed_runs")
 
 
 def find_corruption(prefix: str) -> str | None:
   """Returns what is wrong with a checkpoint, None where every byte can be read.
 
   Args:
-    prefix: path of the checkpoint, without `.index`.
+    prefix: Path of the checkpoint, without `.index`.
   """
   try:
     reader = tf.train.load_checkpoint(prefix)
@@ -34,77 +44,147 @@ def find_corruption(prefix: str) -> str | None:
   return None
 
 
-def require_readable(model_dir: str) -> None:
-  """Refuses a folder whose newest checkpoint is damaged; changes nothing in it.
+def latest_checkpoint(model_dir: str) -> str | None:
+  """Returns the path of the newest checkpoint that a run lists, None without a list.
 
   Raises:
-    UserError: naming the checkpoint and the damage.
+    UserError: If the folder or its list of checkpoints cannot be read.
   """
-  newest = tf.train.latest_checkpoint(model_dir)
-  problem = find_corruption(newest) if newest else None
-  if problem:
+  run_record.require_folder(model_dir)
+  try:
+    return tf.train.latest_checkpoint(model_dir)
+  except ValueError as error:
+    raise UserError(
+      f"the list of checkpoints {os.path.join(model_dir, _LIST)!r} cannot be read "
+      f"({error}). {_REBUILT}"
+    ) from error
+
+
+def latest_step(model_dir: str) -> int:
+  """Returns the step of the newest checkpoint in `model_dir`, 0 where there is none."""
+  checkpoint = tf.train.latest_checkpoint(model_dir) if model_dir else None
+  if checkpoint is None:
+    return 0
+  return int(tf.train.load_variable(checkpoint, f"global_step{_VALUE}"))
+
+
+def require_checkpoint(model_dir: str) -> None:
+  """Refuses to evaluate a folder whose weights would be random; changes nothing in it.
+
+  Raises:
+    UserError: If `model_dir` is missing, lists no checkpoint, or the newest is corrupt.
+  """
+  newest = latest_checkpoint(model_dir)
+  if newest is None:
+    if found := _find_checkpoints(model_dir):
+      name = os.path.basename(next(reversed(found)))
+      raise UserError(
+        f"--model_dir={model_dir!r} holds {name}, but not the file {_LIST!r} that "
+        f"lists the checkpoints of a run. Copy it too. {_REBUILT}"
+      )
+    content = ", ".join(sorted(tf.io.gfile.listdir(model_dir))[:10]) or "nothing"
+    raise UserError(
+      f"--model_dir={model_dir!r} holds no checkpoint, but {content}: nothing to "
+      "evaluate. Give the folder of a training run, or train first (--mode=train)."
+    )
+  if problem := find_corruption(newest):
     raise UserError(
       f"the checkpoint {newest!r} cannot be read: {problem}. Training in this folder "
-      "would set it aside and go on from the one before it."
+      f"would move it to {QUARANTINE_DIR!r} and go on from the one before it."
     )
 
 
-def quarantine_corrupt(model_dir: str) -> str | None:
-  """Makes the newest undamaged checkpoint of a training the newest of all.
+def check_fits(model_dir: str, model: keras.Model) -> None:
+  """Compares the shapes of the newest checkpoint in `model_dir` with the model's.
 
-  Damaged ones are moved to the folder `damaged_checkpoints`, and that is said. What
-  killed processes left of checkpoints that they had not finished is removed. To be
-  called by the one process that trains in the folder (see `run_lock`).
-
-  Args:
-    model_dir: the folder of a training, which may be missing or empty.
-
-  Returns:
-    The path of the checkpoint that will be read, None where there is none.
+  Model Garden restores what matches by name, silently leaving the rest.
 
   Raises:
-    UserError: if there are checkpoints, but all of them are damaged.
+    UserError: If the checkpoint belongs to another network, or cannot be read.
+  """
+  checkpoint = tf.train.latest_checkpoint(model_dir)
+  if checkpoint is None:
+    return
+  try:
+    shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+  except (tf.errors.OpError, ValueError) as error:
+    raise UserError(f"the checkpoint {checkpoint!r} cannot be read: {error}") from error
+  stored = Counter(
+    tuple(shape)
+    for name, shape in shapes.items()
+    if name.endswith(_VALUE)
+    and ".OPTIMIZER_SLOT" not in name
+    and name.split("/")[0] not in _NOT_OF_THE_MODEL
+  )
+  wanted = Counter(tuple(variable.shape) for variable in model.variables)
+  missing, surplus = wanted - stored, stored - wanted
+  if missing or surplus:
+    raise UserError(
+      f"{model_dir!r} holds a run of another network: its checkpoint "
+      f"{os.path.basename(checkpoint)!r} lacks variables of shape "
+      f"{_some(missing)} and has others of shape {_some(surplus)}. Use another "
+      "--model_dir, or the width, classes and head of that run (run_record.json)."
+    )
+
+
+def _some(shapes: Counter[tuple[int, ...]]) -> str:
+  return ", ".join(str(list(shape)) for shape in sorted(shapes)[:3]) or "none"
+
+
+def quarantine_corrupt(model_dir: str) -> None:
+  """Makes the newest checkpoint of a training that can be read the newest of all.
+
+  Corrupt ones are moved to the folder `QUARANTINE_DIR`, which is logged. What killed
+  processes left of checkpoints that they had not finished is removed. Called by the one
+  process that trains in the folder, which holds its lock.
+
+  Args:
+    model_dir: Folder of a training, which may be missing or empty.
+
+  Raises:
+    UserError: If there are checkpoints, but all of them are corrupt.
   """
   for leftover in tf.io.gfile.glob(os.path.join(model_dir, "ckpt-*_temp")):
     tf.io.gfile.rmtree(leftover)
-  listed, list_is_damaged = _listed(model_dir)
-  damaged: dict[str, str] = {}
-  good = dict(listed)
-  while good:
-    newest = next(reversed(good))
+  for path in tf.io.gfile.glob(os.path.join(model_dir, "*", _LIST)):
+    # Of the best checkpoint or of the EMA weights: the next one is listed again.
+    if tf.io.gfile.stat(path).length == 0:
+      tf.io.gfile.remove(path)
+  readable, is_listed = _list_checkpoints(model_dir)
+  corrupt: dict[str, str] = {}
+  while readable:
+    newest = next(reversed(readable))
     problem = find_corruption(newest)
     if problem is None:
       break
-    damaged[newest] = problem
-    del good[newest]
-  if damaged and not good:
-    names = "; ".join(f"{os.path.basename(p)}: {text}" for p, text in damaged.items())
+    corrupt[newest] = problem
+    del readable[newest]
+  if corrupt and not readable:
+    names = "; ".join(f"{os.path.basename(p)}: {text}" for p, text in corrupt.items())
     raise UserError(
       f"no checkpoint in {model_dir!r} can be read ({names}). Restore one from a copy, "
-      "or start anew in another --model_dir."
+      "or start again in another --model_dir."
     )
-  used = next(reversed(good), None)
-  if used and (damaged or list_is_damaged):
-    _write_list(model_dir, good)
-  for prefix, problem in damaged.items():
-    _quarantine(model_dir, prefix)
+  if readable and (corrupt or not is_listed):
+    _write_list(model_dir, readable)
+  for prefix, problem in corrupt.items():
+    _move_to_quarantine(model_dir, prefix)
     logging.error(
-      "The checkpoint %s is damaged (%s). It was moved to %s; the training goes on "
+      "The checkpoint %s is corrupt (%s). It was moved to %s; the training goes on "
       "from %s.",
       prefix,
       problem,
       os.path.join(model_dir, QUARANTINE_DIR),
-      used,
+      next(reversed(readable)),
     )
-  return used
 
 
-def _listed(model_dir: str) -> tuple[dict[str, float], bool]:
+def _list_checkpoints(model_dir: str) -> tuple[dict[str, float], bool]:
   """Lists the checkpoints of a folder, oldest first.
 
   Returns:
-    The time of writing of each, in seconds since 1970, and whether TensorFlow's list
-    was damaged, so that the files had to be asked.
+    The time of writing of each by its path, in seconds since 1970, and whether
+    TensorFlow's list names them; without it they were found by their files.
   """
   try:
     state = tf.train.get_checkpoint_state(model_dir)
@@ -113,20 +193,26 @@ def _listed(model_dir: str) -> tuple[dict[str, float], bool]:
   if state is not None:
     paths = state.all_model_checkpoint_paths
     times = state.all_model_checkpoint_timestamps or [0.0] * len(paths)
-    return dict(zip(paths, times, strict=True)), False
-  if not tf.io.gfile.exists(os.path.join(model_dir, _LIST)):
-    return {}, False
-  logging.error("The list of checkpoints in %s is damaged: made anew.", model_dir)
-  found = {
+    return dict(zip(paths, times, strict=True)), True
+  found = _find_checkpoints(model_dir)
+  if found:
+    logging.error(
+      "%s has no list of its checkpoints: it is made from the files.", model_dir
+    )
+  return found, False
+
+
+def _find_checkpoints(model_dir: str) -> dict[str, float]:
+  """Returns the time of writing of each checkpoint by its path, oldest first."""
+  by_step = {
     int(match[1]): path
     for path in tf.io.gfile.glob(os.path.join(model_dir, "ckpt-*.index"))
     if (match := re.search(r"ckpt-(\d+)\.index$", path))
   }
-  indices = [found[step] for step in sorted(found)]
   return {
     path.removesuffix(".index"): tf.io.gfile.stat(path).mtime_nsec / 1e9
-    for path in indices
-  }, True
+    for _, path in sorted(by_step.items())
+  }
 
 
 def _write_list(model_dir: str, checkpoints: Mapping[str, float]) -> None:
@@ -139,13 +225,11 @@ def _write_list(model_dir: str, checkpoints: Mapping[str, float]) -> None:
   # What it made of relative names depends on whether the folder's path is absolute.
   state.model_checkpoint_path = names[-1]
   state.all_model_checkpoint_paths[:] = names
-  path = os.path.join(model_dir, _LIST)
-  with tf.io.gfile.GFile(f"{path}.partial", "w") as file:
+  with files.atomic_write(os.path.join(model_dir, _LIST)) as file:
     file.write(str(state))
-  tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
 
 
-def _quarantine(model_dir: str, prefix: str) -> None:
+def _move_to_quarantine(model_dir: str, prefix: str) -> None:
   folder = os.path.join(model_dir, QUARANTINE_DIR)
   tf.io.gfile.makedirs(folder)
   for path in tf.io.gfile.glob(f"{glob.escape(prefix)}.*"):

@@ -1,4 +1,4 @@
-"""Losses and weights that are no longer numbers: the step is named, nothing saved."""
+"""Losses and weights that are NaN or infinite: the step is named, nothing saved."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,45 +12,48 @@ from mnv2_hpu.errors import UserError
 
 
 class NotFiniteError(UserError):
-  """A training has left the numbers: its loss or a weight is NaN or infinite."""
+  """The loss or a weight of a training is NaN or infinite."""
 
 
 class FiniteMean(keras.metrics.Mean):
-  """A mean that also counts its updates before the first NaN or infinity.
+  """A mean that also counts its updates before the first non-finite one.
 
-  It stands in for the trainer's mean of the loss. Each replica counts for itself and
-  the counts are summed: a loss that is NaN on one replica makes all weights NaN by that
+  It replaces the trainer's mean of the loss. Each replica counts for itself and the
+  counts are summed: a loss that is NaN on one replica makes all weights NaN by that
   step's gradients, so on all others the next loss at the latest is NaN as well.
+
+  Attributes:
+    steps_since_non_finite: Steps before the last reset, from the first non-finite one
+      on, that one included; 0 where all were finite.
   """
+
+  steps_since_non_finite = 0
 
   def __init__(self, name: str = "mean", dtype: Any = None) -> None:
     super().__init__(name=name, dtype=dtype)
-    self._sound = self.add_weight(name="sound", initializer="ones")
-    self._sound_updates = self.add_weight(name="sound_updates", initializer="zeros")
+    self._all_finite = self.add_weight(name="all_finite", initializer="ones")
+    self._num_finite_updates = self.add_weight(
+      name="num_finite_updates", initializer="zeros"
+    )
 
   def update_state(self, values: Any, sample_weight: Any = None) -> Any:
     """Adds one value, as Keras' mean does, and counts it while all were finite."""
     is_finite = tf.reduce_all(tf.math.is_finite(tf.cast(values, tf.float32)))
-    self._sound.assign(self._sound * tf.cast(is_finite, self._sound.dtype))
-    self._sound_updates.assign_add(self._sound)
+    self._all_finite.assign(
+      self._all_finite * tf.cast(is_finite, self._all_finite.dtype)
+    )
+    self._num_finite_updates.assign_add(self._all_finite)
     return super().update_state(values, sample_weight)
 
   def reset_state(self) -> None:
-    """Forgets all values."""
+    """Forgets all values, but keeps how long ago they were last all finite."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    updates = round(float(self.count.read_value()) / replicas)
+    finite = int(float(self._num_finite_updates.read_value()) // replicas)
+    self.steps_since_non_finite = max(0, updates - finite)
     super().reset_state()
     # What is assigned outside of replicas is shared out among them, as sums are.
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    self._sound.assign(replicas * tf.ones_like(self._sound))
-
-  def first_bad_update(self, num_replicas: int) -> int | None:
-    """Returns which update since the reset was the first bad one, from 1; or None.
-
-    Args:
-      num_replicas: over which updates are distributed.
-    """
-    updates = round(float(self.count.read_value()) / num_replicas)
-    sound = int(float(self._sound_updates.read_value()) // num_replicas)
-    return sound + 1 if sound < updates else None
+    self._all_finite.assign(replicas * tf.ones_like(self._all_finite))
 
 
 def require_finite(
@@ -59,12 +62,12 @@ def require_finite(
   """Refuses variables that hold a NaN or an infinity.
 
   Args:
-    strategy: of the variables.
-    variables: of any type; those of integers are finite.
-    step: for the message.
+    strategy: Strategy of the variables.
+    variables: Variables of any type; those of integers are finite.
+    step: Step that the message names.
 
   Raises:
-    NotFiniteError: naming the first such variable.
+    NotFiniteError: Naming the first such variable.
   """
   for variable in variables:
     if not variable.dtype.is_floating:

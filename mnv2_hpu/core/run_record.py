@@ -1,11 +1,12 @@
-"""What ran in a model folder before: recorded before step 0, compared on resuming."""
+"""What a model folder says of its run: recipe, lock, and whether it has finished."""
 
+import contextlib
 import datetime
 import fcntl
 import json
 import os
 import socket
-from collections import Counter
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,13 +15,13 @@ import tensorflow as tf
 from absl import logging
 from official.core import config_definitions as cfg
 
-from mnv2_hpu import __version__, compat
-from mnv2_hpu.compat import keras
+from mnv2_hpu import __version__, compat, files
 from mnv2_hpu.errors import UserError
 
 FILE = "run_record.json"
 OPERATIVE_GIN = "operative_config.start.gin"
 LOCK_FILE = "run.lock"
+FINISHED_FILE = "finished.json"
 
 # Paths below which a difference makes a resumed run another experiment.
 RECIPE = (
@@ -32,10 +33,10 @@ RECIPE = (
   "runtime.mixed_precision_dtype",
 )
 
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-# First parts of a checkpoint's names; the rest are the model's and its backbone's.
-# The last is of TensorFlow's preemption handler, which multi_worker_mirrored brings.
-_NOT_OF_THE_MODEL = ("optimizer", "global_step", "save_counter", "checkpointed_runs")
+_LOCK_TRIES = 3  # `is_training` holds the lock for a moment
+
+# Path of the file -> its descriptor. Closing the descriptor would drop the lock.
+_held: dict[str, int] = {}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -60,6 +61,46 @@ def _recipe(config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+def require_folder(model_dir: str) -> None:
+  """Refuses to read a run from what is no folder, or from one that cannot be read.
+
+  Raises:
+    UserError: Naming the folder and what is wrong with it.
+  """
+  problem = "does not exist"
+  try:
+    if tf.io.gfile.isdir(model_dir):
+      tf.io.gfile.listdir(model_dir)
+      return
+    if tf.io.gfile.exists(model_dir):
+      problem = "is a file"
+  except (tf.errors.OpError, OSError) as error:
+    problem = f"cannot be read ({_first_line(error)})"
+  raise UserError(
+    f"--model_dir={model_dir!r} {problem}. Give the folder of a training run."
+  )
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).split("\n", maxsplit=1)[0]
+
+
+def _read_json(path: str, key: str) -> Any:
+  """Returns a value of a JSON file of a run.
+
+  Raises:
+    UserError: If the file cannot be read, or was written by half.
+  """
+  try:
+    with tf.io.gfile.GFile(path) as file:
+      return json.load(file)[key]
+  except (tf.errors.OpError, OSError, ValueError, TypeError, KeyError) as error:
+    raise UserError(
+      f"{path!r} cannot be read ({_first_line(error)}). Restore it from a copy, "
+      "or remove it: a training in this folder writes it again."
+    ) from error
+
+
 def check_and_write(
   model_dir: str, config: cfg.ExperimentConfig, allow_change: bool
 ) -> None:
@@ -68,13 +109,12 @@ def check_and_write(
   A folder without checkpoints holds nothing to resume: its record is replaced.
 
   Raises:
-    UserError: if the recipe differs and `allow_change` is False.
+    UserError: If the recipe differs and `allow_change` is False.
   """
   path = os.path.join(model_dir, FILE)
   current = config.as_dict()
   if tf.train.latest_checkpoint(model_dir) and tf.io.gfile.exists(path):
-    with tf.io.gfile.GFile(path) as file:
-      before = _recipe(json.load(file)["config"])
+    before = _recipe(_read_json(path, "config"))
     now = _recipe(json.loads(json.dumps(current)))
     changed = [
       f"  {name}: {before.get(name)!r} -> {now.get(name)!r}"
@@ -88,35 +128,32 @@ def check_and_write(
         + "\nUse another --model_dir, restore the old values, or resume all the same "
         "with --gin_params='mnv2_hpu.Trainer.allow_config_change = True'."
       )
-  record = {
-    "config": current,
-    "versions": {
-      "mnv2_hpu": __version__,
-      "tensorflow": tf.__version__,
-      compat.MODEL_GARDEN: compat.version(compat.MODEL_GARDEN),
-    },
+  versions = {
+    "mnv2_hpu": __version__,
+    "tensorflow": tf.__version__,
+    compat.MODEL_GARDEN: compat.version(compat.MODEL_GARDEN),
   }
-  _write(path, json.dumps(record, indent=2) + "\n")
-  _write(os.path.join(model_dir, OPERATIVE_GIN), gin.config_str())
-
-
-def _write(path: str, text: str) -> None:
-  tf.io.gfile.makedirs(os.path.dirname(path))
-  with tf.io.gfile.GFile(f"{path}.partial", "w") as file:
-    file.write(text)
-  tf.io.gfile.rename(f"{path}.partial", path, overwrite=True)
+  record = json.dumps({"config": current, "versions": versions}, indent=2)
+  tf.io.gfile.makedirs(model_dir)
+  for name, text in ((FILE, f"{record}\n"), (OPERATIVE_GIN, gin.config_str())):
+    with files.atomic_write(os.path.join(model_dir, name)) as file:
+      file.write(text)
+  finished = os.path.join(model_dir, FINISHED_FILE)
+  if tf.io.gfile.exists(finished):
+    tf.io.gfile.remove(finished)
 
 
 def load(model_dir: str, task: cfg.TaskConfig) -> cfg.ExperimentConfig:
   """Returns the experiment recorded in `model_dir`.
 
   Args:
-    model_dir: folder of a run.
-    task: a task configuration of the class that the run had, with any values.
+    model_dir: Folder of a run.
+    task: Task configuration of the class that the run had, with any values.
 
   Raises:
-    UserError: if the folder holds no record.
+    UserError: If the folder holds no record, or one that cannot be read.
   """
+  require_folder(model_dir)
   path = os.path.join(model_dir, FILE)
   if not tf.io.gfile.exists(path):
     raise UserError(
@@ -124,94 +161,43 @@ def load(model_dir: str, task: cfg.TaskConfig) -> cfg.ExperimentConfig:
       "Give the folder of a training run as --model_dir."
     )
   config = cfg.ExperimentConfig(task=task)
-  with tf.io.gfile.GFile(path) as file:
-    config.override(json.load(file)["config"])
+  try:
+    config.override(_read_json(path, "config"))
+  except (KeyError, TypeError) as error:
+    raise UserError(
+      f"{path!r} does not describe a run of {type(task).__name__} ({error}). Give the "
+      "folder of a run of this version."
+    ) from error
   return config
 
 
-def latest_step(model_dir: str) -> int:
-  """Returns the step of the newest checkpoint in `model_dir`, 0 where there is none."""
-  checkpoint = tf.train.latest_checkpoint(model_dir) if model_dir else None
-  if checkpoint is None:
-    return 0
-  return int(tf.train.load_variable(checkpoint, f"global_step{_VALUE}"))
+def write_finished(model_dir: str, step: int) -> None:
+  """Marks a run as finished at a step, until a training starts in its folder again."""
+  with files.atomic_write(os.path.join(model_dir, FINISHED_FILE)) as file:
+    json.dump({"step": step}, file)
 
 
-def require_checkpoint(model_dir: str) -> None:
-  """Refuses to evaluate a folder whose weights would be random.
-
-  Raises:
-    UserError: if `model_dir` is missing or holds no checkpoint.
-  """
-  if not tf.io.gfile.isdir(model_dir):
-    raise UserError(f"--model_dir={model_dir!r} does not exist: nothing to evaluate.")
-  if tf.train.latest_checkpoint(model_dir) is None:
-    content = ", ".join(sorted(tf.io.gfile.listdir(model_dir))[:10]) or "nothing"
-    raise UserError(
-      f"--model_dir={model_dir!r} holds no checkpoint, but {content}: nothing to "
-      "evaluate. Give the folder of a training run, or train first (--mode=train)."
-    )
-
-
-def check_checkpoint_fits(model_dir: str, model: keras.Model) -> None:
-  """Compares the shapes of the newest checkpoint in `model_dir` with the model's.
-
-  Model Garden restores what matches by name, silently leaving the rest.
-
-  Raises:
-    UserError: if the checkpoint belongs to another network, or cannot be read.
-  """
-  checkpoint = tf.train.latest_checkpoint(model_dir)
-  if checkpoint is None:
-    return
-  try:
-    shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-  except (tf.errors.OpError, ValueError) as error:
-    raise UserError(
-      f"the checkpoint {checkpoint!r} cannot be read ({error}). Remove it (and its "
-      f"line in {os.path.join(model_dir, 'checkpoint')!r}) to use the one before it."
-    ) from error
-  stored = Counter(
-    tuple(shape)
-    for name, shape in shapes.items()
-    if name.endswith(_VALUE)
-    and ".OPTIMIZER_SLOT" not in name
-    and name.split("/")[0] not in _NOT_OF_THE_MODEL
-  )
-  wanted = Counter(tuple(variable.shape) for variable in model.variables)
-  missing, surplus = wanted - stored, stored - wanted
-  if missing or surplus:
-    raise UserError(
-      f"{model_dir!r} holds a run of another network: its checkpoint "
-      f"{os.path.basename(checkpoint)!r} lacks variables of shape "
-      f"{_some(missing)} and has others of shape {_some(surplus)}. Use another "
-      "--model_dir, or the width, classes and head of that run (run_record.json)."
-    )
-
-
-def _some(shapes: Counter[tuple[int, ...]]) -> str:
-  return ", ".join(str(list(shape)) for shape in sorted(shapes)[:3]) or "none"
-
-
-# Path of the file -> its descriptor. Closing the descriptor would drop the lock.
-_held: dict[str, int] = {}
+def finished_step(model_dir: str) -> int | None:
+  """Returns the last step of a run that has finished, None for any other."""
+  path = os.path.join(model_dir, FINISHED_FILE)
+  return int(_read_json(path, "step")) if tf.io.gfile.exists(path) else None
 
 
 def acquire_lock(model_dir: str) -> None:
   """Takes the lock of a model folder, until the process ends.
 
   The lock belongs to an open file (flock), so the kernel drops it when its holder ends,
-  however it ends, by kill -9 or with the machine; the file itself stays.
-  Evaluation takes no lock: it may watch a folder in which a training runs.
+  however it ends, by kill -9 or with the machine; the file itself stays. Evaluation
+  takes no lock: it may watch a folder in which a training runs.
 
   Taking it again in the same process changes nothing. Folders in object stores
   (`gs://…`) and file systems without locks are left unlocked, which is logged.
 
   Args:
-    model_dir: the folder; it is created where it is missing.
+    model_dir: Folder of the run; it is created where it is missing.
 
   Raises:
-    UserError: if another process trains in the folder.
+    UserError: If another process trains in the folder.
   """
   if "://" in model_dir:
     logging.warning("%s is not locked: start no second training in it.", model_dir)
@@ -222,7 +208,7 @@ def acquire_lock(model_dir: str) -> None:
   os.makedirs(model_dir, exist_ok=True)
   descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _lock(descriptor)
   except BlockingIOError as error:
     holder = _holder(descriptor)
     os.close(descriptor)
@@ -238,21 +224,41 @@ def acquire_lock(model_dir: str) -> None:
     )
     return
   _held[path] = descriptor
-  _write_holder(descriptor)
-
-
-def _write_holder(descriptor: int) -> None:
-  holder = {
+  holder_of = {
     "pid": os.getpid(),
     "host": socket.gethostname(),
     "started": datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "seconds"),
   }
   os.ftruncate(descriptor, 0)
-  os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
+  os.pwrite(descriptor, json.dumps(holder_of).encode() + b"\n", 0)
+
+
+def is_training(model_dir: str) -> bool:
+  """Returns whether a process of this machine holds the lock of a model folder."""
+  with contextlib.suppress(FileNotFoundError):
+    descriptor = os.open(os.path.join(model_dir, LOCK_FILE), os.O_RDONLY)
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+      return True
+    finally:
+      os.close(descriptor)
+  return False
+
+
+def _lock(descriptor: int) -> None:
+  for attempt in range(_LOCK_TRIES):
+    try:
+      return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      if attempt == _LOCK_TRIES - 1:
+        raise
+      time.sleep(0.05)
+  return None
 
 
 def _holder(descriptor: int) -> str:
-  """Says who holds the lock; for a moment after it was taken, the file is empty."""
+  """Names who holds the lock; for a moment after it was taken, the file is empty."""
   try:
     holder = json.loads(os.pread(descriptor, 4096, 0))
   except ValueError:

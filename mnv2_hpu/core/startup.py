@@ -9,8 +9,9 @@ import tensorflow as tf
 from official.core import base_task, input_reader
 from official.core import config_definitions as cfg
 
+from mnv2_hpu import driver_flags
 from mnv2_hpu.compat import keras
-from mnv2_hpu.core import run_record
+from mnv2_hpu.core import checkpoint_integrity, config_check, run_record
 from mnv2_hpu.distribute import ranks
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import complexity
@@ -19,24 +20,62 @@ from mnv2_hpu.optimization import learning_rate
 _SAME_ON_ALL_RANKS = (*run_record.RECIPE, "trainer.")
 
 
-def check_batches(
-  task: cfg.TaskConfig, num_replicas: int, train: bool, evaluate: bool
+def check_settings(
+  config: cfg.ExperimentConfig,
+  task: Any,
+  strategy: tf.distribute.Strategy,
+  train: bool,
+  evaluate: bool,
 ) -> None:
-  """Checks that the replicas divide every global batch.
+  """Checks numbers and input, and that the replicas divide every global batch.
 
   Raises:
-    UserError: naming the field, the batch, the replicas and the nearest batches.
+    UserError: Naming the field or the file, what it holds and what is allowed.
   """
+  config_check.check(config, train)
+  replicas = strategy.num_replicas_in_sync
   used = (("train_data", train), ("validation_data", evaluate))
   for field in [name for name, is_used in used if is_used]:
-    batch = getattr(task, field).global_batch_size
-    if batch < 1 or batch % num_replicas:
-      below = max(1, batch // num_replicas) * num_replicas
+    batch = getattr(config.task, field).global_batch_size
+    if batch < 1 or batch % replicas:
+      below = max(1, batch // replicas) * replicas
       raise UserError(
-        f"task.{field}.global_batch_size is {batch}, which {num_replicas} replicas "
-        f"do not divide. Use a multiple of {num_replicas}, for instance {below} or "
-        f"{below + num_replicas}."
+        f"task.{field}.global_batch_size is {batch}, which {replicas} replicas do not "
+        f"divide. Use a multiple of {replicas}, for instance {below} or "
+        f"{below + replicas}."
       )
+  if hasattr(task, "check_inputs"):
+    task.check_inputs(train, evaluate)
+
+
+def check_model_dir(
+  model_dir: str,
+  config: cfg.ExperimentConfig,
+  model: keras.Model,
+  train: bool,
+  allow_config_change: bool,
+) -> None:
+  """Checks the run that the model folder holds, and in training records this one.
+
+  Args:
+    model_dir: Folder of the run; empty where none is used.
+    config: Resolved experiment.
+    model: Its network.
+    train: Whether this process trains.
+    allow_config_change: Resume although the recipe differs from the earlier run's.
+
+  Raises:
+    UserError: If the folder cannot serve.
+  """
+  if train and model_dir:
+    run_record.acquire_lock(model_dir)
+    checkpoint_integrity.quarantine_corrupt(model_dir)
+  if not train and driver_flags.driver_mode() == "eval":
+    checkpoint_integrity.require_checkpoint(model_dir)
+  if model_dir:
+    checkpoint_integrity.check_fits(model_dir, model)
+  if train and model_dir:
+    run_record.check_and_write(model_dir, config, allow_config_change)
 
 
 def check_same_settings(

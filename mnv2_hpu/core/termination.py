@@ -1,12 +1,4 @@
-"""SIGTERM: noticed between steps, by all ranks at the same one.
-
-Training runs in parts of about a second, so that a launcher which allows few seconds
-before it kills (horovodrun 5) finds the checkpoint written. Open MPI 5 allows less
-than one; but it hands SIGUSR1 on and waits: this signal asks for the same.
-
-After each part the ranks exchange two numbers: whether anybody was asked to stop, and
-how many steps the next part has. The parts change no result.
-"""
+"""How a training process ends: exit codes, requests to stop, and no slow teardown."""
 
 import atexit
 import dataclasses
@@ -14,28 +6,22 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
 import gin
-import numpy as np
-import tensorflow as tf
 
-from mnv2_hpu.distribute import ranks
+# 0 is the end of the training, 1 an error that the output names. A process that a
+# signal ended shows as 128 plus its number in a shell, and as the negative number in
+# Python.
+EXIT_PREEMPTED = 143  # stop requested, and a checkpoint saved: 128 + SIGTERM
+EXIT_PEER_LOST = 75  # a rank is gone, or nothing moves: start again (EX_TEMPFAIL)
+_EXIT_INTERRUPTED = 130
 
-# Exit codes of a training process. 0 is the end of the training, 1 an error that the
-# output names. A process that a signal ended shows as 128 plus its number in a shell,
-# and as the negative number in Python.
-EXIT_PREEMPTED = 143  # stop requested; a checkpoint was saved. 128 + 15
-EXIT_PEER_LOST = (
-  75  # another rank is gone, or nothing moves: start all again (EX_TEMPFAIL)
-)
-
-_GROWTH = 4  # of a part over the one before it, at most
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_EXIT_SECONDS = 10  # for what runs at exit, once the checkpoint is written
+_MAX_EXIT_SECONDS = 10  # for the functions that run at exit
+_ending = threading.Event()
 
 
 @gin.configurable(module="mnv2_hpu")
@@ -44,16 +30,16 @@ class FaultSettings:
   """Bind in gin as `mnv2_hpu.FaultSettings.missing_rank_seconds = 90`.
 
   Attributes:
-    seconds_between_checks: how long training and evaluation go on, at most and
-      roughly, before they notice a SIGTERM: the length of a part of an inner loop.
-    missing_rank_seconds: Seconds without a heartbeat of another rank, after which
-      the others end. A rank whose process has ended is noticed at once. Below 62 a
-      healthy rank may be taken for a missing one: while TensorFlow 2.15 destroys an
-      iterator, for up to 60 seconds (docs/multi_card.md), no thread of Python runs.
-    stall_warning_seconds: after so long without a finished step, where it is stuck is
-      logged, again and again.
-    stall_seconds: after so long without a finished step the process ends; 0 never.
-      The first step of a large graph may take long to compile.
+    seconds_between_checks: Seconds, roughly and at most, that training and evaluation
+      go on before they notice a SIGTERM: the length of a chunk of an inner loop.
+    missing_rank_seconds: Seconds without a heartbeat of another rank, after which the
+      others end. A rank whose process has ended is noticed at once. Below 62 a healthy
+      rank may be taken for a missing one: while TensorFlow 2.15 destroys an iterator,
+      for up to 60 seconds (docs/multi_card.md), no thread of Python runs.
+    stall_warning_seconds: Seconds without a finished step between two log messages
+      that say where the training is stuck.
+    stall_seconds: Seconds without a finished step after which the process ends; 0
+      never. The first step of a large graph may take long to compile.
   """
 
   seconds_between_checks: float = 1.0
@@ -62,37 +48,37 @@ class FaultSettings:
   stall_seconds: float = 1800.0
 
 
-class Terminated(BaseException):
-  """All ranks have agreed to stop where they are; like `SystemExit` no error."""
+class Preempted(BaseException):
+  """All ranks have agreed to stop where they are; no error, like `SystemExit`."""
 
 
-class Termination:
+class StopRequest:
   """Whether this process was asked to stop, by SIGTERM or SIGUSR1.
 
-  Before `begin` there is nothing to save and the process ends at once. A second signal
+  Before `defer` there is nothing to save and the process ends at once. A second signal
   ends it at once at any time.
   """
 
   def __init__(self) -> None:
-    self.is_requested = False
-    self._has_begun = False
+    self.is_set = False
+    self._is_deferred = False
 
   def listen(self) -> None:
-    """Takes over the signals; outside of the main thread they stay as they are."""
+    """Handles the signals; outside of the main thread they stay as they are."""
     if threading.current_thread() is threading.main_thread():
       for number in _SIGNALS:
         signal.signal(number, self._on_signal)
 
-  def begin(self) -> None:
-    """Says that there is something to save now."""
-    self._has_begun = True
+  def defer(self) -> None:
+    """From now on a request waits until the trainer looks: there is state."""
+    self._is_deferred = True
 
   def _on_signal(self, number: int, frame: FrameType | None) -> None:
     del frame
     for each in _SIGNALS:
       signal.signal(each, signal.SIG_DFL)
-    self.is_requested = True
-    if not self._has_begun:
+    self.is_set = True
+    if not self._is_deferred:
       sys.exit(EXIT_PREEMPTED)
     # Not print: the signal may have come in the middle of one.
     name = signal.Signals(number).name
@@ -100,79 +86,54 @@ class Termination:
     os.write(2, text.encode())
 
 
-def end_process() -> NoReturn:
-  """Ends the process with the code of a termination, once what is to run at exit has.
+def end_process(code: int) -> NoReturn:
+  """Runs what is to run at exit, then ends the process without Python's teardown.
 
-  Python's own way tears down TensorFlow's iterators too, which may keep the whole
-  process for a minute (docs/benchmarks.md); who sent a SIGTERM waits seconds.
+  The teardown destroys TensorFlow's iterators too, which may keep the whole process for
+  a minute (docs/benchmarks.md).
   """
+  _ending.set()
   # Exit functions may wait for another rank that is stuck.
-  timer = threading.Timer(_EXIT_SECONDS, os._exit, (EXIT_PREEMPTED,))
+  timer = threading.Timer(_MAX_EXIT_SECONDS, os._exit, (code,))
   timer.daemon = True
   timer.start()
   atexit._run_exitfuncs()
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(EXIT_PREEMPTED)
+  os._exit(code)
 
 
-class Parts:
-  """Divides steps into parts that last about as long on every rank.
+def skip_teardown_at_exit(keep: Any) -> None:
+  """Makes this program end by `end_process`, with the exit code that it has anyway.
+
+  Python shows the code of a program to nobody, so `sys.exit` is wrapped to learn it.
+  That is for drivers, whose way to end is known: a program that raises `SystemExit`
+  itself, with another code than 0, would lose it.
 
   Args:
-    strategy: of all ranks.
-    termination: asked after each part.
-    seconds: how long a part is to last.
-    after_part: called at the end of each part.
+    keep: Object that lives until then, and with it the iterators that it holds.
   """
+  code = 0
+  python_exit: Callable[[Any], NoReturn] = sys.exit
 
-  def __init__(
-    self,
-    strategy: tf.distribute.Strategy,
-    termination: Termination,
-    seconds: float,
-    after_part: Callable[[], None],
-  ) -> None:
-    self._strategy = strategy
-    self._termination = termination
-    self._seconds = seconds
-    self._after_part = after_part
-    self.steps = 1  # of the part that begins now
-    self._start = time.monotonic()
+  def exit_and_remember(status: Any = None) -> NoReturn:
+    nonlocal code
+    code = status if isinstance(status, int) else int(status is not None)
+    # What is registered last runs first: the others are run by `end_process`.
+    atexit.unregister(at_exit)
+    atexit.register(at_exit, keep)
+    python_exit(status)
 
-  def begin(self) -> None:
-    """Starts the clock of a part."""
-    self._start = time.monotonic()
+  owner = os.getpid()
 
-  def end(self, steps: int) -> None:
-    """Ends a part of so many steps and begins the next one.
+  def at_exit(_kept: Any) -> None:  # alive in this frame, which never returns
+    atexit.unregister(at_exit)
+    if os.getpid() == owner and not _ending.is_set():  # not in a forked child
+      uncaught = getattr(sys, "last_value", None)
+      if uncaught is not None:
+        interrupted = isinstance(uncaught, KeyboardInterrupt)
+        end_process(_EXIT_INTERRUPTED if interrupted else 1)
+      end_process(code)
 
-    Raises:
-      Terminated: on all ranks, if one of them was asked to stop.
-    """
-    a_step = (time.monotonic() - self._start) / steps
-    wanted = max(1, min(int(self._seconds / max(a_step, 1e-6)), _GROWTH * steps))
-    own = np.array([self._termination.is_requested, wanted], np.int64)
-    by_rank = ranks.gather(self._strategy, own)
-    self.steps = int(by_rank[0, 1])
-    self._after_part()
-    if by_rank[:, 0].any():
-      raise Terminated
-    self.begin()
-
-
-def in_parts(
-  loop: Callable[[Any, tf.Tensor], Any], parts: Parts
-) -> Callable[[Any, tf.Tensor], None]:
-  """Returns orbit's inner loop `loop(iterator, num_steps)`, run in parts."""
-
-  def run(iterator: Any, num_steps: tf.Tensor) -> None:
-    left = int(num_steps)
-    parts.begin()
-    while left > 0:
-      steps = min(left, parts.steps)
-      loop(iterator, tf.constant(steps, tf.int32))
-      left -= steps
-      parts.end(steps)
-
-  return run
+  sys.exit = exit_and_remember
+  atexit.register(at_exit, keep)

@@ -5,7 +5,7 @@ from official.core import task_factory, train_lib
 from official.modeling import performance
 
 from mnv2_hpu.configs import image_classification as exp_cfg
-from mnv2_hpu.core import run_record, trainer
+from mnv2_hpu.core import checkpoint_integrity, run_record, trainer
 from mnv2_hpu.distribute import strategies
 
 
@@ -37,7 +37,7 @@ def evaluate(
   if continuous:
     _runner(params, model_dir, "continuous_eval").run()
     return ""
-  run_record.require_checkpoint(model_dir)
+  checkpoint_integrity.require_checkpoint(model_dir)
   runner = _runner(params, model_dir, "eval")
   metrics = runner.controller.evaluate(params.trainer.validation_steps)
   lines = [f"step {int(runner.trainer.global_step.numpy()):,}, EMA weights"]

@@ -1,10 +1,11 @@
-"""Damaged checkpoints, made by damaging real ones."""
+"""Corrupt checkpoints, made by corrupting real ones; missing and foreign ones."""
 
 import os
 
 import pytest
 import tensorflow as tf
 
+from mnv2_hpu.compat import keras
 from mnv2_hpu.core import checkpoint_integrity
 from mnv2_hpu.errors import UserError
 
@@ -47,48 +48,62 @@ def test_the_one_before_a_corrupt_checkpoint_is_used(run, caplog, corrupt):
   corrupt(run)
   before = {path.name for path in run.glob("ckpt-30*")}
   with caplog.at_level("ERROR"):
-    used = checkpoint_integrity.quarantine_corrupt(str(run))
-  assert used == str(run / "ckpt-20")
+    checkpoint_integrity.quarantine_corrupt(str(run))
   assert tf.train.latest_checkpoint(str(run)) == str(run / "ckpt-20")
   assert "ckpt-30" in caplog.text
   assert "goes on from" in caplog.text
-  # Set aside, not deleted.
-  aside = {path.name for path in (run / "damaged_checkpoints").iterdir()}
-  assert aside == before
+  # Moved, not deleted.
+  moved = {path.name for path in (run / "corrupt_checkpoints").iterdir()}
+  assert moved == before
   # The manager goes on with the list, and with the folder under another name.
   moved = run.rename(run.with_name(f"{run.name}_moved"))
   manager = tf.train.CheckpointManager(tf.train.Checkpoint(), str(moved), 5)
   assert manager.checkpoints == [str(moved / "ckpt-10"), str(moved / "ckpt-20")]
 
 
-def test_two_damaged_checkpoints_are_both_passed_over(run):
+def test_two_corrupt_checkpoints_are_both_skipped(run):
   os.truncate(run / "ckpt-30.index", 10)
   os.truncate(run / "ckpt-20.index", 10)
-  assert checkpoint_integrity.quarantine_corrupt(str(run)) == str(run / "ckpt-10")
+  checkpoint_integrity.quarantine_corrupt(str(run))
+  assert tf.train.latest_checkpoint(str(run)) == str(run / "ckpt-10")
 
 
-def test_sound_folder_is_left_as_it_is(run):
+def test_a_folder_without_corruption_is_left_as_it_is(run):
   before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
-  assert checkpoint_integrity.quarantine_corrupt(str(run)) == str(run / "ckpt-30")
+  checkpoint_integrity.quarantine_corrupt(str(run))
   assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
 def test_unfinished_save_is_removed(run):
   (run / "ckpt-40_temp").mkdir()
   (run / "ckpt-40_temp" / "part-00000-of-00001.data-00000-of-00001").write_text("x")
-  assert checkpoint_integrity.quarantine_corrupt(str(run)) == str(run / "ckpt-30")
+  checkpoint_integrity.quarantine_corrupt(str(run))
   assert not list(run.glob("*_temp"))
 
 
-@pytest.mark.parametrize("content", ["", "model_checkpoint_path: "])
-def test_damaged_list_is_made_anew_from_the_files(run, content):
-  (run / "checkpoint").write_text(content)
+def test_the_empty_list_of_the_best_checkpoint_stops_no_training(run):
+  best = run / "best_ckpt"
+  best.mkdir()
+  (best / "checkpoint").touch()  # as a crash of the machine leaves it
+  checkpoint_integrity.quarantine_corrupt(str(run))
+  assert (
+    tf.train.CheckpointManager(tf.train.Checkpoint(), str(best), 1).checkpoints == []
+  )
+
+
+@pytest.mark.parametrize("content", ["", "model_checkpoint_path: ", None])
+def test_a_corrupt_or_missing_list_is_restored_from_the_files(run, content):
+  (run / "checkpoint").unlink()
+  if content is not None:
+    (run / "checkpoint").write_text(content)
   os.truncate(run / "ckpt-30.index", 10)
-  assert checkpoint_integrity.quarantine_corrupt(str(run)) == str(run / "ckpt-20")
+  with pytest.raises(UserError, match="Training in this folder restores the list"):
+    checkpoint_integrity.require_checkpoint(str(run))
+  checkpoint_integrity.quarantine_corrupt(str(run))
   assert tf.train.latest_checkpoint(str(run)) == str(run / "ckpt-20")
 
 
-def test_without_any_sound_checkpoint_nothing_starts_from_scratch(run):
+def test_without_any_readable_checkpoint_nothing_starts_from_step_0(run):
   for step in _STEPS:
     os.truncate(run / f"ckpt-{step}.index", 10)
   with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
@@ -96,14 +111,42 @@ def test_without_any_sound_checkpoint_nothing_starts_from_scratch(run):
   assert len(list(run.glob("ckpt-*.index"))) == 3  # nothing moved
 
 
-def test_empty_folder_has_no_checkpoint(tmp_path):
-  assert checkpoint_integrity.quarantine_corrupt(str(tmp_path)) is None
-  assert checkpoint_integrity.quarantine_corrupt(str(tmp_path / "missing")) is None
+def test_training_starts_in_an_empty_or_missing_folder(tmp_path):
+  checkpoint_integrity.quarantine_corrupt(str(tmp_path))
+  checkpoint_integrity.quarantine_corrupt(str(tmp_path / "missing"))
+  assert not list(tmp_path.iterdir())
 
 
-def test_evaluation_refuses_a_damaged_checkpoint_and_moves_nothing(run):
-  checkpoint_integrity.require_readable(str(run))
+def test_evaluation_refuses_a_corrupt_checkpoint_and_moves_nothing(run):
+  checkpoint_integrity.require_checkpoint(str(run))
   os.truncate(run / "ckpt-30.data-00000-of-00001", 20000)
   with pytest.raises(UserError, match=r"ckpt-30.* cannot be read"):
-    checkpoint_integrity.require_readable(str(run))
+    checkpoint_integrity.require_checkpoint(str(run))
   assert tf.train.latest_checkpoint(str(run)) == str(run / "ckpt-30")
+
+
+def test_evaluating_what_is_no_run_is_refused(tmp_path):
+  (tmp_path / "notes.txt").write_text("x")
+  for model_dir, text in {
+    tmp_path: r"no checkpoint, but notes\.txt: nothing to evaluate",
+    tmp_path / "missing": "does not exist",
+    tmp_path / "notes.txt": "is a file",
+    tmp_path / "notes.txt" / "run": "does not exist",
+  }.items():
+    with pytest.raises(UserError, match=text):
+      checkpoint_integrity.require_checkpoint(str(model_dir))
+
+
+def _model(units):
+  return keras.Sequential([keras.layers.Dense(units, input_shape=(3,))])
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path):
+  checkpoint = tf.train.Checkpoint(model=_model(2))
+  path = tf.train.CheckpointManager(checkpoint, str(tmp_path), 1).save()
+  checkpoint_integrity.check_fits(str(tmp_path), _model(2))
+  with pytest.raises(UserError, match=r"another network.*\[5\]"):
+    checkpoint_integrity.check_fits(str(tmp_path), _model(5))
+  os.truncate(f"{path}.index", 10)
+  with pytest.raises(UserError, match="cannot be read"):
+    checkpoint_integrity.check_fits(str(tmp_path), _model(2))

@@ -34,6 +34,7 @@ def holder(tmp_path):
 
 
 def test_second_training_is_refused_and_the_first_named(tmp_path, holder):
+  assert run_record.is_training(str(tmp_path))
   with pytest.raises(UserError, match=rf"process {holder.pid} on .*, started 20"):
     run_record.acquire_lock(str(tmp_path))
 
@@ -48,6 +49,7 @@ def test_a_link_to_the_folder_is_the_same_folder(tmp_path, holder, tmp_path_fact
 def test_a_killed_training_leaves_no_lock(tmp_path, holder):
   holder.kill()
   holder.wait()
+  assert not run_record.is_training(str(tmp_path))
   run_record.acquire_lock(str(tmp_path))
   run_record.acquire_lock(str(tmp_path))  # by the same process: nothing new
   held_by = json.loads((tmp_path / run_record.LOCK_FILE).read_text())["pid"]

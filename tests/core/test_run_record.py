@@ -1,7 +1,6 @@
 """Resuming in a folder that holds another run."""
 
 import json
-import os
 
 import pytest
 import tensorflow as tf
@@ -76,25 +75,35 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path, config):
   run_record.check_and_write(str(tmp_path), config, allow_change=False)
 
 
-def test_checkpoint_of_another_network_is_refused(tmp_path):
+@pytest.mark.parametrize(
+  "content", ["", '{"config": {"task"', "[]", "null", b"\xff\xfe"]
+)
+def test_a_record_written_by_half_is_named_in_one_line(tmp_path, config, content):
+  path = tmp_path / run_record.FILE
+  path.write_bytes(content if isinstance(content, bytes) else content.encode())
+  with pytest.raises(UserError, match=run_record.FILE) as raised:
+    run_record.load(str(tmp_path), config.task)
+  assert "\n" not in str(raised.value)
   _save(_model(2), tmp_path)
-  run_record.check_checkpoint_fits(str(tmp_path), _model(2))
-  with pytest.raises(UserError, match=r"another network.*\[5\]"):
-    run_record.check_checkpoint_fits(str(tmp_path), _model(5))
+  with pytest.raises(UserError, match=run_record.FILE):
+    run_record.check_and_write(str(tmp_path), config, allow_change=False)
 
 
-def test_damaged_checkpoint_is_named(tmp_path):
-  path = _save(_model(2), tmp_path)
-  os.truncate(f"{path}.index", 10)
-  with pytest.raises(UserError, match="cannot be read"):
-    run_record.check_checkpoint_fits(str(tmp_path), _model(2))
+def test_a_record_is_read_from_a_folder_alone(tmp_path, config):
+  (tmp_path / "file").write_text("x")
+  for model_dir, text in {
+    tmp_path: "holds no run_record.json",
+    tmp_path / "file": "is a file",
+    tmp_path / "file" / "run": "does not exist",
+  }.items():
+    with pytest.raises(UserError, match=text):
+      run_record.load(str(model_dir), config.task)
 
 
-def test_evaluating_an_empty_folder_is_refused(tmp_path):
-  (tmp_path / "notes.txt").write_text("x")
-  with pytest.raises(
-    UserError, match=r"no checkpoint, but notes\.txt: nothing to evaluate"
-  ):
-    run_record.require_checkpoint(str(tmp_path))
-  with pytest.raises(UserError, match="does not exist"):
-    run_record.require_checkpoint(str(tmp_path / "missing"))
+def test_a_run_is_finished_until_it_is_resumed(tmp_path, config):
+  run_record.check_and_write(str(tmp_path), config, allow_change=False)
+  assert run_record.finished_step(str(tmp_path)) is None
+  run_record.write_finished(str(tmp_path), 40)
+  assert run_record.finished_step(str(tmp_path)) == 40
+  run_record.check_and_write(str(tmp_path), config, allow_change=False)
+  assert run_record.finished_step(str(tmp_path)) is None
