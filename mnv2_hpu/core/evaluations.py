@@ -45,12 +45,12 @@ class EvaluationSchedule:
     return driver_flags.driver_mode() == "train_and_eval"
 
   def is_due(self, step: int) -> bool:
-    """Whether an uninterrupted training evaluates after this step."""
+    """Returns whether an uninterrupted training evaluates after this step."""
     config = self._config
     return step % config.validation_interval == 0 or step >= config.train_steps
 
   def is_pending(self, step: int) -> bool:
-    """Whether a training resumes where an evaluation is due, but none was completed."""
+    """Returns whether an evaluation is due after this step, but none was completed."""
     return bool(
       self.is_active and step and self.is_due(step) and step not in self._steps
     )

@@ -59,7 +59,7 @@ def _parse_gin(flags: Any, experiment: str) -> dict[str, Value]:
 
 
 def _defaults(experiment: str) -> dict[str, Any]:
-  """The arguments of the gin configurable of the experiment's name, if there is one."""
+  """Returns defaults of the arguments of the experiment's gin configurable, if any."""
   configurable = gin.config._REGISTRY.get_match(experiment)
   if configurable is None:
     return {}
@@ -75,9 +75,9 @@ def resolve(flags: Any) -> Resolved:
       `config_file` and `params_override`.
 
   Raises:
-    LookupError: if the experiment is not registered (see `error_reports`).
+    LookupError: If the experiment is not registered (see `error_reports`).
     UserError: If a number is none, or out of its range.
-    KeyError: if an override names an unknown field.
+    KeyError: If an override names an unknown field.
   """
   arguments = _parse_gin(flags, flags.experiment)
   parser = train_utils.ExperimentParser(flags)

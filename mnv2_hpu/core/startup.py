@@ -86,7 +86,7 @@ def check_same_settings(
   What may differ from host to host (paths, devices) is left out.
 
   Raises:
-    UserError: on all ranks, naming the first setting that differs and the ranks.
+    UserError: On all ranks, naming the first setting that differs and the ranks.
   """
   settings = [
     (path, repr(value))
@@ -141,7 +141,7 @@ def _durations(config: cfg.ExperimentConfig) -> list[tuple[str, str]]:
 
 
 def _learning_rates(config: cfg.ExperimentConfig, optimizer: Any) -> str:
-  """The rate at steps spread over the training."""
+  """Returns the rate at steps spread over the training."""
   data = config.task.train_data
   examples = getattr(data, "num_examples", 0)
   rows = learning_rate.learning_rate_table(

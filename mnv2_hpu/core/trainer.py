@@ -79,8 +79,8 @@ class Trainer(base_trainer.Trainer):
       task: Its task; `task.logging_dir` is the model folder.
       model: Network, built in the scope of the strategy.
       optimizer: Optimizer, built likewise.
-      train: Whether it will train.
-      evaluate: Whether evaluations will be.
+      train: Whether `train` will be called.
+      evaluate: Whether `evaluate` will be.
       checkpoint_exporter: Model Garden's exporter, or None where the best checkpoint is
         not kept; `config.trainer` says where it is kept, and by which metric.
       evaluate_raw_weights: Evaluate also the weights without EMA (metrics `raw_…`).
@@ -314,7 +314,7 @@ class Trainer(base_trainer.Trainer):
       evaluations.evaluate_as_controller(self, self.task.logging_dir)
 
   def _is_missed_by_orbit(self, step: int) -> bool:
-    """Whether orbit, counting from where it resumed, has no evaluation that is due."""
+    """Returns whether orbit, counting from where it resumed, misses an evaluation."""
     config = self.config.trainer
     if not self._schedule.is_active or step >= config.train_steps:
       return False
