@@ -48,7 +48,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "build/quickstart/tfrecords", "Digit
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs on one rank.")
 _EPOCHS = flags.DEFINE_integer("epochs", 30, "Of each run.")
 _RUNS = flags.DEFINE_string("runs", "build/ranks_on_digits", "Folder; resumed from.")
-_PICTURE = flags.DEFINE_string("picture", "docs/ranks_on_digits.png", "File.")
+_FIGURE_PATH = flags.DEFINE_string("figure_path", "docs/ranks_on_digits.png", "File.")
 _DEFECTIVE = flags.DEFINE_string(
   "defective_rank", None, "Used by the benchmark itself."
 )
@@ -204,7 +204,7 @@ def _draw(runs, defective):
     for number, curve in enumerate(found):
       label = f"{num_ranks} rank{'s' * (num_ranks > 1)}" if number == 0 else None
       left.plot(*_column(curve, 2), color=color, marker=".", label=label)
-  left.set(title="one training job (averaged weights)", ylim=(0.9, 1.0))
+  left.set(title="one training job (EMA weights)", ylim=(0.9, 1.0))
   left.set(ylabel="top-1, held-out digits")
   right.plot(*_column(runs[2][0], 1), color="C1", marker=".", label="2 ranks, whole")
   curves_found = [found["curve"] for found in defective]
@@ -217,7 +217,7 @@ def _draw(runs, defective):
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
   figure.tight_layout()
-  figure.savefig(_PICTURE.value)
+  figure.savefig(_FIGURE_PATH.value)
 
 
 def _print_table(runs, defective):

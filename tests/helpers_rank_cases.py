@@ -236,7 +236,7 @@ def _run(name, case, strategy, folder):
 
   task.build_model = build_model
 
-  def note_loss(output):
+  def record_loss(output):
     losses.append(float(output.get("loss64", output["training_loss"])))
 
   runner = train_lib.OrbitExperimentRunner(
@@ -245,7 +245,7 @@ def _run(name, case, strategy, folder):
     case.mode,
     params,
     model_dir,
-    train_actions=[note_loss, _spoil(case, strategy, lambda: models[-1])],
+    train_actions=[record_loss, _spoil(case, strategy, lambda: models[-1])],
   )
   saved = runner.trainer.checkpoint
   error = ""
@@ -271,7 +271,7 @@ def _strategy(name):
 
 
 # What rank 0 holds of each type; other ranks hold zeros. NaNs carry a payload.
-EXCHANGED = {
+SENT = {
   "float32": np.array([0x7FC01234, 0x80000000, 0x7F800000], np.uint32).view(np.float32),
   "float64": np.array([0x7FF8000000000ABC, 1], np.uint64).view(np.float64),
   "float16": np.array([0x7E01, 0x8000, 0x0001], np.uint16).view(np.float16),
@@ -283,12 +283,11 @@ EXCHANGED = {
 }
 
 
-def _exchange(name, strategy, folder):
+def _collectives(name, strategy, folder):
   """Writes what each function of `ranks` returned on this rank."""
   rank = ranks.rank(strategy)
   variables = [
-    tf.Variable(value if rank == 0 else np.zeros_like(value))
-    for value in EXCHANGED.values()
+    tf.Variable(value if rank == 0 else np.zeros_like(value)) for value in SENT.values()
   ]
   with strategy.scope():
     variables += [
@@ -315,10 +314,7 @@ def _exchange(name, strategy, folder):
     total=ranks.gather(strategy, np.array([-1, 2**40 + rank])).sum(axis=0),
     of_rank_0=ranks.broadcast_int(strategy, 5 - 10 * rank),
     failure=failure,
-    **{
-      key: np.frombuffer(b, np.uint8)
-      for key, b in zip(EXCHANGED, held[:-1], strict=True)
-    },
+    **{key: np.frombuffer(b, np.uint8) for key, b in zip(SENT, held[:-1], strict=True)},
     statistics=np.frombuffer(held[-1], np.float32),
   )
 
@@ -344,8 +340,8 @@ def main(strategy_name, folder, names):
   """Runs cases of `CASES` in the environment of a rank."""
   strategy = _strategy(strategy_name)
   for name in names:
-    if name == "exchange":
-      _exchange(name, strategy, folder)
+    if name == "collectives":
+      _collectives(name, strategy, folder)
       continue
     case = CASES[name]
     with contextlib.nullcontext() if case.broadcast else without_broadcast():

@@ -103,7 +103,7 @@ def test_a_process_that_nothing_launched_is_alone():
     ({"TF_CONFIG": TWO_WORKERS}, 2),
     ({"TF_CONFIG": "{}"}, 1),
     ({"TF_CONFIG": TWO_WORKERS, "OMPI_COMM_WORLD_SIZE": "2"}, 2),
-    # A batch script asks for 8 tasks, and is itself one process.
+    # A batch script requests 8 tasks, and is itself one process.
     ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, 1),
   ],
 )

@@ -163,7 +163,7 @@ def variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
   return {**kept, "TF_BF16_CONVERSION": conversion(settings)}
 
 
-# ---- Cards and their driver ----
+# ---- Devices and their driver ----
 
 
 def _matching(patterns: Iterable[str]) -> list[str]:

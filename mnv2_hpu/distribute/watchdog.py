@@ -67,7 +67,7 @@ class Watchdog:
     self._common_step = 0
     self._last_heard = dict.fromkeys(range(self._size), math.inf)
     self._last_progress = self._last_heartbeat = time.monotonic()
-    self._last_pause = (0.0, 0.0)  # of this process: its seconds, and when it ended
+    self._last_pause = (0.0, 0.0)  # seconds this process stood still; when it went on
     self._warned_seconds = 0.0
     self._is_stopped = False
 

@@ -61,7 +61,7 @@ def temporary_dir() -> str:
 
 
 def redirect_non_chief() -> None:
-  """On ranks other than 0: points `--model_dir` to the temporary directory.
+  """On non-chief ranks: points `--model_dir` to the temporary directory.
 
   Their standard output, which repeats rank 0's, is dropped; warnings and errors go to
   standard error and are not.

@@ -96,6 +96,6 @@ def test_each_rank_reads_its_share(ranks):
   assert [len(found["rebatched"]) for found in ranks] == [4, 4]
 
 
-def test_one_model_of_which_rank_0_writes(ranks):
+def test_ranks_hold_the_same_and_rank_0_writes(ranks):
   assert [int(found["replicas"]) for found in ranks] == [2, 2]
   assert [bool(found["writes"]) for found in ranks] == [True, False]

@@ -59,7 +59,7 @@ def test_variables(settings, environ, wanted):
   assert hpu_environment.variables(settings, environ) == wanted
 
 
-def test_more_processes_than_cards_are_refused():
+def test_more_processes_than_devices_are_refused():
   environ = {**srun(2), "HABANA_VISIBLE_MODULES": "0,1"}
 
   with pytest.raises(UserError, match=r"names 2 devices, but this is process 2"):
@@ -193,7 +193,7 @@ def sections(checkout):
 
 
 @pytest.mark.checkout
-def test_the_page_lists_what_no_card_has_confirmed(sections):
+def test_the_page_lists_what_no_device_has_confirmed(sections):
   items = [line for line in sections["What no device has confirmed"] if line[:1] == "-"]
 
   assert items == [f"- {what}" for what in hpu_environment.UNCONFIRMED]

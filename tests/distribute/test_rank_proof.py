@@ -24,7 +24,7 @@ JOBS = {
     "half",
     "rest",
     "evaluated",
-    "exchange",
+    "collectives",
   ),
   "multi_worker_mirrored-3": ("sync_bn", "float64"),
   "horovod-4": ("sync_bn", "float64"),
@@ -34,7 +34,7 @@ JOBS = {
     "bfloat16",
     "float64",
     "seeds_differ",
-    "exchange",
+    "collectives",
   ),
   "hpu-2": (
     "sync_bn",
@@ -42,7 +42,7 @@ JOBS = {
     "bfloat16",
     "float64",
     "seeds_differ",
-    "exchange",
+    "collectives",
   ),
 }
 AVAILABLE = {
@@ -231,14 +231,14 @@ def test_evaluation_starts_from_rank_0s_checkpoint(runs):
   first.assert_bitwise(second)
 
 
-def test_ranks_exchange_values_bit_by_bit(runs, job):
+def test_ranks_gather_values_bit_by_bit(runs, job):
   for rank in range(2):
-    with np.load(runs.of(job) / f"exchange.{rank}.npz") as stored:
+    with np.load(runs.of(job) / f"collectives.{rank}.npz") as stored:
       got = dict(stored)
     assert (got["rank"], got["size"], got["of_rank_0"]) == (rank, 2, 5)
     assert got["gathered"].tolist() == [[[0, 2**40]], [[1, 2**40 + 1]]]
     assert got["total"].tolist() == [-2, 2**41 + 1]
-    for name, value in helpers_rank_cases.EXCHANGED.items():
+    for name, value in helpers_rank_cases.SENT.items():
       assert got[name].tobytes() == value.tobytes(), name
     assert got["statistics"].tolist() == [1.0]  # rank 0's, not the mean
     expected = "rank 1 cannot start; this rank (0) ends with it. Its message says why."
@@ -247,4 +247,4 @@ def test_ranks_exchange_values_bit_by_bit(runs, job):
 
 def test_every_case_is_run():
   run = {case for cases in JOBS.values() for case in cases}
-  assert run == {*helpers_rank_cases.CASES, "exchange"}
+  assert run == {*helpers_rank_cases.CASES, "collectives"}

@@ -1,4 +1,4 @@
-"""What ranks exchange, where there is one; several are in test_rank_proof.py."""
+"""Collectives of ranks, where there is one; several are in test_rank_proof.py."""
 
 import numpy as np
 import tensorflow as tf

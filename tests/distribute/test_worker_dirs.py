@@ -1,4 +1,4 @@
-"""The temporary directory of ranks other than 0, in processes of their own."""
+"""The temporary directory of non-chief ranks, in processes of their own."""
 
 import os
 import pathlib

@@ -33,7 +33,7 @@ def _step(model_dir):
   )
 
 
-def test_one_card_by_the_launchers_flags(programs, digits_records, tmp_path):
+def test_one_device_by_the_launchers_flags(programs, digits_records, tmp_path):
   done = programs.run(
     "helpers_hpu_stand_in",
     "helpers_small_network",
@@ -52,7 +52,7 @@ def test_one_card_by_the_launchers_flags(programs, digits_records, tmp_path):
   assert _step(tmp_path) == 2
 
 
-def test_two_cards_through_the_stock_driver(programs, digits_records, tmp_path):
+def test_two_devices_through_the_stock_driver(programs, digits_records, tmp_path):
   port, _ = cluster.free_ports(2)
   done = programs.run(
     "helpers_hpu_stand_in",
