@@ -1,11 +1,9 @@
 """Connects the ranks by Horovod: under horovodrun, under mpirun, or alone."""
 
 import importlib
-import json
 import os
 import pathlib
 import socket
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +12,7 @@ import gin
 import tensorflow as tf
 from absl import logging
 
-from mnv2_hpu import cluster
+from mnv2_hpu import cluster, files
 from mnv2_hpu.distribute import habana, horovod_ops, horovod_strategy, hpu_environment
 from mnv2_hpu.errors import UserError
 
@@ -22,7 +20,7 @@ MEGABYTE = 1024 * 1024
 DEFAULT_FUSION_THRESHOLD_MB = 64
 # mpirun makes this folder for one job, and removes it with the job.
 _JOB_FOLDER = "PMIX_SERVER_TMPDIR"
-_RENDEZVOUS_FILE = "mnv2_hpu.rendezvous.{job}.json"
+_RENDEZVOUS_FILE = "mnv2_hpu.rendezvous.{job}"
 _RENDEZVOUS_TIMEOUT = 300.0  # seconds; ranks import TensorFlow at different speeds
 
 _INSTALL = (
@@ -168,9 +166,8 @@ def _serve_rendezvous(file: pathlib.Path, size: int) -> int:
   port = server.start()
   host = f"{socket.gethostname()}:{size}"
   server.init(hosts.get_host_assignments(hosts.parse_hosts(host), size))
-  with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as written:
-    json.dump({"port": port}, written)
-  os.replace(written.name, file)
+  with files.atomic_write(file) as written:
+    written.write(str(port))
   return port
 
 
@@ -183,7 +180,7 @@ def _rendezvous_port(file: pathlib.Path) -> int:
         f"file {str(file)!r} is not there): see its output for why it did not start."
       )
     time.sleep(0.1)
-  return int(json.loads(file.read_text())["port"])
+  return int(file.read_text())
 
 
 def _device(local_rank: int) -> str:
