@@ -237,7 +237,7 @@ def test_a_bad_loss_sends_all_ranks_back_together(digits_records, tmp_path):
 
 
 def test_an_error_of_one_rank_is_told_by_the_other(digits_records, tmp_path):
-  """A file that only one of them reads holds no pictures behind its first records."""
+  """A file that only one of them reads holds no images behind its first records."""
   records = shutil.copytree(digits_records, tmp_path / "records")
   path = records / "train-00000-of-00004"
   examples = [
@@ -247,7 +247,7 @@ def test_an_error_of_one_rank_is_told_by_the_other(digits_records, tmp_path):
     )
   ]
   for example in examples[len(examples) // 2 :]:
-    example.features.feature["image/encoded"].bytes_list.value[0] = b"no picture"
+    example.features.feature["image/encoded"].bytes_list.value[0] = b"no image"
   with tf.io.TFRecordWriter(str(path)) as writer:
     for example in examples:
       writer.write(example.SerializeToString())
@@ -261,7 +261,7 @@ def test_an_error_of_one_rank_is_told_by_the_other(digits_records, tmp_path):
   with _started(command, log) as process:
     # That of the rank that is the first to have ended.
     assert process.wait() in (1, termination.EXIT_PEER_LOST), log.read_text()[-5000:]
-  problem = rf"The image in the record at byte \d+ of '{path}' cannot be decoded"
+  problem = rf"The record at byte \d+ of '{path}' holds an image that cannot be decoded"
   said = log.read_text()
   assert len(re.findall(rf"^error: {problem}", said, re.MULTILINE)) == 1
   told = rf"^error: rank [01] .*is missing \(it ended with an error: {problem}"
