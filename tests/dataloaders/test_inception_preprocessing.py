@@ -146,7 +146,7 @@ def test_crops_are_distributed_as_slims(case, number):
   _assert_same_distribution(aspect, golden["aspect_ratio_w_over_h"], 0.58)
   _assert_same_distribution(begin[:, 0] / height, golden["begin_y_fraction"], 0.7)
   _assert_same_distribution(begin[:, 1] / width, golden["begin_x_fraction"], 0.75)
-  standard_error = area.std() / np.sqrt(DRAWS / 2)  # of a difference of two samples
+  standard_error = area.std() / np.sqrt(DRAWS / 2)  # deviation of two means
   assert abs(area.mean() - golden["area_mean"]) < 4 * standard_error
   assert abs(aspect.mean() - golden["aspect_mean"]) < 4 * 0.17 / np.sqrt(DRAWS / 2)
   assert area.min() >= 0.1  # the object is the whole image, of which a tenth stays
