@@ -35,6 +35,7 @@ def run(output_dir: Path, train_epochs: float | None = None) -> dict[str, float]
     shutil.rmtree(output_dir / name, ignore_errors=True)
   for name in _FILES:
     (output_dir / name).unlink(missing_ok=True)
+  print("Each step loads TensorFlow first, which takes about 10 seconds.", flush=True)
   seconds: dict[str, float] = {}
   start = time.monotonic()
   images = output_dir / "images"

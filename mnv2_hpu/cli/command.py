@@ -32,10 +32,14 @@ def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
     sys.exit(f"error: {error} (--help shows the flags.)")
 
 
-def _call(main: Main, takes_arguments: bool, argv: Sequence[str]) -> int | None:
+def _call(
+  main: Main, takes_arguments: bool, loads_tensorflow: bool, argv: Sequence[str]
+) -> int | None:
   if len(argv) > 1 and not takes_arguments:
     print(f"error: arguments not understood: {argv[1:]}", file=sys.stderr)
     return 1
+  if loads_tensorflow:  # ten seconds of silence otherwise
+    print("loading TensorFlow …", file=sys.stderr, flush=True)
   try:
     return main(argv)
   except (Exception, KeyboardInterrupt) as error:
@@ -52,6 +56,7 @@ def run(
   *,
   show_flags: Sequence[str] | None = None,
   takes_arguments: bool = False,
+  loads_tensorflow: bool = True,
 ) -> NoReturn:
   """Runs `main(argv)` under absl; never returns.
 
@@ -66,10 +71,14 @@ def run(
     show_flags: Names of the flags that `--help` shows; None shows all of
       `define_flags`.
     takes_arguments: Whether `main` reads arguments that are no flags.
+    loads_tensorflow: Whether `main` imports TensorFlow, which is said.
   """
   before = set(flags.FLAGS)
   define_flags()
   defined = [name for name in flags.FLAGS if name not in before]
   _show_in_help(main, defined if show_flags is None else show_flags)
-  app.run(functools.partial(_call, main, takes_arguments), flags_parser=_parse_flags)
+  app.run(
+    functools.partial(_call, main, takes_arguments, loads_tensorflow),
+    flags_parser=_parse_flags,
+  )
   raise AssertionError("app.run ends the process")

@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
 def entry_point() -> None:
   """The console script `mnv2-launch`; imports no TensorFlow."""
-  command.run(main, define_flags, takes_arguments=True)
+  command.run(main, define_flags, takes_arguments=True, loads_tensorflow=False)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 def entry_point() -> None:
   """The console script `mnv2-quickstart`."""
-  command.run(main, define_flags)
+  command.run(main, define_flags, loads_tensorflow=False)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Example, on the digits that `make quickstart` prepares:
 `--dry_run` prints every resolved value and where it came from.
 """
 
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -50,7 +49,6 @@ def main(argv: Sequence[str]) -> int:
   """Runs the driver, or prints what it would run."""
   if not (flags.FLAGS.model_dir or flags.FLAGS.dry_run):
     raise UserError("--model_dir is missing: the folder for checkpoints and logs.")
-  print("loading TensorFlow and Model Garden …", file=sys.stderr, flush=True)
   mnv2_hpu.register()
   if flags.FLAGS.dry_run:
     from mnv2_hpu.core import resolve

@@ -13,7 +13,7 @@ from mnv2_hpu.errors import UserError
 def main(argv):
   {body}
 
-command.run(main, lambda: None)
+command.run(main, lambda: None, loads_tensorflow=False)
 """
 
 
