@@ -163,7 +163,7 @@ def load(model_dir: str, task: cfg.TaskConfig) -> cfg.ExperimentConfig:
   config = cfg.ExperimentConfig(task=task)
   try:
     config.override(_read_json(path, "config"))
-  except (KeyError, TypeError) as error:
+  except (AttributeError, KeyError, TypeError) as error:
     raise UserError(
       f"{path!r} does not describe a run of {type(task).__name__} ({error}). Give the "
       "folder of a run of this version."

@@ -11,7 +11,9 @@ from official.core import config_definitions as cfg
 
 from mnv2_hpu import driver_flags
 from mnv2_hpu.compat import keras
+from mnv2_hpu.configs.image_classification import DataConfig
 from mnv2_hpu.core import checkpoint_integrity, config_check, run_record
+from mnv2_hpu.dataloaders import record_files
 from mnv2_hpu.distribute import ranks
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import complexity
@@ -168,7 +170,9 @@ def _learning_rate_rule(config: cfg.ExperimentConfig) -> str:
 def _files(data: cfg.DataConfig) -> str:
   if not data.input_path:
     return f"TensorFlow Datasets {data.tfds_name} {data.tfds_split}"
-  files = input_reader.match_files(data.input_path)
+  is_ours = isinstance(data, DataConfig)
+  match_files = record_files.match_files if is_ours else input_reader.match_files
+  files = match_files(data.input_path)
   size = sum(tf.io.gfile.stat(file).length for file in files)
   return f"{len(files)} files, {size / 1e6:,.1f} MB: {data.input_path}"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from mnv2_hpu import errors, tfrecord
+from mnv2_hpu import errors, paths, tfrecord
 from mnv2_hpu.dataloaders import dataset_info
 
 _SHARD_NUMBER = re.compile(r"-\d+-of-\d+$")
@@ -66,6 +66,7 @@ def count_examples(files: Sequence[str]) -> int:
 
 def _split(patterns: str) -> list[str]:
   """Splits at commas, but not within the name of a folder that exists."""
+  patterns = paths.resolve(patterns, "input_path") if patterns.strip() else ""
   folder, names = os.path.split(patterns)
   in_folder = "," in folder and tf.io.gfile.isdir(folder)
   parts = names.split(",") if in_folder else patterns.split(",")

@@ -70,6 +70,12 @@ def test_the_name_of_a_folder_is_no_pattern(tmp_path, name):
     assert record_files.match_files(pattern) == sorted(files)
 
 
+def test_match_files_expands_a_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  path = _write(tmp_path / "train-0", 1)
+  assert record_files.match_files("~/train-*") == [str(path)]
+
+
 def test_a_folder_that_does_not_exist_may_be_a_pattern(tmp_path):
   for folder in ("set1", "set2"):
     (tmp_path / folder).mkdir()

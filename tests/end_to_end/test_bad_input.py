@@ -41,12 +41,13 @@ def records(digits_records, tmp_path):
 
 
 def _relabel(path, label):
-  """Writes the file's first record again with another label."""
-  record = next(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-  example = tf.train.Example.FromString(record)
+  """Gives the file's first record another label."""
+  first, *others = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+  example = tf.train.Example.FromString(first)
   example.features.feature["image/class/label"].int64_list.value[0] = label
   with tf.io.TFRecordWriter(str(path)) as writer:
-    writer.write(example.SerializeToString())
+    for record in (example.SerializeToString(), *others):
+      writer.write(record)
 
 
 def _empty(records):
@@ -74,7 +75,7 @@ def _remove(records):
     (_remove, ["No data file matches", "train-*"]),
     (_empty, ["train-00000-of-00004", "empty"]),
     (_truncate, ["train-00000-of-00004", "truncated"]),
-    (_wrong_label, ["record 0 of", "10"]),
+    (_wrong_label, ["Record 0 of", "10"]),
   ],
 )
 def test_corrupt_data(programs, records, tmp_path, driver, corrupt, texts):
@@ -231,6 +232,17 @@ def test_path_that_cannot_be_read(programs, tmp_path, command, place):
   (tmp_path / "empty").mkdir()
   path = tmp_path / place
   _assert_refused(_read(programs, command, path, tmp_path), str(path))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "report"])
+@pytest.mark.parametrize(
+  "content",
+  ["", '{"config": {"task":', '["config"]', '{"config": 3}'],
+  ids=["empty", "half", "list", "number"],
+)
+def test_run_record_that_cannot_be_read(programs, tmp_path, command, content):
+  (tmp_path / "run_record.json").write_text(content)
+  _assert_refused(_read(programs, command, tmp_path, tmp_path), str(tmp_path))
 
 
 def test_unknown_flag_is_named(programs, tmp_path):
