@@ -1,4 +1,4 @@
-"""The commands prepare_data and verify_data, each in its own process."""
+"""The commands prepare_data and verify_data."""
 
 import os
 import signal
@@ -20,10 +20,9 @@ def command(module, *flags):
   return [sys.executable, "-m", f"mnv2_hpu.cli.{module}", *map(str, flags)]
 
 
-def run(module, *flags):
-  return subprocess.run(
-    command(module, *flags), capture_output=True, text=True, check=False
-  )
+@pytest.fixture
+def run(programs):
+  return lambda module, *flags: programs.run(f"mnv2_hpu.cli.{module}", *flags)
 
 
 @pytest.fixture
@@ -31,21 +30,21 @@ def folder(tmp_path):
   return helpers_images.write_folder(tmp_path / "images", {"ant": 12, "bee": 12})
 
 
-def test_prepare_then_verify(folder, tmp_path):
+def test_prepare_then_verify(run, folder, tmp_path):
   Path(folder, "bee", "cut.jpg").write_bytes(helpers_images.jpeg(1)[:500])
   output = tmp_path / "records"
   prepared = run("prepare_data", f"--input_dir={folder}", f"--output_dir={output}")
-  assert prepared.returncode == 0, prepared.stderr
-  assert "bee/cut.jpg: truncated or corrupt" in prepared.stdout
-  assert "prepare 25/25 images (100%)" in prepared.stderr
+  assert prepared.returncode == 0, prepared.output
+  assert "bee/cut.jpg: truncated or corrupt" in prepared.output
+  assert "prepare: 25/25 images (100%)" in prepared.output
   shard = next(output.glob("train-*"))
   data = bytearray(shard.read_bytes())
   data[-50] ^= 4
   shard.write_bytes(data)
   verified = run("verify_data", f"--data_dir={output}", "--deep")
   assert verified.returncode == 1
-  assert f"{shard.name}: record" in verified.stdout
-  assert "Traceback" not in verified.stderr
+  assert f"{shard.name}: record" in verified.output
+  assert "Traceback" not in verified.output
 
 
 @pytest.mark.parametrize(
@@ -64,18 +63,20 @@ def test_prepare_then_verify(folder, tmp_path):
     ),
   ],
 )
-def test_mistakes_get_one_message_and_exit_code_1(folder, tmp_path, flags, message):
+def test_mistakes_get_one_message_and_exit_code_1(
+  run, folder, tmp_path, flags, message
+):
   done = run("prepare_data", *(flag.format(tmp=tmp_path) for flag in flags))
   assert done.returncode == 1
-  assert message in done.stderr
-  assert "Traceback" not in done.stderr
+  assert message in done.output
+  assert "Traceback" not in done.output
 
 
 @pytest.mark.parametrize("module", ["prepare_data", "verify_data"])
-def test_help_shows_an_example(module):
+def test_help_shows_an_example(run, module):
   done = run(module, "--help")
-  assert f"mnv2-{module.replace('_', '-')} --" in done.stdout
-  assert "--num_processes" in done.stdout
+  assert f"mnv2-{module.replace('_', '-')} --" in done.output
+  assert "--num_processes" in done.output
 
 
 def wait_for(condition, process):
@@ -84,23 +85,24 @@ def wait_for(condition, process):
     time.sleep(0.002)
 
 
-def test_a_killed_run_continues_and_ends_with_the_same_bytes(tmp_path):
+def test_a_killed_run_continues_and_ends_with_the_same_bytes(run, tmp_path):
   folder = helpers_images.write_folder(tmp_path / "images", {"ant": 300, "bee": 300})
   output, whole = tmp_path / "out", tmp_path / "whole"
   flags = [f"--input_dir={folder}", f"--output_dir={output}"]
   flags += ["--num_train_shards=100", "--num_processes=2"]
-  resumed = command("prepare_data", *flags)
-  with subprocess.Popen(resumed, stderr=subprocess.DEVNULL) as process:
+  with subprocess.Popen(
+    command("prepare_data", *flags), stderr=subprocess.DEVNULL
+  ) as process:
     wait_for(lambda: len(list(output.glob("train-*"))) >= 3, process)
     os.kill(process.pid, signal.SIGSTOP)
     second = run("prepare_data", *flags)
     os.kill(process.pid, signal.SIGKILL)
   assert second.returncode == 1
-  assert "another process is preparing" in second.stderr
+  assert "another process is preparing" in second.output
   kept = {p: p.stat().st_mtime_ns for p in output.glob("train-*")}
   assert 3 <= len(kept) < 100
   assert DatasetInfo.find(output) is None
-  subprocess.run(resumed, check=True, capture_output=True)
+  assert run("prepare_data", *flags).returncode == 0
   assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
   prepare.prepare(prepare.PreparationOptions(folder, str(whole), num_train_shards=100))
   assert contents(output) == contents(whole)
