@@ -166,6 +166,7 @@ class SaveBestCheckpoint:
       max_to_keep=1,
       checkpoint_name=train_utils.BEST_CHECKPOINT_NAME,
     )
+    self._has_best = False  # before that, orbit's value is no float32
     if ranks.rank(self._strategy) == 0:
       self._read_best()
 
@@ -176,6 +177,7 @@ class SaveBestCheckpoint:
     try:
       with tf.io.gfile.GFile(path) as file:
         self._best.commit(json.load(file))
+      self._has_best = True
     except (ValueError, KeyError) as error:
       logging.warning("%s cannot be read (%s): ignored.", path, error)
 
@@ -187,7 +189,9 @@ class SaveBestCheckpoint:
       if path is not None:  # None on other ranks, and where the disk is full
         self._write_metrics(logs)
         self._best.commit(logs)
-    logs[f"best_{self._name}"] = self._best.best_value
+        self._has_best = True
+    if self._has_best:
+      logs[f"best_{self._name}"] = self._best.best_value
 
   def _write_metrics(self, logs: Logs) -> None:
     scalars = {
