@@ -43,7 +43,7 @@ def driver_experiment() -> str | None:
 def alias_modes() -> None:
   """Gives `--mode=continuous_train_and_eval` its meaning in the vision driver.
 
-  Called when the driver asks for its strategy: the last moment before it uses the mode.
+  Called when the driver requests its strategy: the last moment before it uses the mode.
   """
   mode = driver_mode()
   if mode in MODE_ALIASES:
