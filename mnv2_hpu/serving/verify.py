@@ -3,26 +3,22 @@
 What is exported has to be what was evaluated: nothing of the process that wrote it is
 at hand here, neither the model's code nor its configuration.
 
-  python -m mnv2_hpu.serving.verify --export_dir=export --input_path='val-*'
-
-writes `check.json` (counts and differences) and `check.npz` (`labels`, and the
-probabilities of every format) into the folder of the export.
+`check.json` (counts and differences) and `check.npz` (`labels`, and the probabilities
+of every format) are written into the folder of the export.
 """
 
-import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-import mnv2_hpu
 from mnv2_hpu import files
 from mnv2_hpu.data_preparation import images, sample_images
 from mnv2_hpu.dataloaders import encoded_examples, image_decoding, record_files
@@ -92,24 +88,19 @@ def check_export(
       weights, in [0, 1]: "top1", "top5" or both; None compares the formats only.
 
   Raises:
-    UserError: If the process fails, if an accuracy differs by more than `TOLERANCE`
-      from the one expected or between the formats, or if an original image file is
-      read otherwise than preparation reads it.
+    UserError: If the export cannot be run, if an accuracy differs by more than
+      `TOLERANCE` from the one expected or between the formats, or if an original image
+      file is read otherwise than preparation reads it.
   """
-  root = os.path.dirname(os.path.dirname(mnv2_hpu.__file__))
-  paths = [root, os.environ.get("PYTHONPATH", "")]
-  command = [sys.executable, "-m", __name__, f"--export_dir={export_dir}"]
-  done = subprocess.run(
-    [*command, f"--input_path={input_path}"],
-    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-    check=False,
-  )
-  if done.returncode:
+  spawn = multiprocessing.get_context("spawn")
+  try:
+    with futures.ProcessPoolExecutor(1, spawn) as pool:
+      result = pool.submit(verify, export_dir, input_path).result()
+  except futures.process.BrokenProcessPool as error:
     raise UserError(
-      f"the export in {export_dir!r} could not be checked: the process ended with code "
-      f"{done.returncode}; what it printed says why. --nocheck exports all the same."
-    )
-  result = read_result(export_dir)
+      f"the export in {export_dir!r} could not be checked: the process was killed, "
+      "perhaps for lack of memory. --nocheck exports all the same."
+    ) from error
   compare(result, expected or {})
   return result
 
@@ -174,6 +165,23 @@ def compare(result: Verification, expected: Mapping[str, float]) -> None:
     )
 
 
+def verify(export_dir: str, input_path: str) -> Verification:
+  """Runs an export over records and originals; writes `RESULT` and `PREDICTIONS`.
+
+  Raises:
+    UserError: If the folder holds no export, or there are no records.
+  """
+  models, content = load(export_dir), metadata.read(export_dir)
+  labels, probabilities = predict(models, input_path, content["data"])
+  originals = compare_originals(models, content["image_decoding"]["significant_bits"])
+  result = evaluate(labels, probabilities, input_path, originals)
+  with files.atomic_write(os.path.join(export_dir, PREDICTIONS), "wb") as file:
+    np.savez(file, labels=labels, **probabilities)
+  with files.atomic_write(os.path.join(export_dir, RESULT)) as file:
+    json.dump(dataclasses.asdict(result), file, indent=2)
+  return result
+
+
 def predict(
   models: Mapping[str, Predict], input_path: str, fields: Mapping[str, str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -234,10 +242,10 @@ def compare_originals(
 def evaluate(
   labels: np.ndarray,
   probabilities: Mapping[str, np.ndarray],
-  input_path: str = "",
-  originals: Mapping[str, float] | None = None,
+  input_path: str,
+  originals: Mapping[str, float],
 ) -> Verification:
-  """Counts what is right.
+  """Counts what is correct.
 
   Args:
     labels: True classes, `[n]`.
@@ -245,14 +253,15 @@ def evaluate(
     input_path: Pattern of the TFRecords.
     originals: What `compare_originals` found.
   """
-  top1, top5 = {}, {}
-  for name, values in probabilities.items():
-    ranked = np.argsort(-values, axis=1, kind="stable")[:, :5] == labels[:, np.newaxis]
-    top1[name], top5[name] = int(ranked[:, 0].sum()), int(ranked.sum())
-  difference = np.ptp(np.stack(list(probabilities.values())), axis=0).max()
-  return Verification(
-    input_path, len(labels), top1, top5, float(difference), dict(originals or {})
+  ranked = {
+    name: np.argsort(-values, axis=1, kind="stable") == labels[:, np.newaxis]
+    for name, values in probabilities.items()
+  }
+  top1, top5 = (
+    {name: int(hits[:, :k].sum()) for name, hits in ranked.items()} for k in (1, 5)
   )
+  difference = float(np.ptp(np.stack(list(probabilities.values())), axis=0).max())
+  return Verification(input_path, len(labels), top1, top5, difference, dict(originals))
 
 
 def load(export_dir: str) -> dict[str, Predict]:
@@ -302,28 +311,3 @@ def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
     return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}
 
   return run
-
-
-def main() -> None:
-  """Verifies the export that the arguments name; exits with 1 where it cannot."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--export_dir", required=True)
-  parser.add_argument("--input_path", required=True)
-  arguments = parser.parse_args()
-  export_dir = arguments.export_dir
-  try:
-    models = load(export_dir)
-    content = metadata.read(export_dir)
-    labels, probabilities = predict(models, arguments.input_path, content["data"])
-    originals = compare_originals(models, content["image_decoding"]["significant_bits"])
-  except UserError as error:
-    sys.exit(f"error: {error}")
-  result = evaluate(labels, probabilities, arguments.input_path, originals)
-  with files.atomic_write(os.path.join(export_dir, PREDICTIONS), "wb") as file:
-    np.savez(file, labels=labels, **probabilities)
-  with files.atomic_write(os.path.join(export_dir, RESULT)) as file:
-    json.dump(dataclasses.asdict(result), file, indent=2)
-
-
-if __name__ == "__main__":
-  main()

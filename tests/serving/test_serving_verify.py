@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 
@@ -23,7 +24,9 @@ RANKED = np.array(
 def test_counts_are_those_of_a_hand_made_table():
   other = RANKED.copy()
   other[0, :2] -= [0.2, 0.0]
-  result = verify.evaluate(LABELS, {"saved_model": RANKED, "tflite": other}, "val-*")
+  result = verify.evaluate(
+    LABELS, {"saved_model": RANKED, "tflite": other}, "val-*", {}
+  )
   assert result.num_examples == 4
   assert result.top1 == {"saved_model": 1, "tflite": 0}
   assert result.top5 == {"saved_model": 3, "tflite": 3}
@@ -116,10 +119,19 @@ def test_fresh_process_finds_the_accuracy_of_this_one(trained, exported, tmp_pat
 
 
 @pytest.mark.slow
-def test_process_that_fails_is_reported(exported, tmp_path, capfd):
-  with pytest.raises(UserError, match="could not be checked"):
+def test_mistake_met_in_the_fresh_process_is_reported(exported, tmp_path):
+  with pytest.raises(UserError, match="No data file matches"):
     verify.check_export(exported.export_dir, str(tmp_path / "none-*"))
-  assert "No data file matches" in capfd.readouterr().err
+
+
+def die(*args):
+  os._exit(9)
+
+
+def test_process_that_is_killed_is_reported(monkeypatch, tmp_path):
+  monkeypatch.setattr(verify, "verify", die)
+  with pytest.raises(UserError, match="could not be checked: the process was killed"):
+    verify.check_export(str(tmp_path), "unused")
 
 
 @pytest.mark.parametrize("name", ["export.json", "check.json", "check.npz"])
