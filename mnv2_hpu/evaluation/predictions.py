@@ -7,12 +7,6 @@ from mnv2_hpu.reporting.plots import Sample
 from mnv2_hpu.serving import metadata, verify
 
 
-def read_predictions(export_dir: str) -> tuple[np.ndarray, np.ndarray]:
-  """Returns labels `[n]` and probabilities `[n, num_classes]` of a checked export."""
-  labels, probabilities = verify.read_predictions(export_dir)
-  return labels, next(iter(probabilities.values()))
-
-
 def read_samples(
   export_dir: str, labels: np.ndarray, probabilities: np.ndarray, max_samples: int
 ) -> list[Sample]:

@@ -40,7 +40,8 @@ def write_run_report(
   exported = metadata.read(export_dir)
   logged = curves.read(model_dir)
   values = metrics.run_metrics(logged, exported, verify.read_result(export_dir))
-  labels, probabilities = predictions.read_predictions(export_dir)
+  labels, by_format = verify.read_predictions(export_dir)
+  probabilities = next(iter(by_format.values()))
   samples = predictions.read_samples(export_dir, labels, probabilities, MAX_SAMPLES)
   num_classes = exported["num_classes"]
   names = exported["label_names"] or [str(label) for label in range(num_classes)]

@@ -56,17 +56,8 @@ def describe(
   }
 
 
-def read(export_dir: str) -> dict[str, Any]:
-  """Returns the content of the file in the folder of an export.
-
-  Raises:
-    UserError: If it is missing or cannot be read.
-  """
-  return read_json(export_dir, FILE)
-
-
-def read_json(export_dir: str, name: str) -> dict[str, Any]:
-  """Returns the content of a file that `mnv2-export` leaves beside the models.
+def read(export_dir: str, name: str = FILE) -> dict[str, Any]:
+  """Returns the content of a JSON file that `mnv2-export` leaves beside the models.
 
   Raises:
     UserError: If it is missing or cannot be read.

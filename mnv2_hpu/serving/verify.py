@@ -111,10 +111,10 @@ def read_result(export_dir: str) -> Verification:
   Raises:
     UserError: If its file is missing or cannot be read.
   """
-  content = metadata.read_json(export_dir, RESULT)
+  content = metadata.read(export_dir, RESULT)
   try:
     return Verification(**content)
-  except TypeError as error:  # of another version
+  except TypeError as error:  # written by another version
     raise UserError(f"{RESULT} in {export_dir!r}: {error}. Export again.") from error
 
 
