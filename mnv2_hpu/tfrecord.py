@@ -85,7 +85,7 @@ def read_framing(path: str) -> Framing:
         continue
       if offset == 0:
         raise _not_a_tfrecord(path, header)
-      if _has_corrupt_header(path, offset):
+      if "corrupt" in next(read_records(path, offset)).problem:
         return Framing(num_records + 1, offset)
       raise errors.UserError(
         f"The data file {path!r} is truncated: the record at byte {offset} does not "
@@ -109,8 +109,8 @@ def read_framings(files: Sequence[str]) -> list[Framing]:
     return list(pool.map(read_framing, files))
 
 
-def read_records(path: str) -> Iterator[Record]:
-  """Yields all records of a file, their checksums verified.
+def read_records(path: str, offset: int = 0) -> Iterator[Record]:
+  """Yields all records of a file from a byte on, their checksums verified.
 
   After a record whose data are corrupt the next one follows; where that cannot be read
   either, it is the last.
@@ -120,7 +120,7 @@ def read_records(path: str) -> Iterator[Record]:
 
   reader = tf_record.tf_record_random_reader(path)
   size = _size(path)
-  offset, after_corrupt = 0, False
+  after_corrupt = False
   while True:
     try:
       data, following = reader.read(offset)
@@ -309,18 +309,6 @@ def _end(offset: int, header: bytes) -> int | None:
   if len(header) < HEADER_BYTES:
     return None
   return offset + FRAMING_BYTES + _LENGTH.unpack_from(header)[0]
-
-
-def _has_corrupt_header(path: str, offset: int) -> bool:
-  """Returns whether the checksum of a record's length is wrong."""
-  import tensorflow as tf
-  from tensorflow.python.lib.io import tf_record
-
-  try:
-    tf_record.tf_record_random_reader(path).read(offset)
-  except (IndexError, tf.errors.DataLossError) as error:
-    return "corrupted" in str(error)  # "truncated" where the file ends too early
-  return False
 
 
 def _not_a_tfrecord(path: str, start: bytes) -> errors.UserError:

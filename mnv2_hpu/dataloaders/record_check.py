@@ -75,13 +75,14 @@ def check_records(
   recorded = dataset_info.recorded_split(files)
   if recorded:
     _check_recorded_labels(recorded, num_classes, sample[0])
-  counted = _check_count(files, sample, recorded, num_examples)
+  counted = _count(files, sample)
   reader = _Reader(num_classes, max_corrupt_records, image_key, label_key)
   small = _num_bytes(files) <= MAX_READ_BYTES
   for path in files if small else sample:
     num_decoded = MAX_DECODED_RECORDS if path in sample else 0
     reader.read(path, num_decoded, None if small else MAX_DECODED_RECORDS)
   reader.check_images()
+  _check_count(files, counted, recorded, num_examples)
   labels = tuple(sorted(set(reader.labels)))
   return CheckedRecords(counted, reader.num_read, labels, tuple(reader.corrupt))
 
@@ -98,22 +99,29 @@ def _check_recorded_labels(
     )
 
 
+def _count(files: Sequence[str], sample: Sequence[str]) -> int | None:
+  """Returns the number of records; None where they are too many, or cannot be counted.
+
+  Raises:
+    UserError: If a file is truncated or no TFRecord.
+  """
+  in_sample = sum(tfrecord.count_records(sample))
+  if in_sample * _num_bytes(files) / _num_bytes(sample) > MAX_COUNTED_RECORDS:
+    return None
+  framings = tfrecord.read_framings(files)
+  if any(framing.corrupt_offset is not None for framing in framings):
+    return None  # what follows a corrupt header cannot be counted
+  return sum(framing.num_records for framing in framings)
+
+
 def _check_count(
   files: Sequence[str],
-  sample: Sequence[str],
+  counted: int | None,
   recorded: dataset_info.SplitInfo | None,
   num_examples: int | None,
-) -> int | None:
-  """Returns the number of records, None where they are too many to be counted."""
-  framings = tfrecord.read_framings(sample)
-  in_sample = sum(framing.num_records for framing in framings)
-  if in_sample * _num_bytes(files) / _num_bytes(sample) > MAX_COUNTED_RECORDS:
-    counted = recorded.num_examples if recorded else None
-  else:
-    framings = tfrecord.read_framings(files)
-    counted = sum(framing.num_records for framing in framings)
-  if any(framing.corrupt_offset is not None for framing in framings):
-    return counted  # what follows a corrupt header cannot be counted
+) -> None:
+  if counted is None and recorded:
+    counted = recorded.num_examples
   stated = {
     "dataset.json": recorded.num_examples if recorded else None,
     "the configuration (num_train_examples, num_validation_examples)": num_examples,
@@ -121,11 +129,11 @@ def _check_count(
   for name, number in stated.items():
     if counted is not None and number is not None and number != counted:
       raise errors.UserError(
-        f"The {len(files)} files {files[0]!r} to {files[-1]!r} hold {counted:,} "
-        f"records, but {name} says {number:,}. Set the number to {counted}, or to 0 to "
-        "have it read; or bring the files that are missing, or prepare the data again."
+        f"The data in {errors.shorten([repr(path) for path in files], 2)} holds "
+        f"{counted:,} records, but {name} says {number:,}. Set the number to "
+        f"{counted}, or to 0 to have it read; or bring the files that are missing, or "
+        "prepare the data again."
       )
-  return counted
 
 
 def _num_bytes(files: Sequence[str]) -> int:
@@ -159,7 +167,7 @@ class _Reader:
     """
     records = itertools.islice(tfrecord.read_records(path), max_records)
     for index, record in enumerate(records):
-      where = f"Record {index} of {path!r} (at byte {record.offset})"
+      where = f"record {index} of {path!r} (at byte {record.offset})"
       self.num_read += 1
       try:
         self._read(record, where, index < num_decoded)

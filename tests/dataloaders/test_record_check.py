@@ -100,13 +100,13 @@ BMP = (
   [
     (
       _example(label=10),
-      ["Record 1 of", "the label 10,", "num_classes is 10", "0 to 9", "to 11"],
+      ["record 1 of", "the label 10,", "num_classes is 10", "0 to 9", "to 11"],
     ),
     (_example(label=57), ["the label 57", "Set num_classes to the number"]),
     (_example(label=-1), ["the label -1", "allows 0 to 9"]),
     (
       _example(image__class__label=None, image__class__labels=_int_feature(1)),
-      ["Record 1 of", "no feature 'image/class/label'", "'image/class/labels'"],
+      ["record 1 of", "no feature 'image/class/label'", "'image/class/labels'"],
     ),
     (_example(image__encoded=None), ["no feature 'image/encoded'"]),
     (
@@ -119,11 +119,11 @@ BMP = (
     ),
     (
       _example(image=b""),
-      ["Record 1 of", "holds no image", "image/encoded"],
+      ["record 1 of", "holds no image", "image/encoded"],
     ),
     (_example(image=b"not an image"), ["cannot be decoded (12 bytes", "b'not an i'"]),
-    (_example(image=_png()[:60]), ["Record 1", "cannot be decoded (60 bytes"]),
-    (b"\xff\xff", ["Record 1 of", "is not a tf.train.Example"]),
+    (_example(image=_png()[:60]), ["record 1", "cannot be decoded (60 bytes"]),
+    (b"\xff\xff", ["record 1 of", "is not a tf.train.Example"]),
   ],
   ids=range(11),  # bytes of protobufs differ between processes
 )
@@ -156,7 +156,7 @@ def test_a_flipped_bit_is_found(tmp_path):
   path = tmp_path / "train-0"
   _write(path, [_example()] * 3)
   _flip(path, path.stat().st_size // 2)
-  with pytest.raises(UserError, match=r"Record 1 of .*train-0.* is corrupt"):
+  with pytest.raises(UserError, match=r"record 1 of .*train-0.* is corrupt"):
     record_check.check_records([str(path)], NUM_CLASSES)
 
 
@@ -177,7 +177,7 @@ def test_corrupt_records_within_the_limit_are_named(tmp_path, caplog, place):
     [str(path)], NUM_CLASSES, num_examples=12, max_corrupt_records=1
   )
   (problem,) = checked.corrupt
-  assert f"Record 5 of {str(path)!r} (at byte {5 * size}) is corrupt" in problem
+  assert f"record 5 of {str(path)!r} (at byte {5 * size}) is corrupt" in problem
   assert problem in caplog.text
   with pytest.raises(UserError, match="max_corrupt_records allows 0"):
     record_check.check_records([str(path)], NUM_CLASSES)
@@ -185,7 +185,7 @@ def test_corrupt_records_within_the_limit_are_named(tmp_path, caplog, place):
 
 def test_corrupt_records_beyond_the_limit_stop(tmp_path):
   path = _write(tmp_path / "train-0", [_example(), b"\xff", b"\xff", b"\xff"])
-  with pytest.raises(UserError, match=r"Record 3 of .* allows 2 "):
+  with pytest.raises(UserError, match=r"record 3 of .* allows 2 "):
     record_check.check_records([path], NUM_CLASSES, max_corrupt_records=2)
   _write(tmp_path / "train-0", [_example()] * 4)
   with pytest.raises(UserError, match=r"All 4 records .* no feature 'label'"):
@@ -197,7 +197,7 @@ def test_corrupt_records_beyond_the_limit_stop(tmp_path):
 @pytest.mark.parametrize("stated", [5, 7, 50_000])
 def test_another_number_of_records_than_the_configuration_says(tmp_path, stated):
   files = [_write(tmp_path / f"train-{i}", [_example()] * 3) for i in range(2)]
-  message = rf"hold 6 records, but the configuration .*says {stated:,}.*to 6,"
+  message = rf"holds 6 records, but the configuration .*says {stated:,}.*to 6,"
   with pytest.raises(UserError, match=message):
     record_check.check_records(files, NUM_CLASSES, num_examples=stated)
   assert record_check.check_records(files, NUM_CLASSES, num_examples=6).num_read == 6
@@ -213,7 +213,7 @@ def _dataset_json(folder, per_class):
 def test_another_number_of_records_than_dataset_json_says(tmp_path):
   path = _write(tmp_path / "train-00000-of-00001", [_example()] * 6)
   _dataset_json(tmp_path, [0, 0, 0, 5])
-  with pytest.raises(UserError, match=r"hold 6 records, but dataset.json says 5"):
+  with pytest.raises(UserError, match=r"holds 6 records, but dataset.json says 5"):
     record_check.check_records([path], NUM_CLASSES)
 
 
@@ -222,7 +222,7 @@ def test_a_label_anywhere_in_the_files(tmp_path):
   path = _write(
     tmp_path / "train-00000-of-00001", [_example()] * 100 + [_example(label=11)]
   )
-  with pytest.raises(UserError, match=r"Record 100 of .* the label 11"):
+  with pytest.raises(UserError, match=r"record 100 of .* the label 11"):
     record_check.check_records([path], NUM_CLASSES)
   _dataset_json(tmp_path, [0, 0, 0, 100, *[0] * 7, 1])
   with pytest.raises(UserError, match=r"dataset.json .* the label 11.*classes to 12"):
@@ -232,7 +232,7 @@ def test_a_label_anywhere_in_the_files(tmp_path):
 def test_images_of_one_color(tmp_path, caplog):
   blank = _write(tmp_path / "train-0", [_example(_png(value=7))] * 3)
   with pytest.raises(
-    UserError, match=r"All 3 images .* one color only, the first in Record 0"
+    UserError, match=r"All 3 images .* one color only, the first in record 0"
   ):
     record_check.check_records([blank], NUM_CLASSES)
   some = _write(tmp_path / "train-1", [_example(), _example(_png(value=7))])

@@ -84,6 +84,24 @@ def test_corrupt_data(programs, records, tmp_path, driver, corrupt, texts):
   _assert_refused(done, *texts)
 
 
+def test_corrupt_records_within_the_limit_do_not_stop(programs, records, tmp_path):
+  """In a folder whose name is a pattern, beside one that the pattern matches."""
+  folder = records.rename(tmp_path / "set[12], small")
+  (tmp_path / "set1, small").mkdir()
+  path = folder / "train-00000-of-00004"
+  shard = [len(record.numpy()) + 16 for record in tf.data.TFRecordDataset(str(path))]
+  start = sum(shard[:5])
+  content = bytearray(path.read_bytes())
+  content[start + 40 : start + 43] = bytes(b ^ 255 for b in content[start + 40 :][:3])
+  path.write_bytes(content)
+  short = ["train_epochs = 0.1", "log_every_steps = 1"]
+  done = programs.run(DRIVERS[0], *_args(folder, tmp_path / "run", bindings=short))
+  assert done.returncode == 0, done.output[-3000:]
+  assert f"record 5 of '{path}' (at byte {start}) is corrupt" in done.output
+  none = _args(folder, tmp_path / "no", bindings=[*short, "max_corrupt_records = 0"])
+  _assert_refused(programs.run(DRIVERS[0], *none), "record 5 of", "max_corrupt_records")
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize(
   ("more", "bindings", "texts"),
@@ -108,6 +126,11 @@ def test_corrupt_data(programs, records, tmp_path, driver, corrupt, texts):
     ),
     (["--params_override=trainer.train_stepz=3"], (), ["train_stepz", "train_steps"]),
     ((), ["batch_size = -4"], ["-4"]),
+    (
+      ["--mode=train_and_eval"],
+      ["num_validation_examples = 50000"],
+      ["validation-00000-of-00001", "holds 359 records", "says 50,000", "to 359"],
+    ),
     ((), ["flip = false"], ["flip = false", "True, False"]),
     ((), ["init_checkpoint = 'no.h5'"], ["init_checkpoint is 'no.h5'", "is missing"]),
     (
