@@ -5,8 +5,6 @@ from typing import Any
 
 import gin
 from absl import flags, logging
-from official.core import config_definitions as cfg
-from official.core import train_utils
 
 from mnv2_hpu import paths
 from mnv2_hpu.errors import UserError
@@ -51,11 +49,10 @@ def alias_modes() -> None:
     override("mode", MODE_ALIASES[mode])
 
 
-def driver_config() -> cfg.ExperimentConfig | None:
-  """Returns the resolved experiment of the running driver, or None outside of one."""
-  if driver_mode() is None or driver_experiment() is None:
-    return None
-  return train_utils.parse_configuration(flags.FLAGS, print_return=False)
+def flag_values() -> flags.FlagValues | None:
+  """Returns all flags of the running driver, or None outside of one."""
+  is_driver = driver_mode() is not None and driver_experiment() is not None
+  return flags.FLAGS if is_driver else None
 
 
 def check_mode(num_processes: int) -> None:

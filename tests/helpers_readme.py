@@ -68,6 +68,7 @@ def module_and_arguments(command):
 
 
 def links(markdown):
-  """Returns the relative targets of the links, without anchors."""
-  targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", markdown)
+  """Returns the relative targets of the links outside of code, without anchors."""
+  text = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
+  targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
   return [t for t in targets if not re.match(r"[a-z]+:", t)]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from official.core import config_definitions as cfg
+from official.core import train_utils
 from official.modeling.hyperparams import base_config
 
 from mnv2_hpu import driver_flags
@@ -85,8 +86,9 @@ def check_driver() -> None:
   Raises:
     UserError: As `check` does.
   """
-  config = driver_flags.driver_config()
-  if config is not None:
+  flags = driver_flags.flag_values()
+  if flags is not None:
+    config = train_utils.parse_configuration(flags, print_return=False)
     check(config, train="train" in (driver_flags.driver_mode() or ""))
 
 

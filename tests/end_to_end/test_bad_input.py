@@ -75,7 +75,7 @@ def _remove(records):
     (_remove, ["No data file matches", "train-*"]),
     (_empty, ["train-00000-of-00004", "empty"]),
     (_truncate, ["train-00000-of-00004", "truncated"]),
-    (_wrong_label, ["Record 0 of", "10"]),
+    (_wrong_label, ["record 0 of", "10"]),
   ],
 )
 def test_corrupt_data(programs, records, tmp_path, driver, corrupt, texts):
