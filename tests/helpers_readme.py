@@ -17,7 +17,8 @@ TRAIN_MODULES = ("official.vision.train", "mnv2_hpu.cli.train")
 
 # (pattern of a whole command without launcher and environment, kind); the first fits.
 KINDS = (
-  (r"(git clone|cd|pip install|uv pip|hl-smi|docker|export)( .*)?", SHOWN),
+  (r"(git clone|cd|source|pip install|uv pip|hl-smi|docker|export)( .*)?", SHOWN),
+  (r"python -m official\.vision\.data\..*", SHOWN),  # reads COCO itself
   (r"make( [a-z-]+)?( [A-Z]+=\S+)?", MAKE),
   (r"python -m official\.vision\.train .*", TRAIN),
   (

@@ -1,6 +1,7 @@
 """Every command that a document tells a reader to type is tried; see helpers_readme."""
 
 import pathlib
+import re
 import subprocess
 from importlib import metadata
 
@@ -82,3 +83,13 @@ def test_files_that_a_document_links_to_exist(document):
   targets = helpers_readme.links(document.read_text())
 
   assert [t for t in targets if not (document.parent / t).exists()] == []
+
+
+def test_map_names_every_room_and_only_what_exists():
+  text = (ROOT / "docs/architecture.md").read_text()
+  package = ROOT / "mnv2_hpu"
+  rooms = {path.parent.name for path in package.glob("*/__init__.py")}
+
+  assert {room for room in rooms if f"{room}/" not in text} == set()
+  named = re.findall(r"`((?:tests|tools|gin)/[\w/.]+|[a-z_]+/[a-z_]+\.py)`", text)
+  assert [n for n in named if not ((ROOT / n).exists() or (package / n).exists())] == []
