@@ -5,7 +5,12 @@ import helpers_rank_runs
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.long(
+    "the first test runs the jobs of all: 40 trainings of several ranks"
+  ),
+]
 
 JOBS = {
   # Two replicas in one process, by TensorFlow's own strategy: what ranks are held to.

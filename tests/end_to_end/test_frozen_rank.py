@@ -29,7 +29,10 @@ LIMIT = termination.FaultSettings().missing_rank_seconds
 SHORT = 20  # seconds: survived; the transports themselves would give up after 10 or 30
 LONGEST = 120  # seconds until all have ended
 
-DRIVER = [sys.executable, "-W", "ignore", "-m", helpers_programs.STOCK_DRIVER]
+DRIVER = [
+  *(sys.executable, "-W", "ignore"),
+  *("-m", "helpers_small_network", helpers_programs.STOCK_DRIVER),
+]
 HOROVODRUN = [str(pathlib.Path(sys.executable).with_name("horovodrun")), "-np", "2"]
 MNV2_LAUNCH = [sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", "--"]
 
@@ -121,7 +124,11 @@ def runs(digits_records, tmp_path_factory):
       process = subprocess.Popen(
         command,
         cwd=helpers_programs.ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={
+          **os.environ,
+          "PYTHONUNBUFFERED": "1",
+          "PYTHONPATH": str(helpers_programs.TESTS),
+        },
         stdout=output,
         stderr=output,
       )

@@ -11,7 +11,11 @@ import tensorflow as tf
 
 from mnv2_hpu.reporting import curves
 
-pytestmark = [pytest.mark.slow, helpers_mpirun.needs_horovod]
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.long("two processes that each import TensorFlow and trace, on one core"),
+  helpers_mpirun.needs_horovod,
+]
 
 BATCH = 16  # images of one rank
 TRAIN, VALIDATION = 1438, 359

@@ -19,7 +19,10 @@ import tensorflow as tf
 from mnv2_hpu.core import termination
 from mnv2_hpu.reporting import curves
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.long("two processes that each import TensorFlow and trace, on one core"),
+]
 
 TRAIN, VALIDATION = 1438, 359
 BATCH = 16  # images of one rank
@@ -57,6 +60,7 @@ def _command(
       "-W",
       "ignore",
       "-m",
+      "helpers_small_network",
       helpers_programs.STOCK_DRIVER,
     ),
     "--experiment=mobilenet_v2_classification",
@@ -72,7 +76,8 @@ def _command(
 @contextlib.contextmanager
 def _started(command, log):
   """A launcher whose output goes to a file; its ranks end with it."""
-  environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+  tests = str(helpers_programs.TESTS)
+  environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": tests}
   with open(log, "w") as output:
     process = subprocess.Popen(
       command, cwd=helpers_programs.ROOT, env=environ, stdout=output, stderr=output
