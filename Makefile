@@ -27,14 +27,14 @@ test: setup ## Run every check, the cheap ones first (under 30 minutes on 2 core
 test-quick: setup ## Run the checks that take a few minutes together
 	@tools/test.sh quick
 
-format: setup ## Format the code and mend what the linter can
+format: setup ## Format the code and fix what the linter can
 	@.venv/bin/ruff format
 	@.venv/bin/ruff check --fix
 
 lint: setup ## Check format, style, docstrings, annotations and words
 	@.venv/bin/ruff format --check
 	@.venv/bin/ruff check
-	@.venv/bin/python tools/check_words.py --warn
+	@.venv/bin/python tools/check_words.py
 
 types: setup ## Check types
 	@.venv/bin/mypy
@@ -42,7 +42,7 @@ types: setup ## Check types
 imports: setup ## Check which part may import which
 	@.venv/bin/lint-imports
 
-lock: ## Resolve the requirements anew and write the locks (for maintainers)
+lock: ## Resolve the requirements again and write the locks (for maintainers)
 	@tools/lock.sh
 
 fidelity: setup ## Compare with the original part by part; write docs/fidelity.md

@@ -70,7 +70,7 @@ setuptools.setup(
     "protobuf>=3.20,<5",  # TensorFlow 2.15 cannot be imported with 5
     "scikit-learn>=1.3,<2",
     "tensorflow-datasets>=4.9,<4.9.8",  # later ones need protobuf 5, TF 2.15 has < 5
-    "tensorflow-metadata>=1.15,<1.16",  # likewise
+    "tensorflow-metadata>=1.15,<1.16",  # that of tensorflow-datasets
     "tf-models-official>=2.15,<2.16",
     "tqdm>=4.60,<5",
   ],

@@ -24,8 +24,8 @@ import numpy as np
 import photographs
 import tensorflow as tf
 from absl import app, flags
-from official.vision.configs import image_classification as garden_configs
-from official.vision.tasks import image_classification as garden_task
+from official.vision.configs import image_classification as upstream_configs
+from official.vision.tasks import image_classification as upstream_task
 
 from mnv2_hpu import compat
 from mnv2_hpu.configs.image_classification import DataConfig
@@ -83,14 +83,14 @@ def _ours(pattern, is_training, **preprocessing):
   return classification_input.build_dataset(data, size, CLASSES)
 
 
-def _garden(pattern, is_training):
+def _model_garden(pattern, is_training):
   """Model Garden's own task, with its defaults."""
-  config = garden_configs.ImageClassificationTask(
-    model=garden_configs.ImageClassificationModel(
+  config = upstream_configs.ImageClassificationTask(
+    model=upstream_configs.ImageClassificationModel(
       num_classes=CLASSES, input_size=[_IMAGE_SIZE.value, _IMAGE_SIZE.value, 3]
     )
   )
-  data = garden_configs.DataConfig(
+  data = upstream_configs.DataConfig(
     input_path=pattern,
     is_training=is_training,
     global_batch_size=_BATCH_SIZE.value,
@@ -98,7 +98,7 @@ def _garden(pattern, is_training):
     crop_area_range=CROP["crop_area_range"],
     dtype="float32",
   )
-  return garden_task.ImageClassificationTask(config).build_inputs(data)
+  return upstream_task.ImageClassificationTask(config).build_inputs(data)
 
 
 def _records(pattern, is_training):
@@ -171,10 +171,10 @@ PIPELINES = {
   "mnv2_hpu without colours": lambda pattern: _ours(
     pattern, True, color_distortion=False
   ),
-  "Model Garden training": lambda pattern: _garden(pattern, True),
+  "Model Garden training": lambda pattern: _model_garden(pattern, True),
   "slim's operations training": lambda pattern: _slim(pattern, True),
   "mnv2_hpu evaluation": lambda pattern: _ours(pattern, False),
-  "Model Garden evaluation": lambda pattern: _garden(pattern, False),
+  "Model Garden evaluation": lambda pattern: _model_garden(pattern, False),
   "slim's operations evaluation": lambda pattern: _slim(pattern, False),
   "decoding alone": lambda pattern: _bare(pattern, True),
 }

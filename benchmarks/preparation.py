@@ -5,7 +5,7 @@ turns round by round (A B C A B C …), so a machine that slows down slows all; 
 are in the page cache. What is measured, on all cores unless it says otherwise:
 
 - this project, from a folder and from ImageNet's archives (worker processes are
-  started anew; the server that they fork from, which imports TensorFlow once, was
+  started again; the server that they fork from, which imports TensorFlow once, was
   started in the first round, which does not count);
 - the method of the public `preprocess_imagenet.py` scripts (Habana's and the TPU
   models'): one thread decodes every image in a session to learn its size;

@@ -8,7 +8,7 @@ through `mnv2-launch` and `mnv2-train`. The defective one starts its two ranks f
 weights of their own (the broadcast is built and never run, nothing checks them) and has
 both write checkpoints of one name into one folder; it is evaluated on each rank by
 itself, for a mean over ranks hides the defect. Writes docs/ranks_on_digits.png and
-prints the table of docs/multi_card.md.
+prints the table of docs/multi_device.md.
 """
 
 import contextlib

@@ -37,7 +37,7 @@ def register() -> None:
     from any working directory.
   * `gin.config.bind_parameter`, `gin.bind_parameter` and `gin.config._FILE_READERS`:
     parameters and files by the names of the last release, with a warning.
-  * `gin.config._FINALIZE_HOOKS`: after gin was parsed, ranks other than 0 get a model
+  * `gin.config._FINALIZE_HOOKS`: after gin was parsed, non-chief ranks get a model
     folder of their own, where the trainer is this package's; bindings that the chosen
     experiment does not read are refused.
   * `sys.excepthook`: a user's mistake ends with one message instead of a traceback.

@@ -253,8 +253,8 @@ def _allowed_labels(label: int, num_classes: int | None) -> str:
   hint = "Set num_classes to the number of classes, or prepare the data again."
   if label == num_classes:
     hint = (
-      "If the labels start at 1 and 0 is the background (ImageNet in slim's and Model "
-      f"Garden's layout: 1 to 1000), set num_classes to {num_classes + 1}."
+      "If the labels start at 1 and 0 is the background (1 to 1000 in slim's and "
+      f"Model Garden's ImageNet), set num_classes to {num_classes + 1}."
     )
   allowed = f"0 to {num_classes - 1}"
   return f", but num_classes is {num_classes}, which allows {allowed}. {hint}"

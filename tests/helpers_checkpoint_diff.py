@@ -11,8 +11,8 @@ def differences(first: str, second: str) -> list[str]:
   """Compares all tensors of two checkpoints: variables, slots, averages, the step.
 
   Args:
-    first: path of a checkpoint, or a folder whose newest one is meant.
-    second: likewise.
+    first: Path of a checkpoint, or a folder whose newest one is meant.
+    second: Path or folder of the other.
 
   Returns:
     A line for each tensor that differs in any bit or exists in one of them only, in

@@ -31,8 +31,8 @@ from mnv2_hpu.distribute import (
 )
 from mnv2_hpu.optimization import exponential_moving_average
 
-BATCH = 12  # of all replicas: 2, 3 and 4 of them divide it
-SIZE = 8  # of the images, in pixels
+BATCH = 12  # images of all replicas, which 2, 3 and 4 divide
+SIZE = 8  # height and width of the images in pixels
 CLASSES = 4
 
 
@@ -87,7 +87,7 @@ def _inputs(case, context, start_step):
   data = tf.data.Dataset.from_tensor_slices((images.astype(dtype), labels))
   data = data.skip(start_step * BATCH).batch(share)
   # Cases follow each other in one process: giving up an iterator that is
-  # autotuned may block it for a minute (docs/multi_card.md).
+  # autotuned may block it for a minute (docs/multi_device.md).
   options = tf.data.Options()
   options.autotune.enabled = False
   data = data.with_options(options)

@@ -1,9 +1,9 @@
 """Lists what a source offers."""
 
-from mnv2_hpu.data_preparation import sources
+from mnv2_hpu.data_preparation import prepare
 from mnv2_hpu.data_preparation.listing import SourceOptions
 
 
 def listed(source, input_dir, **options):
   """The listing of a source."""
-  return sources.list_source(source, SourceOptions(str(input_dir), **options))
+  return prepare.list_source(source, SourceOptions(str(input_dir), **options))

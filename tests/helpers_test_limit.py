@@ -22,7 +22,7 @@ import helpers_programs
 import pytest
 
 WAITING_COUNTS = 0.4
-REFERENCE_SECONDS = 0.044  # of `_loop`, on a 2-core virtual machine of 2026
+REFERENCE_SECONDS = 0.044  # `_loop` took, on a 2-core virtual machine of 2026
 
 _cpu_seconds_before = 0.0
 

@@ -13,7 +13,7 @@ import numpy as np
 from official.core import file_writers
 from official.vision.data import tf_example_builder
 
-# Class 0 is the background; the others are told apart by their colour.
+# Class 0 is the background; the others are distinguished by their colour.
 COLOURS = {1: (220, 40, 40), 2: (40, 60, 220)}
 NUM_CLASSES = 1 + len(COLOURS)
 

@@ -1,4 +1,4 @@
-"""What setup.py asks for, which the doctor checks, and what the locks hold agree."""
+"""What setup.py requires, which the doctor checks, and what the locks hold agree."""
 
 import re
 

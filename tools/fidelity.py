@@ -58,9 +58,9 @@ def main() -> int:
   ]
   environment = f"{platform.machine()}, Python {platform.python_version()}"
   text = HEADER.format(environment=environment) + "\n".join(lines) + "\n\n"
-  aside = PAGE.with_suffix(".partial")
-  aside.write_text(text + ON_PURPOSE.read_text())
-  aside.replace(PAGE)
+  partial = PAGE.with_suffix(".partial")
+  partial.write_text(text + ON_PURPOSE.read_text())
+  partial.replace(PAGE)
   print(f"wrote {PAGE.relative_to(ROOT)}: {len(found)} rows")
   return 0
 

@@ -39,6 +39,6 @@ for version in 3.10 3.11; do
   done < <(candidates "$version")
 done
 
-echo "error: no Python 3.10 or 3.11 was found. Install one (3.10 if a Gaudi card is to" \
+echo "error: no Python 3.10 or 3.11 was found. Install one (3.10 if a Gaudi is to" \
   "be used), or name one: make setup PYTHON=/path/to/python3.10" >&2
 exit 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves requirements/*.in anew and writes the locks. For maintainers: users install
+# Resolves requirements/*.in again and writes the locks. For maintainers: users install
 # from the locks as they are.
 set -euo pipefail
 cd "$(dirname "$0")/.."

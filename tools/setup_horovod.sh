@@ -53,7 +53,7 @@ build() {
   "${pip[@]}" --version >/dev/null 2>&1 || pip=("$(tools/find_python.sh)" -m pip)
   rm -rf "$new"
   # Without pip's own cache, which would give a wheel built for another TensorFlow.
-  # CMAKE_POLICY_VERSION_MINIMUM: cmake 4 refuses what gloo asks for.
+  # CMAKE_POLICY_VERSION_MINIMUM: cmake 4 refuses what gloo requires.
   env PATH="$PWD/.venv/bin:$PATH" "${mpi[@]}" HOROVOD_WITH_GLOO=1 \
     HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
     CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="-j$(nproc)" \

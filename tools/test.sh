@@ -46,7 +46,7 @@ side_by_side=(-n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder
 
 step "format" ruff format --check
 step "lint" ruff check
-step "words" python tools/check_words.py --warn
+step "words" python tools/check_words.py
 step "types" mypy
 step "imports" lint-imports
 if [[ "${1:-}" == quick ]]; then

@@ -35,7 +35,7 @@ class FaultSettings:
     missing_rank_seconds: Seconds without a heartbeat of another rank, after which the
       others end. A rank whose process has ended is noticed at once. Below 62 a healthy
       rank may be taken for a missing one: while TensorFlow 2.15 destroys an iterator,
-      for up to 60 seconds (docs/multi_card.md), no thread of Python runs.
+      for up to 60 seconds (docs/multi_device.md), no thread of Python runs.
     stall_warning_seconds: Seconds without a finished step between two log messages
       that say where the training is stuck.
     stall_seconds: Seconds without a finished step after which the process ends; 0

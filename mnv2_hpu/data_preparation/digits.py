@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mnv2_hpu.data_preparation import splits
+from mnv2_hpu.data_preparation import listing
 
 IMAGE_SIZE = 32  # pixels; the scans are 8x8, upscaled so that people can look at them
-_MAX_VALUE = 16  # of the scans: counts of ink in 4x4 blocks of a 32x32 bitmap
+_MAX_VALUE = 16  # a scan counts the ink in 4x4 blocks of a 32x32 bitmap
 
 
 def write_digits(
@@ -32,12 +32,12 @@ def write_digits(
   """
   from sklearn import datasets
 
-  splits.check_fraction(validation_fraction)
+  listing.check_fraction(validation_fraction)
   digits = datasets.load_digits()
   by_class = {
     str(digit): np.flatnonzero(digits.target == digit).tolist() for digit in range(10)
   }
-  train, validation = splits.stratified(by_class, validation_fraction, seed)
+  train, validation = listing.stratified(by_class, validation_fraction, seed)
   counts = {}
   root = Path(output_dir)
   for split, other, chosen in (

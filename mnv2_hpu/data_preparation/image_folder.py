@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from mnv2_hpu.data_preparation import examples, input_files, splits
+from mnv2_hpu.data_preparation import input_files, listing, shards
 from mnv2_hpu.data_preparation.listing import (
   Checksum,
   Listing,
@@ -51,7 +51,7 @@ def list_image_folder(options: SourceOptions) -> Listing:
       class has no image, or the validation split has a class that the training split
       lacks.
   """
-  splits.check_fraction(options.validation_fraction)
+  listing.check_fraction(options.validation_fraction)
   folder = input_files.InputFolder(options.input_dir, _LAYOUT)
   given = _given_splits(folder)
   classes = {split: _class_names(folder, name) for split, name in given.items()}
@@ -68,7 +68,7 @@ def list_image_folder(options: SourceOptions) -> Listing:
     label_names=classes["train"],
     splits={split: listed for split, listed in images.items() if listed},
     read=input_files.InputReader(options.input_dir),
-    serialize=examples.serialize,
+    serialize=shards.serialize,
     validation_fraction=(
       None if "validation" in given else options.validation_fraction
     ),
@@ -175,7 +175,7 @@ def _list_classes(
       by_split = {split: [SourceImage(file, label) for file, _ in files]}
       if "validation" not in given:
         fraction, seed = options.validation_fraction, options.seed
-        train, held_out = splits.stratified({name: by_split[split]}, fraction, seed)
+        train, held_out = listing.stratified({name: by_split[split]}, fraction, seed)
         by_split = {"train": train[name], "validation": held_out[name]}
       for target, listed in by_split.items():
         images[target] += listed

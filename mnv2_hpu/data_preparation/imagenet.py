@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
-from mnv2_hpu.data_preparation import examples, imagenet_labels, tar_archive
+from mnv2_hpu.data_preparation import imagenet_labels, shards, tar_archive
 from mnv2_hpu.data_preparation.input_files import InputFolder, InputReader
 from mnv2_hpu.data_preparation.listing import (
   Checksum,
@@ -83,7 +83,7 @@ def list_imagenet(options: SourceOptions) -> Listing:
     label_names=[BACKGROUND, *synsets],
     splits=images,
     read=InputReader(options.input_dir),
-    serialize=examples.serialize_imagenet,
+    serialize=shards.serialize_imagenet,
     validation_fraction=None,
     checksum=checksum.hexdigest(),
     skipped=folder.skipped,

@@ -107,7 +107,7 @@ def read(
       `PIXEL_LIMIT` pixels.
   """
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of corrupt metadata, which nobody reads
+    warnings.simplefilter("ignore")  # corrupt metadata, which nobody reads
     with _open(data) as image:
       orientation = _orientation(image, data)
       reason = _why_convert(image, data, jpeg_only)
@@ -159,7 +159,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 
 
 def _family(image: Image.Image) -> str:
-  # A multi-picture JPEG (of a phone) is a JPEG followed by further ones.
+  # A JPEG in the MPO format (of a phone) is a JPEG followed by further ones.
   return "JPEG" if image.format == "MPO" else str(image.format)
 
 

@@ -9,17 +9,26 @@ from typing import Any
 
 import mnv2_hpu
 from mnv2_hpu.data_preparation import (
-  image_warnings,
+  image_folder,
+  imagenet,
   shards,
-  sources,
-  splits,
+  summary,
+  tfds,
   workers,
   workspace,
 )
-from mnv2_hpu.data_preparation.listing import Listing, SourceOptions
+from mnv2_hpu.data_preparation.listing import Listing, SourceOptions, check_names
 from mnv2_hpu.data_preparation.shards import printable
-from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
-from mnv2_hpu.errors import UserError
+from mnv2_hpu.data_preparation.summary import PreparationResult
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
+from mnv2_hpu.errors import UserError, did_you_mean
+
+# What data can be prepared from; a new one is one more row.
+SOURCES: dict[str, Callable[[SourceOptions], Listing]] = {
+  image_folder.NAME: image_folder.list_image_folder,
+  imagenet.NAME: imagenet.list_imagenet,
+  tfds.NAME: tfds.list_tfds,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +38,7 @@ class PreparationOptions:
   Attributes:
     input_dir: Folder of the source's files.
     output_dir: Folder for the shards and dataset.json.
-    source: A name of `sources.SOURCES`.
+    source: A name of `SOURCES`.
     validation_fraction: Fraction of each class to hold out, where the input has no
       validation split of its own.
     seed: Seed of that choice and of the order of the records.
@@ -59,52 +68,6 @@ class PreparationOptions:
   significant_bits: int = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class PreparationResult:
-  """What was prepared.
-
-  Attributes:
-    info: Content of dataset.json.
-    output_dir: Folder of the data set.
-    num_written: Images read by this run; 0 where the data set was there already.
-    num_kept: Images in shards that an earlier, unfinished run had written.
-    seconds: Seconds that this run took.
-  """
-
-  info: DatasetInfo
-  output_dir: str
-  num_written: int
-  num_kept: int
-  seconds: float
-
-  def summary(self) -> str:
-    """Returns the lines to print when a preparation has ended."""
-    info = self.info
-    labels = sources.used_labels(info.source, info.num_classes)
-    lines = [f"{self.output_dir}: {info.num_classes} classes"]
-    for name, split in info.splits.items():
-      counts = {label: split.examples_per_class[label] for label in labels}
-      lines.append(
-        f"  {name:<10} {split.num_examples:>9,} images in {split.num_shards} shards, "
-        f"{min(counts.values()):,} to {max(counts.values()):,} per class"
-      )
-      lines += [
-        f"    none of {info.label_names[i]!r}" for i, n in counts.items() if not n
-      ]
-    for title, entries in (("skipped", info.skipped), ("converted", info.converted)):
-      lines.append(f"  {title:<10} {len(entries):>9,} images")
-      lines += [f"    {entry['file']}: {entry['reason']}" for entry in entries[:10]]
-      if len(entries) > 10:
-        lines.append(f"    and {len(entries) - 10:,} more, listed in dataset.json")
-    lines += [f"  warning: {line}" for line in info.warnings]
-    if not self.num_written:
-      return "\n".join([*lines, "  it was there already: nothing was written"])
-    if self.num_kept:
-      lines.append(f"  resumed: {self.num_kept:,} images were written before")
-    rate = self.num_written / max(self.seconds, 1e-9)
-    return "\n".join([*lines, f"  {self.seconds:.1f} s, {rate:,.0f} images/s"])
-
-
 def prepare(
   options: PreparationOptions,
   report_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -118,7 +81,7 @@ def prepare(
     report_progress: Called with (images done, images in all) as each shard is finished.
 
   Raises:
-    UserError: If the input or an option cannot serve (see `sources`, `workspace` and
+    UserError: If the input or an option cannot serve (see the sources, `workspace` and
       `shards`), if there are fewer than two classes or more shards than images, if a
       shard has no readable image or a class none to train on, or if the disk is full.
   """
@@ -127,7 +90,7 @@ def prepare(
   output_dir = Path(options.output_dir)
   try:
     with workspace.lock(output_dir) as work:
-      listing = sources.list_source(options.source, _source_options(options))
+      listing = list_source(options.source, _source_options(options))
       _check_classes(options, listing)
       plan = _plan(options, listing)
       if workspace.is_finished(output_dir, plan):
@@ -137,7 +100,7 @@ def prepare(
       work.start_or_resume(plan)
       tasks = _tasks(options, listing, plan["shards"], work)
       num_kept = _write_missing(options, listing, tasks, work, report_progress)
-      info = _summarize(options, listing, plan["shards"], work)
+      info = summary.summarize(listing, plan, work)
       info.save(output_dir)
       work.finish()
   except OSError as error:
@@ -151,6 +114,24 @@ def prepare(
   return PreparationResult(info, options.output_dir, num_written, num_kept, seconds)
 
 
+def list_source(source: str, options: SourceOptions) -> Listing:
+  """Lists what a source offers.
+
+  Raises:
+    UserError: If the source is unknown, or its input is not as it should be.
+  """
+  if source not in SOURCES:
+    raise UserError(
+      f"--source={source} is not a source. {did_you_mean(source, SOURCES)}"
+    )
+  if options.tfds_name and source != tfds.NAME:
+    raise UserError(
+      f"--tfds_name={options.tfds_name} belongs to --source={tfds.NAME}, but "
+      f"--source={source} is given."
+    )
+  return SOURCES[source](options)
+
+
 def _source_options(options: PreparationOptions) -> SourceOptions:
   names = [field.name for field in dataclasses.fields(SourceOptions)]
   return SourceOptions(**{name: getattr(options, name) for name in names})
@@ -162,7 +143,7 @@ def _check_options(options: PreparationOptions) -> None:
       f"--significant_bits={options.significant_bits}: allowed are 8 to 16, the bits "
       "that 16-bit images use."
     )
-  splits.check_names("folder", [options.input_dir, options.output_dir])
+  check_names("folder", [options.input_dir, options.output_dir])
   inputs, outputs = Path(options.input_dir), Path(options.output_dir)
   if outputs.resolve().is_relative_to(inputs.resolve()):
     raise UserError(
@@ -173,8 +154,8 @@ def _check_options(options: PreparationOptions) -> None:
 
 def _check_classes(options: PreparationOptions, listing: Listing) -> None:
   names = listing.label_names
-  splits.check_names("class", names)
-  labels = sources.used_labels(listing.source, len(names))
+  check_names("class", names)
+  labels = summary.used_labels(listing.source, len(names))
   if len(labels) < 2:
     raise UserError(
       f"--input_dir={options.input_dir} has one class, {names[labels[0]]!r}: there is "
@@ -255,58 +236,3 @@ def _write_missing(
     done += len(task.source_images)
     report_progress(done, listing.num_images)
   return kept
-
-
-def _summarize(
-  options: PreparationOptions,
-  listing: Listing,
-  num_shards: Mapping[str, int],
-  work: workspace.Workspace,
-) -> DatasetInfo:
-  """Adds the reports of all shards up.
-
-  Raises:
-    UserError: If a shard has no readable image, or a class none to train on.
-  """
-  num_classes = len(listing.label_names)
-  skipped = [{**entry, "file": printable(entry["file"])} for entry in listing.skipped]
-  converted: list[dict[str, str]] = []
-  bits_used: dict[str, int] = {}
-  num_oriented = 0
-  infos = {}
-  for split, count in num_shards.items():
-    names = shards.shard_names(split, count)
-    report = shards.merge_reports(work.report_path(name) for name in names)
-    skipped += report.skipped
-    converted += report.converted
-    num_oriented += sum(report.oriented_per_class)
-    for name, bits in zip(listing.label_names, report.bits_used, strict=True):
-      if bits:
-        bits_used[name] = max(bits_used.get(name, 0), bits)
-    per_class = report.examples_per_class
-    pattern = f"{split}-*-of-{count:05d}"
-    infos[split] = SplitInfo(sum(per_class), count, pattern, per_class)
-  for label in sources.used_labels(listing.source, num_classes):
-    if not infos["train"].examples_per_class[label]:
-      raise UserError(
-        f"the class {listing.label_names[label]!r} has no image to train on: all are "
-        f"held out, or among the {len(skipped)} that were skipped. Fix the input, then "
-        f"delete {work.output_dir} and run the same command again."
-      )
-  return DatasetInfo(
-    source=listing.source,
-    label_names=list(listing.label_names),
-    num_classes=num_classes,
-    splits=infos,
-    skipped=sorted(skipped, key=lambda entry: entry["file"]),
-    converted=sorted(converted, key=lambda entry: entry["file"]),
-    seed=options.seed,
-    validation_fraction=listing.validation_fraction,
-    source_checksum=listing.checksum,
-    tool_version=mnv2_hpu.__version__,
-    significant_bits=options.significant_bits,
-    warnings=[
-      *listing.warnings,
-      *image_warnings.image_warnings(num_oriented, bits_used, options.significant_bits),
-    ],
-  )

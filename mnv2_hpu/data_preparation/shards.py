@@ -8,12 +8,12 @@ shard which exists is whole and reported.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mnv2_hpu import files
+from mnv2_hpu import files, tfrecord
 from mnv2_hpu.data_preparation import images
 from mnv2_hpu.data_preparation.listing import SourceImage
 from mnv2_hpu.errors import UserError
@@ -192,3 +192,63 @@ def printable(path: str) -> str:
   'caf\\xe9.jpg'
   """
   return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def serialize(image: images.EncodedImage, source: SourceImage, text: str) -> bytes:
+  """Returns a serialized `tf.train.Example`, the same bytes for the same arguments.
+
+  Args:
+    image: Image to store.
+    source: Its label and path; the path is stored for error messages.
+    text: Name of the class.
+  """
+  named = {
+    tfrecord.TEXT_KEY: _encode(text),
+    tfrecord.FILENAME_KEY: _encode(source.path),
+  }
+  return encode_example({**_features(image, source.label), **named})
+
+
+def serialize_imagenet(
+  image: images.EncodedImage, source: SourceImage, synset: str
+) -> bytes:
+  """Returns the record of an ImageNet image: its synset, and its name without folder.
+
+  Args:
+    image: Image to store.
+    source: Its label (1 to 1000) and path.
+    synset: WordNet identifier of the class, such as `n01440764`.
+  """
+  name = source.path.rpartition("/")[2]
+  named = {tfrecord.SYNSET_KEY: _encode(synset), tfrecord.FILENAME_KEY: _encode(name)}
+  return encode_example({**_features(image, source.label), **named})
+
+
+def _features(image: images.EncodedImage, label: int) -> dict[str, bytes | int]:
+  return {
+    tfrecord.IMAGE_KEY: image.encoded,
+    tfrecord.LABEL_KEY: label,
+    tfrecord.FORMAT_KEY: image.format.encode(),
+    tfrecord.HEIGHT_KEY: image.height,
+    tfrecord.WIDTH_KEY: image.width,
+    tfrecord.CHANNELS_KEY: image.channels,
+    tfrecord.COLORSPACE_KEY: image.colorspace.encode(),
+  }
+
+
+def _encode(path: str) -> bytes:
+  return path.encode("utf-8", errors="surrogateescape")
+
+
+def encode_example(features: Mapping[str, bytes | int]) -> bytes:
+  """Returns a serialized `tf.train.Example` of single values, keys in sorted order."""
+  from tensorflow.core.example import example_pb2
+
+  example = example_pb2.Example()
+  for key, value in features.items():
+    feature = example.features.feature[key]
+    if isinstance(value, int):
+      feature.int64_list.value.append(value)
+    else:
+      feature.bytes_list.value.append(value)
+  return example.SerializeToString(deterministic=True)

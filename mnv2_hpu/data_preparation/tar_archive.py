@@ -99,7 +99,7 @@ def _check_size(member: tarfile.TarInfo, following: int, end: int) -> None:
     raise TarError(f"cut off: {member.name!r} needs {missing} bytes after byte {end}")
   if member.size < 0 or following < content_end:
     raise TarError(f"corrupt at byte {member.offset}: a size of {member.size} bytes")
-  if "\0" in member.name:  # of an extended header that is longer than it says
+  if "\0" in member.name:  # an extended header is longer than it says
     raise TarError(f"corrupt at byte {member.offset}: the name {member.name!r}")
 
 

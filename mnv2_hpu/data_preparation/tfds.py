@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mnv2_hpu import tfrecord
-from mnv2_hpu.data_preparation import examples, images, splits
+from mnv2_hpu.data_preparation import images, listing, shards
 from mnv2_hpu.data_preparation.input_files import InputReader
 from mnv2_hpu.data_preparation.listing import (
   Checksum,
@@ -36,7 +36,7 @@ def list_tfds(options: SourceOptions) -> Listing:
     UserError: TFDS does not know the set, or cannot download or prepare it; or it is no
       classification set.
   """
-  splits.check_fraction(options.validation_fraction)
+  listing.check_fraction(options.validation_fraction)
   builder = _prepared_builder(options)
   image_key, label_key = _feature_keys(builder)
   names = builder.info.features[label_key].names
@@ -58,7 +58,7 @@ def list_tfds(options: SourceOptions) -> Listing:
     label_names=names,
     splits={split: images for split, images in listed.items() if images},
     read=_ImageReader(options.input_dir, image_key),
-    serialize=examples.serialize,
+    serialize=shards.serialize,
     validation_fraction=held_out,
     checksum=checksum.hexdigest(),
     skipped=skipped,
@@ -188,7 +188,7 @@ def _hold_out(
   by_class: dict[str, list[int]] = {name: [] for name in names}
   for position, image in enumerate(listed):
     by_class[names[image.label]].append(position)
-  divided = splits.stratified(by_class, options.validation_fraction, options.seed)
+  divided = listing.stratified(by_class, options.validation_fraction, options.seed)
   return {
     split: [listed[i] for i in sorted(itertools.chain(*positions.values()))]
     for split, positions in zip(("train", "validation"), divided, strict=True)

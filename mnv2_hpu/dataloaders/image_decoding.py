@@ -50,7 +50,7 @@ def decode_image(encoded: tf.Tensor, significant_bits: int = 16) -> tf.Tensor:
 def _decode_png(encoded: tf.Tensor, significant_bits: int) -> tf.Tensor:
   """Decodes a PNG of any kind over black."""
 
-  def decode() -> tf.Tensor:  # of 16 bits the upper byte
+  def decode() -> tf.Tensor:  # 16 bits: the upper byte
     return tf.cast(tf.io.decode_png(encoded, channels=4), tf.int32)
 
   def decode_significant() -> tf.Tensor:

@@ -14,7 +14,7 @@ from absl import logging
 from mnv2_hpu import errors, tfrecord
 from mnv2_hpu.dataloaders import corrupt_records, dataset_info
 
-MAX_DECODED_RECORDS = 32  # of each of three files
+MAX_DECODED_RECORDS = 32  # in each of three files
 # Larger sets are read in part: their checks must not take longer than the first steps.
 MAX_COUNTED_RECORDS = 200_000
 MAX_READ_BYTES = 64 * 2**20

@@ -116,7 +116,7 @@ def strategy() -> tf.distribute.Strategy:
   """
   settings = hpu_environment.configured()
   load(settings)
-  # The stock driver reads this flag after it has asked for its strategy.
+  # The stock driver reads this flag after it has requested its strategy.
   driver_flags.override("enable_async_checkpointing", False)
   tf.config.set_soft_device_placement(True)
   if settings.op_placement_report:

@@ -20,11 +20,11 @@ import numpy as np
 import tensorflow as tf
 
 from mnv2_hpu import files
-from mnv2_hpu.data_preparation import images, sample_images
+from mnv2_hpu.data_preparation import images
 from mnv2_hpu.dataloaders import encoded_examples, image_decoding, record_files
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.progress import Progress
-from mnv2_hpu.serving import metadata, preprocessing
+from mnv2_hpu.serving import metadata, preprocessing, sample_images
 
 RESULT = "check.json"
 PREDICTIONS = "check.npz"

@@ -4,7 +4,7 @@ import helpers_images
 import helpers_sources
 import pytest
 
-from mnv2_hpu.data_preparation import splits
+from mnv2_hpu.data_preparation import listing
 from mnv2_hpu.errors import UserError
 
 
@@ -250,7 +250,7 @@ def test_unusable_input_is_explained(tmp_path, make, message):
 @pytest.mark.parametrize("fraction", [-0.1, 1, 20])
 def test_fraction_outside_the_unit_interval(fraction):
   with pytest.raises(UserError, match=f"--validation_fraction={fraction}"):
-    splits.check_fraction(fraction)
+    listing.check_fraction(fraction)
 
 
 def test_misspelt_source_is_answered_with_the_name():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from mnv2_hpu.data_preparation import images, sample_images
+from mnv2_hpu.data_preparation import images
 from mnv2_hpu.dataloaders import image_decoding
+from mnv2_hpu.serving import sample_images
 
 
 def decoded(encoded):

@@ -93,7 +93,7 @@ class SmallDownload(tfds.core.GeneratorBasedBuilder):
       builder=self,
       features=tfds.features.FeaturesDict(
         {
-          "picture": tfds.features.Image(encoding_format="jpeg"),
+          "photo": tfds.features.Image(encoding_format="jpeg"),
           "name": tfds.features.Text(),
           "kind": tfds.features.ClassLabel(names=CLASSES),
         }
@@ -106,7 +106,7 @@ class SmallDownload(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, folder):
     for path in sorted(folder.rglob("*.jpg")):
-      example = {"picture": path, "name": path.name, "kind": path.parent.name}
+      example = {"photo": path, "name": path.name, "kind": path.parent.name}
       yield f"{path.parent.name}/{path.name}", example
 
 

@@ -6,7 +6,7 @@ import helpers_images
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.data_preparation import examples, images, listing, prepare, verify
+from mnv2_hpu.data_preparation import images, listing, prepare, shards, verify
 from mnv2_hpu.errors import UserError
 
 LABELS = ["ant", "bee"]
@@ -110,7 +110,7 @@ def test_a_shard_that_is_no_tfrecord_is_given_up(data_dir):
   assert f"{SHARD}: record 0 at byte 0 is corrupt" in problems(data_dir)[0]
 
 
-def test_a_damaged_length_does_not_loop(data_dir):
+def test_a_corrupt_length_does_not_loop(data_dir):
   path = data_dir / SHARD
   data = bytearray(path.read_bytes())
   data[0] ^= 1
@@ -205,7 +205,7 @@ def test_a_duplicate_within_a_split_is_no_leak(data_dir):
   assert not any("same image" in problem for problem in problems(data_dir))
 
 
-def damaged_jpeg(records):
+def corrupt_jpeg(records):
   """Keeps the ends of an image and cuts the middle: only decoding shows it."""
   example = example_of(records[4])
   data = example.features.feature["image/encoded"].bytes_list.value
@@ -215,7 +215,7 @@ def damaged_jpeg(records):
 
 
 def test_deep_finds_what_only_decoding_shows(data_dir):
-  rewrite(data_dir / SHARD, damaged_jpeg)
+  rewrite(data_dir / SHARD, corrupt_jpeg)
   assert problems(data_dir) == []
   (problem,) = problems(data_dir, deep=True)
   assert problem.startswith(f"{SHARD}: record 4 at byte")
@@ -235,7 +235,7 @@ def test_deep_compares_the_recorded_size(data_dir):
 
 def test_an_image_of_another_format_is_found_without_decoding(data_dir):
   stored = images.EncodedImage(helpers_images.encoded("BMP"), "BMP", 24, 36, 3)
-  record = examples.serialize(stored, listing.SourceImage("x.bmp", 0), "ant")
+  record = shards.serialize(stored, listing.SourceImage("x.bmp", 0), "ant")
   rewrite(data_dir / SHARD, lambda records: [*records, record])
   assert problems(data_dir)[0].endswith("holds neither JPEG nor PNG in image/encoded")
 

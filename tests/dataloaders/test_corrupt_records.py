@@ -103,7 +103,7 @@ def test_a_resumed_run_replaces_the_same_records(write):
     assert resumed_images.tobytes() == images[3 * step :].tobytes()
 
 
-def _damage(path, cut):
+def _corrupt(path, cut):
   """Wrong bytes within the fourth of six records, or an end within it."""
   content = bytearray(path.read_bytes())
   place = len(content) * 7 // 12
@@ -115,10 +115,10 @@ def _damage(path, cut):
 
 
 @pytest.mark.parametrize("cut", [True, False], ids=["cut off", "wrong checksum"])
-def test_the_readable_part_of_a_damaged_file_is_read(write, caplog, cut):
+def test_the_readable_part_of_a_corrupt_file_is_read(write, caplog, cut):
   caplog.set_level(logging.WARNING, logger="absl")
   folder = write()
-  _damage(folder / "train-1", cut)
+  _corrupt(folder / "train-1", cut)
   _, labels = _read(folder, 10)  # 10 of 12 places an epoch: 9 readable, 1 replaced
   assert set(labels) == {0, 1, 2, 3, 4, 5, 6, 7, 8}
   (logged,) = caplog.records

@@ -82,7 +82,7 @@ def test_preprocessing_a_file_equals_preprocessing_its_pixels(name):
   ("target", "reduction"),
   [((91, 133), 1), ((46, 60), 1), ((45, 66), 2), ((22, 33), 4), ((11, 16), 8)],
 )
-def test_reduced_decoding_keeps_at_least_what_the_target_needs(target, reduction):
+def test_reduced_decoding_keeps_the_pixels_that_the_target_needs(target, reduction):
   """Against Pillow's own reduced decoding of the same file."""
   encoded = FILES["colours at half size"]
   window = image_decoding.decode_window(

@@ -116,7 +116,7 @@ class Held:
     self.variables = {}
     for key, value in content.items():
       _, name, replica = key.split("|")
-      if "checkpointed_runs" not in name:  # of TensorFlow's preemption handler
+      if "checkpointed_runs" not in name:  # TensorFlow's preemption handler counts them
         self.variables.setdefault(int(replica), []).append((name, value))
 
   def assert_bitwise(self, other, replica=0, of_other=0):

@@ -37,13 +37,20 @@ def _arguments(records, model_dir, mode, steps):
     "mnv2_hpu.horovod.gradient_compression = 'bf16'",
   ]
   return [
-    *("-W", "ignore", "-m", helpers_programs.STOCK_DRIVER),
+    *("-W", "ignore", "-m", "helpers_small_network", helpers_programs.STOCK_DRIVER),
     "--experiment=mobilenet_v2_classification",
     "--gin_file=gin/digits.gin",
     *(f"--gin_params={param}" for param in params),
     f"--mode={mode}",
     f"--model_dir={model_dir}",
   ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _helpers_on_the_path():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("PYTHONPATH", str(helpers_programs.TESTS))
+    yield
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,10 @@ import pytest
 import tensorflow as tf
 from sklearn import datasets
 
-pytestmark = pytest.mark.quickstart
+pytestmark = [
+  pytest.mark.quickstart,
+  pytest.mark.long("the first test runs the whole quickstart"),
+]
 
 # A fifth of each class of the 1,797 digits, rounded: 36 + 36 + 35 + ...
 HELD_OUT_BY_CLASS = np.round(np.bincount(datasets.load_digits().target) / 5)
@@ -78,7 +81,7 @@ def test_exports_keep_the_accuracy(metrics):
   assert metrics["top1_tflite"] == pytest.approx(metrics["top1"], abs=tolerance)
 
 
-def test_report_is_one_file_with_its_pictures(output_dir):
+def test_report_is_one_file_with_its_images(output_dir):
   report = (output_dir / "report.html").read_text()
 
   assert "data:image/" in report or "<svg" in report

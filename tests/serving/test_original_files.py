@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.data_preparation import images, sample_images
+from mnv2_hpu.data_preparation import images
+from mnv2_hpu.serving import sample_images
 from mnv2_hpu.serving.image_classification import ClassificationModule
 
 

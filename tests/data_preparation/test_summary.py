@@ -1,6 +1,6 @@
 import pytest
 
-from mnv2_hpu.data_preparation.image_warnings import image_warnings
+from mnv2_hpu.data_preparation.summary import image_warnings
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@ import tensorflow as tf
 from official.vision.dataloaders import classification_input
 
 from mnv2_hpu import tfrecord
-from mnv2_hpu.data_preparation import examples, images
+from mnv2_hpu.data_preparation import images, shards
 from mnv2_hpu.data_preparation.listing import SourceImage
 
 
 def test_model_garden_decodes_the_record():
   data = helpers_images.jpeg(5)
-  record = examples.serialize(images.read(data), SourceImage("sept/5.jpg", 7), "sept")
+  record = shards.serialize(images.read(data), SourceImage("sept/5.jpg", 7), "sept")
   decoded = classification_input.Decoder().decode(tf.constant(record))
   assert decoded["image/class/label"].numpy() == 7
   assert decoded["image/encoded"].numpy() == data
@@ -17,7 +17,7 @@ def test_model_garden_decodes_the_record():
 
 def test_layout_is_slims():
   stored = images.read(helpers_images.encoded("JPEG", mode="L"))
-  record = examples.serialize(stored, SourceImage("thé/caf\udce9.jpg", 1), "thé")
+  record = shards.serialize(stored, SourceImage("thé/caf\udce9.jpg", 1), "thé")
   read = tf.io.parse_single_example(
     record,
     {
@@ -44,8 +44,8 @@ def test_layout_is_slims():
 def test_bytes_do_not_depend_on_the_order_of_the_features():
   """A preparation that was killed continues with the same bytes."""
   values = {"image/encoded": b"jpeg", "image/class/label": 300, "empty": b""}
-  encoded = examples.encode_example(values)
-  assert encoded == examples.encode_example(dict(reversed(values.items())))
+  encoded = shards.encode_example(values)
+  assert encoded == shards.encode_example(dict(reversed(values.items())))
   keys = [encoded.index(key.encode()) for key in sorted(values)]
   assert keys == sorted(keys)
 
@@ -53,7 +53,7 @@ def test_bytes_do_not_depend_on_the_order_of_the_features():
 def test_imagenet_layout_is_that_of_the_tpu_models():
   stored = images.read(helpers_images.jpeg())
   source = SourceImage("n01440764/n01440764_18.JPEG", 1)
-  record = examples.serialize_imagenet(stored, source, "n01440764")
+  record = shards.serialize_imagenet(stored, source, "n01440764")
   parsed = tfrecord.parse_example(record)
   assert {key: value for key, (value,) in parsed.items()} == {
     "image/encoded": stored.encoded,

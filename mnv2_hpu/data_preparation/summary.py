@@ -1,0 +1,160 @@
+"""What a preparation made: dataset.json, warnings, and the lines to print."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import mnv2_hpu
+from mnv2_hpu.data_preparation import imagenet, shards, workspace
+from mnv2_hpu.data_preparation.listing import Listing
+from mnv2_hpu.data_preparation.shards import printable
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
+from mnv2_hpu.errors import UserError
+
+_MIN_UNUSED_BITS = 2  # leave a class a quarter as bright as it could be, or less
+_MAX_NAMES = 10
+
+
+def used_labels(source: str, num_classes: int) -> range:
+  """Returns the labels that images can have: all but ImageNet's background.
+
+  >>> used_labels("image_folder", 3), used_labels("imagenet", 3)
+  (range(0, 3), range(1, 3))
+  """
+  return range(1 if source == imagenet.NAME else 0, num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparationResult:
+  """What was prepared.
+
+  Attributes:
+    info: Content of dataset.json.
+    output_dir: Folder of the data set.
+    num_written: Images read by this run; 0 where the data set was there already.
+    num_kept: Images in shards that an earlier, unfinished run had written.
+    seconds: Seconds that this run took.
+  """
+
+  info: DatasetInfo
+  output_dir: str
+  num_written: int
+  num_kept: int
+  seconds: float
+
+  def summary(self) -> str:
+    """Returns the lines to print when a preparation has ended."""
+    info = self.info
+    labels = used_labels(info.source, info.num_classes)
+    lines = [f"{self.output_dir}: {info.num_classes} classes"]
+    for name, split in info.splits.items():
+      counts = {label: split.examples_per_class[label] for label in labels}
+      lines.append(
+        f"  {name:<10} {split.num_examples:>9,} images in {split.num_shards} shards, "
+        f"{min(counts.values()):,} to {max(counts.values()):,} per class"
+      )
+      lines += [
+        f"    none of {info.label_names[i]!r}" for i, n in counts.items() if not n
+      ]
+    for title, entries in (("skipped", info.skipped), ("converted", info.converted)):
+      lines.append(f"  {title:<10} {len(entries):>9,} images")
+      lines += [f"    {entry['file']}: {entry['reason']}" for entry in entries[:10]]
+      if len(entries) > 10:
+        lines.append(f"    and {len(entries) - 10:,} more, listed in dataset.json")
+    lines += [f"  warning: {line}" for line in info.warnings]
+    if not self.num_written:
+      return "\n".join([*lines, "  it was there already: nothing was written"])
+    if self.num_kept:
+      lines.append(f"  resumed: {self.num_kept:,} images were written before")
+    rate = self.num_written / max(self.seconds, 1e-9)
+    return "\n".join([*lines, f"  {self.seconds:.1f} s, {rate:,.0f} images/s"])
+
+
+def summarize(
+  listing: Listing,
+  plan: Mapping[str, Any],
+  work: workspace.Workspace,
+) -> DatasetInfo:
+  """Adds the reports of all shards up.
+
+  Raises:
+    UserError: If a shard has no readable image, or a class none to train on.
+  """
+  num_classes = len(listing.label_names)
+  skipped = [{**entry, "file": printable(entry["file"])} for entry in listing.skipped]
+  converted: list[dict[str, str]] = []
+  bits_used: dict[str, int] = {}
+  num_oriented = 0
+  infos = {}
+  for split, count in plan["shards"].items():
+    names = shards.shard_names(split, count)
+    report = shards.merge_reports(work.report_path(name) for name in names)
+    skipped += report.skipped
+    converted += report.converted
+    num_oriented += sum(report.oriented_per_class)
+    for name, bits in zip(listing.label_names, report.bits_used, strict=True):
+      if bits:
+        bits_used[name] = max(bits_used.get(name, 0), bits)
+    per_class = report.examples_per_class
+    pattern = f"{split}-*-of-{count:05d}"
+    infos[split] = SplitInfo(sum(per_class), count, pattern, per_class)
+  for label in used_labels(listing.source, num_classes):
+    if not infos["train"].examples_per_class[label]:
+      raise UserError(
+        f"the class {listing.label_names[label]!r} has no image to train on: all are "
+        f"held out, or among the {len(skipped)} that were skipped. Fix the input, then "
+        f"delete {work.output_dir} and run the same command again."
+      )
+  return DatasetInfo(
+    source=listing.source,
+    label_names=list(listing.label_names),
+    num_classes=num_classes,
+    splits=infos,
+    skipped=sorted(skipped, key=lambda entry: entry["file"]),
+    converted=sorted(converted, key=lambda entry: entry["file"]),
+    seed=plan["seed"],
+    validation_fraction=listing.validation_fraction,
+    source_checksum=listing.checksum,
+    tool_version=mnv2_hpu.__version__,
+    significant_bits=plan["significant_bits"],
+    warnings=[
+      *listing.warnings,
+      *image_warnings(num_oriented, bits_used, plan["significant_bits"]),
+    ],
+  )
+
+
+def image_warnings(
+  num_oriented: int, bits_used: Mapping[str, int], significant_bits: int
+) -> list[str]:
+  """Returns a line for each kind of images that people should look at.
+
+  Args:
+    num_oriented: Images with an EXIF orientation other than upright.
+    bits_used: Bits of the largest sample in the 16-bit images of a class, by its name.
+    significant_bits: Bits that these images were scaled by.
+  """
+  lines = []
+  if num_oriented:
+    lines.append(
+      f"{num_oriented:,} images have an EXIF orientation, which is ignored: no decoder "
+      "in an export reads it. To train and serve them upright, rotate the files "
+      "(exiftran -ai, mogrify -auto-orient) and prepare again."
+    )
+  largest = max([8, *bits_used.values()])
+  advice = (
+    f"--significant_bits={largest} suits the whole set, and is exported."
+    if largest < 16
+    else "Others use all 16, so no one scale suits the set: convert these files."
+  )
+  for bits in sorted(set(bits_used.values())):
+    names = [name for name in bits_used if bits_used[name] == bits]
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    classes = ", ".join(map(repr, names[:_MAX_NAMES])) + more
+    start = f"16-bit images of {classes} use {bits} bits of {significant_bits}"
+    if bits > significant_bits:
+      lines.append(f"{start}: what exceeds them is white. {advice}")
+    elif bits <= significant_bits - _MIN_UNUSED_BITS:
+      brightest = (1 << bits) - 1 >> significant_bits - 8
+      lines.append(f"{start}: their pixels are at most {brightest} of 255. {advice}")
+  return lines
