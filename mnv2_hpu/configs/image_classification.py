@@ -14,8 +14,12 @@ from mnv2_hpu import cluster, deprecations
 from mnv2_hpu.configs import backbones, optimizers, schedules
 from mnv2_hpu.configs.recipe import Recipe, configured_recipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
-from mnv2_hpu.dataloaders.input_fields import InputFields, PreprocessingOptions
-from mnv2_hpu.errors import UserError
+from mnv2_hpu.dataloaders.input_fields import (
+  PREPROCESSINGS,
+  InputFields,
+  PreprocessingOptions,
+)
+from mnv2_hpu.errors import UserError, did_you_mean
 
 
 @dataclasses.dataclass
@@ -30,6 +34,34 @@ class DataConfig(InputFields, upstream.DataConfig):
   def _override(self, override_dict: dict[str, Any], is_strict: bool = True) -> None:
     """Accepts the names that fields had in the last release too."""
     super()._override(deprecations.rename_data_fields(override_dict), is_strict)
+
+  def check(self, image_size: tuple[int, int], num_classes: int) -> None:
+    """Refuses values that no input can be built from.
+
+    Args:
+      image_size: Height and width of the images in pixels.
+      num_classes: Labels lie in [0, num_classes).
+
+    Raises:
+      UserError: Naming the field, its value and what is allowed.
+    """
+    kind = self.preprocessing
+    if kind not in PREPROCESSINGS:
+      raise UserError(
+        f"preprocessing: {kind!r} is unknown. {did_you_mean(kind, PREPROCESSINGS)}"
+      )
+    minima = {
+      "global_batch_size": (self.global_batch_size, 1),
+      "image height": (image_size[0], 1),
+      "image width": (image_size[1], 1),
+      "shuffle_buffer_size": (self.shuffle_buffer_size, 1),
+      "autotune_ram_mib": (self.autotune_ram_mib, 1),
+      "max_corrupt_records": (self.max_corrupt_records, 0),
+      "num_classes": (num_classes, 2),  # with one, every accuracy is 1
+    }
+    for name, (value, minimum) in minima.items():
+      if value < minimum:
+        raise UserError(f"{name} is {value}; it must be at least {minimum}.")
 
 
 @dataclasses.dataclass

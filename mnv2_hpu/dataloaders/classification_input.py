@@ -20,7 +20,6 @@ from mnv2_hpu.dataloaders import (
   corrupt_records,
   image_decoding,
   inception_preprocessing,
-  input_fields,
   record_files,
   record_reader,
 )
@@ -68,7 +67,7 @@ def build_dataset(
       if the replicas do not divide the batch, or if there are fewer examples than
       pipelines.
   """
-  input_fields.check(data, image_size, num_classes)
+  data.check(image_size, num_classes)
   context = input_context or tf.distribute.InputContext()
   batch_size = per_replica_batch_size(data.global_batch_size, context)
   files = record_files.match_files(data.input_path)

@@ -5,17 +5,9 @@ as `mobilenet_v2_classification.<name>`; the experiment holds them as
 `task.train_data.<name>` and `task.train_data.preprocessing_options.<name>`.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
 
 from official.modeling import hyperparams
-
-from mnv2_hpu.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-  from mnv2_hpu.configs.image_classification import DataConfig
 
 PREPROCESSINGS = ("inception", "model_garden")
 
@@ -61,33 +53,3 @@ class PreprocessingFields:
 @dataclasses.dataclass
 class PreprocessingOptions(PreprocessingFields, hyperparams.Config):
   """`task.train_data.preprocessing_options`, and that of the validation data."""
-
-
-def check(data: DataConfig, image_size: tuple[int, int], num_classes: int) -> None:
-  """Refuses values that no input can be built from.
-
-  Args:
-    data: What is read, and how.
-    image_size: Height and width of the images in pixels.
-    num_classes: Labels lie in [0, num_classes).
-
-  Raises:
-    UserError: Naming the field, its value and what is allowed.
-  """
-  kind = data.preprocessing
-  if kind not in PREPROCESSINGS:
-    raise UserError(
-      f"preprocessing: {kind!r} is unknown. {did_you_mean(kind, PREPROCESSINGS)}"
-    )
-  minima = {
-    "global_batch_size": (data.global_batch_size, 1),
-    "image height": (image_size[0], 1),
-    "image width": (image_size[1], 1),
-    "shuffle_buffer_size": (data.shuffle_buffer_size, 1),
-    "autotune_ram_mib": (data.autotune_ram_mib, 1),
-    "max_corrupt_records": (data.max_corrupt_records, 0),
-    "num_classes": (num_classes, 2),  # with one, every accuracy is 1
-  }
-  for name, (value, minimum) in minima.items():
-    if value < minimum:
-      raise UserError(f"{name} is {value}; it must be at least {minimum}.")

@@ -1,5 +1,6 @@
 """Evaluates the EMA weights of a run: its newest checkpoint, or each new one."""
 
+import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import task_factory, train_lib
 from official.modeling import performance
@@ -38,9 +39,10 @@ def evaluate(
     _runner(params, model_dir, "continuous_eval").run()
     return ""
   checkpoint_integrity.require_checkpoint(model_dir)
-  runner = _runner(params, model_dir, "eval")
-  metrics = runner.controller.evaluate(params.trainer.validation_steps)
-  lines = [f"step {int(runner.trainer.global_step.numpy()):,}, EMA weights"]
+  evaluating = _runner(params, model_dir, "eval").trainer  # its checkpoint is restored
+  # Not by the controller, which prints the metrics and writes them to the run's events.
+  metrics = evaluating.evaluate(tf.constant(params.trainer.validation_steps))
+  lines = [f"step {int(evaluating.global_step.numpy()):,}, EMA weights"]
   lines += [
     f"  {name:<20} {float(value):.5f}" for name, value in sorted(metrics.items())
   ]

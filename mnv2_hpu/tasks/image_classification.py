@@ -18,7 +18,6 @@ from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.dataloaders import (
   classification_input,
-  input_fields,
   record_check,
   record_files,
 )
@@ -220,7 +219,7 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     height, width = config.model.input_size[:2]
     used = [config.train_data] * train + [config.validation_data] * evaluate
     for data in used:
-      input_fields.check(data, (height, width), config.model.num_classes)
+      data.check((height, width), config.model.num_classes)
       record_check.check_records(
         record_files.match_files(data.input_path),
         config.model.num_classes,

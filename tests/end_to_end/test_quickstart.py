@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -95,3 +96,18 @@ def test_records_hold_a_fifth_of_each_digit(output_dir):
 
   assert len(images) == HELD_OUT
   assert np.bincount(labels.numpy()).tolist() == HELD_OUT_BY_CLASS.tolist()
+
+
+def test_evaluating_again_says_the_same_once_and_changes_nothing(
+  output_dir, metrics, programs
+):
+  model_dir = output_dir / "model"
+  before = {path: path.stat().st_mtime_ns for path in model_dir.rglob("*")}
+
+  done = programs.run("mnv2_hpu.cli.evaluate", f"--model_dir={model_dir}")
+
+  assert done.returncode == 0, done.output[-3000:]
+  assert f"step {metrics['train_steps']:,}, EMA weights" in done.output
+  (top1,) = re.findall(r"\baccuracy\W+([\d.]+)", done.output)
+  assert float(top1) == pytest.approx(metrics["top1"], abs=2 / HELD_OUT)
+  assert {path: path.stat().st_mtime_ns for path in model_dir.rglob("*")} == before
