@@ -39,7 +39,7 @@ def evaluate(
     _runner(params, model_dir, "continuous_eval").run()
     return ""
   checkpoint_integrity.require_checkpoint(model_dir)
-  evaluating = _runner(params, model_dir, "eval").trainer  # its checkpoint is restored
+  evaluating = _runner(params, model_dir, "eval").trainer  # restored already
   # Not by the controller, which prints the metrics and writes them to the run's events.
   metrics = evaluating.evaluate(tf.constant(params.trainer.validation_steps))
   lines = [f"step {int(evaluating.global_step.numpy()):,}, EMA weights"]
