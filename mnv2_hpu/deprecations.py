@@ -5,7 +5,7 @@ One table a kind of name. A row is deleted in the release after the one it came 
 
 import functools
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -45,6 +45,9 @@ DATA_FIELDS = {
   "max_unreadable_records": "max_corrupt_records",
 }
 
+# A field of `task` that only the records of earlier releases hold.
+REMOVED_TASK_FIELD = "learning_rate_scaling"
+
 
 @functools.cache
 def warn(old: str, new: str) -> None:
@@ -72,7 +75,9 @@ def rename_flags(argv: Sequence[str], defined: Container[str]) -> list[str]:
   return renamed
 
 
-def rename_data_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+def rename_data_fields(
+  values: Mapping[str, Any], log: Callable[[str, str], None] = warn
+) -> dict[str, Any]:
   """Returns values for `task.train_data` in which `DATA_FIELDS` have their new names.
 
   Values that hold `preprocessing_options` are of this release: Model Garden's fields
@@ -85,8 +90,18 @@ def rename_data_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     *nested, new = DATA_FIELDS[old].split(".")
     target = renamed.setdefault(nested[0], {}) if nested else renamed
     target[new] = renamed.pop(old)
-    warn(f"task.train_data.{old}", f"task.train_data.{DATA_FIELDS[old]}")
+    log(f"task.train_data.{old}", f"task.train_data.{DATA_FIELDS[old]}")
   return renamed
+
+
+def upgrade_experiment(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the experiment of an earlier release's run, with today's fields."""
+  task = dict(config["task"])
+  if task.pop(REMOVED_TASK_FIELD, None) is None:
+    return dict(config)
+  for data in ("train_data", "validation_data"):
+    task[data] = rename_data_fields(task[data], log=lambda old, new: None)
+  return {**config, "task": task}
 
 
 def install_gin_names() -> None:

@@ -9,17 +9,19 @@ import json
 import math
 import os
 import resource
+from collections.abc import Collection
 from typing import Any
 
 import orbit
 import tensorflow as tf
 from absl import logging
+from official.core import base_task, train_utils
 from official.core import config_definitions as cfg
-from official.core import train_utils
 
 from mnv2_hpu import files
 from mnv2_hpu.core import checkpointing, evaluations, finite
 from mnv2_hpu.distribute import ranks, variable_sync
+from mnv2_hpu.errors import UserError, did_you_mean
 from mnv2_hpu.progress import Progress
 
 Logs = dict[str, Any]
@@ -157,7 +159,7 @@ class SaveBestCheckpoint:
       trainer.task.logging_dir, config.best_checkpoint_export_subdir
     )
     self._best = orbit.actions.NewBestMetric(
-      lambda logs: train_utils.get_leaf_nested_dict(logs, self._name.split("|")),
+      self._metric,
       higher_is_better=config.best_checkpoint_metric_comp == "higher",
     )
     self._manager = tf.train.CheckpointManager(
@@ -167,8 +169,24 @@ class SaveBestCheckpoint:
       checkpoint_name=train_utils.BEST_CHECKPOINT_NAME,
     )
     self._has_best = False  # before that, orbit's value is no float32
+    adds_none = base_task.Task.reduce_aggregated_logs
+    if type(trainer.task).reduce_aggregated_logs is adds_none:
+      metrics = (*trainer.validation_metrics, trainer.validation_loss)
+      self._require_metric([metric.name for metric in metrics])
     if ranks.rank(self._strategy) == 0:
       self._read_best()
+
+  def _require_metric(self, names: Collection[str]) -> None:
+    name = self._name.split("|")[0]
+    if not {name, name.removeprefix("raw_")} & set(names):
+      raise UserError(
+        f"trainer.best_checkpoint_eval_metric is {self._name!r}, which no evaluation "
+        f"of this task has. {did_you_mean(name, names)}"
+      )
+
+  def _metric(self, logs: Logs) -> float:
+    self._require_metric(logs)
+    return train_utils.get_leaf_nested_dict(logs, self._name.split("|"))
 
   def _read_best(self) -> None:
     path = os.path.join(self._folder, "info.json")
@@ -178,7 +196,7 @@ class SaveBestCheckpoint:
       with tf.io.gfile.GFile(path) as file:
         self._best.commit(json.load(file))
       self._has_best = True
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, UserError) as error:
       logging.warning("%s cannot be read (%s): ignored.", path, error)
 
   def __call__(self, logs: Logs) -> None:

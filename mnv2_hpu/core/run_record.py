@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 from official.core import config_definitions as cfg
 
-from mnv2_hpu import __version__, compat, files
+from mnv2_hpu import __version__, compat, deprecations, files
 from mnv2_hpu.errors import UserError
 
 FILE = "run_record.json"
@@ -29,6 +29,7 @@ RECIPE = (
   "task.losses",
   "task.train_data.global_batch_size",
   "task.train_data.preprocessing",
+  "task.train_data.preprocessing_options",
   "trainer.optimizer_config",
   "runtime.mixed_precision_dtype",
 )
@@ -101,6 +102,13 @@ def _read_json(path: str, key: str) -> Any:
     ) from error
 
 
+def _read_config(path: str) -> dict[str, Any]:
+  """Returns the experiment of a record, of an earlier release's too."""
+  config = _read_json(path, "config")
+  is_whole = isinstance(config, dict) and isinstance(config.get("task"), dict)
+  return deprecations.upgrade_experiment(config) if is_whole else config
+
+
 def check_and_write(
   model_dir: str, config: cfg.ExperimentConfig, allow_change: bool
 ) -> None:
@@ -114,7 +122,7 @@ def check_and_write(
   path = os.path.join(model_dir, FILE)
   current = config.as_dict()
   if tf.train.latest_checkpoint(model_dir) and tf.io.gfile.exists(path):
-    before = _recipe(_read_json(path, "config"))
+    before = _recipe(_read_config(path))
     now = _recipe(json.loads(json.dumps(current)))
     changed = [
       f"  {name}: {before.get(name)!r} -> {now.get(name)!r}"
@@ -162,7 +170,7 @@ def load(model_dir: str, task: cfg.TaskConfig) -> cfg.ExperimentConfig:
     )
   config = cfg.ExperimentConfig(task=task)
   try:
-    config.override(_read_json(path, "config"))
+    config.override(_read_config(path))
   except (AttributeError, KeyError, TypeError) as error:
     raise UserError(
       f"{path!r} does not describe a run of {type(task).__name__} ({error}). Give the "

@@ -8,6 +8,8 @@ from official.core import exp_factory
 
 import mnv2_hpu
 from mnv2_hpu.compat import keras
+from mnv2_hpu.configs import image_classification
+from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.core import run_record
 from mnv2_hpu.errors import UserError
 
@@ -67,6 +69,44 @@ def test_another_recipe_stops_and_is_named(tmp_path, config, override, named):
     run_record.check_and_write(str(tmp_path), config, allow_change=False)
   assert named in str(raised.value)
   run_record.check_and_write(str(tmp_path), config, allow_change=True)
+
+
+@pytest.fixture
+def recorded_by_an_earlier_release(tmp_path):
+  """(folder, experiment): the record has the names of the release before."""
+  recipe = Recipe(
+    data_dir=str(tmp_path), num_classes=3, num_train_examples=96, crop=False
+  )
+  config = image_classification.experiment(recipe)
+  run_record.check_and_write(str(tmp_path), config, allow_change=False)
+  _save(_model(2), tmp_path)
+  path = tmp_path / run_record.FILE
+  record = json.loads(path.read_text())
+  task = record["config"]["task"]
+  task["learning_rate_scaling"] = "linear"
+  for data in (task["train_data"], task["validation_data"]):
+    options = data.pop("preprocessing_options")
+    data["aug_crop"] = options.pop("crop")
+    data["aug_rand_hflip"] = options.pop("flip")
+    data["center_crop_fraction"] = options.pop("central_fraction")
+    data["max_unreadable_records"] = data.pop("max_corrupt_records")
+    data.update(options)
+  path.write_text(json.dumps(record))
+  return str(tmp_path), config
+
+
+def test_a_run_of_an_earlier_release_resumes(recorded_by_an_earlier_release):
+  model_dir, config = recorded_by_an_earlier_release
+  loaded = run_record.load(model_dir, image_classification.ImageClassificationTask())
+  assert json.dumps(loaded.as_dict()) == json.dumps(config.as_dict())
+  run_record.check_and_write(model_dir, config, allow_change=False)
+
+
+def test_another_crop_is_another_recipe(recorded_by_an_earlier_release):
+  model_dir, config = recorded_by_an_earlier_release
+  config.task.train_data.preprocessing_options.crop = True
+  with pytest.raises(UserError, match=r"preprocessing_options\.crop: False -> True"):
+    run_record.check_and_write(model_dir, config, allow_change=False)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path, config):

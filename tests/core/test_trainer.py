@@ -17,6 +17,7 @@ from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import trainer
 from mnv2_hpu.data_preparation import prepare
+from mnv2_hpu.errors import UserError
 
 mnv2_hpu.register()
 
@@ -55,10 +56,11 @@ def build(records, tmp_path):
   # So that the label matters, and each image has a loss of its own.
   model.trainable_variables[-1].assign(0.1 * np.arange(1 + len(CLASSES)) ** 2)
 
-  def build_one(trainer_class):
+  def build_one(trainer_class, best_metric="accuracy", **arguments):
+    config.trainer.best_checkpoint_eval_metric = best_metric
     task = task_factory.get_task(task_config, logging_dir=str(tmp_path))
     optimizer = keras.optimizers.legacy.SGD(0.1)
-    return trainer_class(config, task, model, optimizer, train=False)
+    return trainer_class(config, task, model, optimizer, train=False, **arguments)
 
   return build_one
 
@@ -73,6 +75,11 @@ def test_each_evaluation_sees_the_same_images_whatever_came_before(build):
   assert len({round(float(loss), 6) for loss in expected.values()}) == 3
   for steps in (-1, -1, 1, 1, 3, -1, 3, -1):
     np.testing.assert_allclose(_loss(ours, steps), expected[steps], rtol=1e-6)
+
+
+def test_a_best_metric_that_does_not_exist_is_refused_before_the_first_step(build):
+  with pytest.raises(UserError, match=r"eval_metric is 'acuracy'.*Did you mean 'accur"):
+    build(trainer.Trainer, "acuracy", checkpoint_exporter=True)
 
 
 def test_more_steps_than_there_are_images_count_none_twice(build):
