@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from mnv2_hpu import cluster, tf_environment
+from mnv2_hpu.core import termination
 from mnv2_hpu.errors import UserError
 
 _BACKOFF_SECONDS = 1.0  # before the first restart; doubles with each
@@ -140,7 +141,7 @@ def _attempt(options: Options, stop: _StopRequest) -> int:
       processes.append(_start(options, environ))
     while True:
       codes = [process.poll() for process in processes]
-      died = next((code for code in codes if code), 0)
+      died = _first_failure(codes)
       if died or all(code == 0 for code in codes):
         return _exit_code(died)
       if stop.is_requested:
@@ -149,6 +150,19 @@ def _attempt(options: Options, stop: _StopRequest) -> int:
       time.sleep(_POLL_SECONDS)
   finally:
     _end(processes, options)
+
+
+def _first_failure(codes: Sequence[int | None]) -> int:
+  """Returns the code of the process that failed first, 0 where none has.
+
+  Of two that ended between two looks, one that ended for the loss of a peer came second.
+
+  >>> _first_failure([None, 0]), _first_failure([75, -9])
+  (0, -9)
+  """
+  failed = [code for code in codes if code]
+  own = [code for code in failed if code != termination.EXIT_PEER_LOST]
+  return next(iter(own or failed), 0)
 
 
 def _exit_code(returncode: int) -> int:
