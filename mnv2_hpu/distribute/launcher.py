@@ -155,7 +155,7 @@ def _attempt(options: Options, stop: _StopRequest) -> int:
 def _first_failure(codes: Sequence[int | None]) -> int:
   """Returns the code of the process that failed first, 0 where none has.
 
-  Of two that ended between two looks, one that ended for the loss of a peer came second.
+  Of two that ended between two looks, the one that lost its peer came second.
 
   >>> _first_failure([None, 0]), _first_failure([75, -9])
   (0, -9)
