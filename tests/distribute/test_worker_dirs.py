@@ -20,13 +20,15 @@ flags.FLAGS(["program", "--model_dir=/the/users"])
 logging.set_verbosity(logging.INFO)
 
 @gin.configurable
-class TrainerOfTheTest:
+class Trainer:
   joins_ranks = sys.argv[2] == "joins_ranks"
 
+@gin.configurable
+def create_trainer(trainer_cls=None):
+  pass
+
 worker_dirs.install()
-gin.parse_config_files_and_bindings(
-  [], ["create_trainer.trainer_cls = @TrainerOfTheTest"]
-)
+gin.parse_config_files_and_bindings([], ["create_trainer.trainer_cls = @Trainer"])
 print("said to standard output", flush=True)
 print("verbosity", logging.get_verbosity(), file=sys.stderr)
 print("model_dir", flags.FLAGS.model_dir, file=sys.stderr)
