@@ -103,7 +103,7 @@ def _given_splits(folder: input_files.InputFolder) -> dict[str, str]:
         "<input_dir>/train/<class>/<image> and <input_dir>/validation/<class>/<image>."
       )
     return {"train": ""}
-  for split in set(given.values()):
+  for split in dict.fromkeys(given.values()):
     same = [name for name in given if given[name] == split]
     if len(same) > 1:
       raise UserError(

@@ -104,8 +104,9 @@ class InputFolder:
     """Returns a line on what was ignored, if anything was."""
     if not self._ignored:
       return []
-    counts = Counter(map(os.path.basename, self._ignored)).most_common(_MAX_NAMES)
-    names = ", ".join(f"{name!r} ({count})" for name, count in counts)
+    counts = Counter(sorted(map(os.path.basename, self._ignored)))
+    most_frequent = counts.most_common(_MAX_NAMES)
+    names = ", ".join(f"{name!r} ({count})" for name, count in most_frequent)
     return [
       f"{len(self._ignored):,} hidden or system files and folders are ignored, the "
       f"most frequent: {names}"
