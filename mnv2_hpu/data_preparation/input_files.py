@@ -105,8 +105,8 @@ class InputFolder:
     if not self._ignored:
       return []
     counts = Counter(sorted(map(os.path.basename, self._ignored)))
-    most_frequent = counts.most_common(_MAX_NAMES)
-    names = ", ".join(f"{name!r} ({count})" for name, count in most_frequent)
+    named = counts.most_common(_MAX_NAMES)
+    names = ", ".join(f"{name!r} ({count})" for name, count in named)
     return [
       f"{len(self._ignored):,} hidden or system files and folders are ignored, the "
       f"most frequent: {names}"
