@@ -6,7 +6,9 @@ Neither is imported here.
 """
 
 import os
+import pathlib
 import re
+import tokenize
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -42,9 +44,10 @@ def explain(error: BaseException) -> str | None:
   )
   if override is not None:
     return _explain_yaml(error, override)
-  if isinstance(error, SyntaxError) and _local(
-    error, "gin.config", "parse_config", "bindings"
-  ):
+  bindings = _local(error, "gin.config", "parse_config", "bindings")
+  if isinstance(error, tokenize.TokenError) and bindings:  # from Python 3.12 on
+    error = _as_syntax_error(error, bindings)
+  if isinstance(error, SyntaxError) and bindings:
     return _explain_gin_syntax(error)
   if isinstance(error, UnicodeDecodeError) and gin_file is not None:
     return f"--gin_file={gin_file}: {_not_utf8(error)}"
@@ -63,6 +66,16 @@ def _local(error: BaseException, module: str, function: str, name: str) -> Any:
     if in_module and frame.f_code.co_name == function:
       found = frame.f_locals.get(name)
   return found
+
+
+def _as_syntax_error(error: tokenize.TokenError, bindings: Any) -> SyntaxError:
+  """Returns the error as gin raises it for what Python can split into tokens."""
+  message, (number, column) = error.args
+  file = _local(error, "gin.config", "parse_config_file", "config_file_with_prefix")
+  text = bindings if file is None else pathlib.Path(file).read_text()
+  lines = text.splitlines()
+  line = lines[min(number, len(lines)) - 1]
+  return SyntaxError(message, (file, number, column, line))
 
 
 def _explain_gin_syntax(error: SyntaxError) -> str:

@@ -2,10 +2,12 @@
 
 import atexit
 import dataclasses
+import functools
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,6 +24,7 @@ _EXIT_INTERRUPTED = 130
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _MAX_EXIT_SECONDS = 10  # for the functions that run at exit
 _ending = threading.Event()
+_exit_code = 0  # with which the process ends, once `_ending` is set
 
 
 @gin.configurable(module="mnv2_hpu")
@@ -86,17 +89,33 @@ class StopRequest:
     os.write(2, text.encode())
 
 
+@functools.cache
+def _start_deadline(process_id: int) -> None:
+  """Starts the thread that ends this process if its exit functions do not return.
+
+  They may wait for another rank that is stuck. Python 3.12 starts no thread once they
+  run.
+  """
+  del process_id  # a forked child needs a thread of its own
+
+  def end_in_time() -> None:
+    _ending.wait()
+    time.sleep(_MAX_EXIT_SECONDS)
+    os._exit(_exit_code)
+
+  threading.Thread(target=end_in_time, daemon=True).start()
+
+
 def end_process(code: int) -> NoReturn:
   """Runs what is to run at exit, then ends the process without Python's teardown.
 
   The teardown destroys TensorFlow's iterators too, which may keep the whole process for
   a minute (docs/benchmarks.md).
   """
+  global _exit_code
+  _exit_code = code
+  _start_deadline(os.getpid())
   _ending.set()
-  # Exit functions may wait for another rank that is stuck.
-  timer = threading.Timer(_MAX_EXIT_SECONDS, os._exit, (code,))
-  timer.daemon = True
-  timer.start()
   atexit._run_exitfuncs()
   sys.stdout.flush()
   sys.stderr.flush()
@@ -113,6 +132,7 @@ def skip_teardown_at_exit(keep: Any) -> None:
   Args:
     keep: Object that lives until then, and with it the iterators that it holds.
   """
+  _start_deadline(os.getpid())
   code = 0
   python_exit: Callable[[Any], NoReturn] = sys.exit
 
