@@ -21,6 +21,12 @@ COMMANDS = (
   "verify_data",
 )
 
+GAUDI = [
+  "habana-tensorflow==1.14.0.493",
+  "tensorflow-cpu==2.15.0.post1",
+  "tf-models-official==2.15.*",
+]
+
 
 def version() -> str:
   """Reads the version from the package without importing it."""
@@ -44,9 +50,11 @@ setuptools.setup(
     "License :: OSI Approved :: Apache Software License",
     "Programming Language :: Python :: 3.10",
     "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
   ],
-  python_requires=">=3.10,<3.12",
+  python_requires=">=3.10,<3.14",
   packages=[
     *setuptools.find_packages(include=["mnv2_hpu", "mnv2_hpu.*"]),
     "mnv2_hpu.gin",
@@ -59,23 +67,31 @@ setuptools.setup(
     "mnv2_hpu.distribute": ["*.json"],
   },
   # TensorFlow itself is left to Model Garden's requirements: `tensorflow` and
-  # `tensorflow-cpu` provide the same module, and Gaudi needs the latter.
+  # `tensorflow-cpu` provide the same module, and Gaudi needs the latter. What only one
+  # stack needs beside that: STACKS in mnv2_hpu/compat.py.
   install_requires=[
     "absl-py>=1.4,<2",
     "gin-config>=0.5,<0.6",
     "matplotlib>=3.8,<4",
-    "numpy>=1.26,<2",
+    "numpy>=1.26,<2.4",
     "packaging>=23",
     "Pillow>=10,<14",
-    "protobuf>=3.20,<5",  # TensorFlow 2.15 cannot be imported with 5
+    "protobuf>=3.20",
     "scikit-learn>=1.3,<2",
-    "tensorflow-datasets>=4.9,<4.9.8",  # later ones need protobuf 5, TF 2.15 has < 5
-    "tensorflow-metadata>=1.15,<1.16",  # that of tensorflow-datasets
-    "tf-models-official>=2.15,<2.16",
+    "standard-imghdr; python_version >= '3.13'",  # Model Garden 2.20 imports imghdr
+    "tensorboard>=2.15",
+    # Later ones need a protobuf that TensorFlow 2.15 cannot be imported with: on Python
+    # 3.10 pip therefore takes the 2.15 stack, as `make setup` does.
+    "tensorflow-datasets>=4.9,<4.9.8; python_version < '3.11'",
+    "tensorflow-datasets>=4.9,<5; python_version >= '3.11'",
+    "tensorflow-metadata>=1.15,<1.16; python_version < '3.11'",
+    "tensorflow-metadata>=1.15,<2; python_version >= '3.11'",
+    "tf-models-official>=2.15,<2.21,!=2.16.*,!=2.17.*,!=2.18.*,!=2.19.*",
     "tqdm>=4.60,<5",
   ],
   extras_require={
-    "hpu": ["habana-tensorflow==1.14.0.493; python_version == '3.10'"],
+    "gaudi": GAUDI,
+    "hpu": GAUDI,  # the name of 0.1
     "horovod": ["horovod==0.28.1"],
   },
   entry_points={

@@ -29,8 +29,8 @@ def register() -> None:
     `official.core.task_factory._REGISTERED_TASK_CLS`: the experiment
     `mobilenet_v2_classification` and its task.
   * `keras.src.saving.object_registration._GLOBAL_CUSTOM_OBJECTS` and
-    `keras.src.saving.object_registration._GLOBAL_CUSTOM_NAMES`: the backbone's class,
-    so that a saved model of it loads.
+    `keras.src.saving.object_registration._GLOBAL_CUSTOM_NAMES` (`tf_keras.src…` on
+    TensorFlow 2.20): the backbone's class, so that a saved model of it loads.
   * `gin.config._INVERSE_REGISTRY`: what gin may bind as `mobilenet_v2_classification.…`
     and `mnv2_hpu.…`.
   * `gin.config._LOCATION_PREFIXES`: gin finds `imagenet.gin` and `gin/imagenet.gin`

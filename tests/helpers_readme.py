@@ -19,7 +19,7 @@ TRAIN_MODULES = ("official.vision.train", "mnv2_hpu.cli.train")
 KINDS = (
   (r"(git clone|cd|source|pip install|uv pip|hl-smi|docker|export)( .*)?", SHOWN),
   (r"python -m official\.vision\.data\..*", SHOWN),  # reads COCO itself
-  (r"make( [a-z-]+)?( [A-Z]+=\S+)?", MAKE),
+  (r"make( [a-z-]+)?( [A-Z]+=\S+)*", MAKE),
   (r"python -m official\.vision\.train .*", TRAIN),
   (
     r"(mnv2-train|python entrypoints/train\.py|python -m mnv2_hpu\.cli\.train) .*",

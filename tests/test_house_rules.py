@@ -54,6 +54,18 @@ def test_one_module_alone_replaces_files():
   assert found == {"files.py"}
 
 
+def test_one_module_alone_asks_which_stack_it_is():
+  # The bridge fits one TensorFlow, whatever the stack; the doctor reads the table.
+  asking = re.compile(r"version_info|stack\(\)|STACKS|__version__ *[=!<>]|tf_keras")
+  found = {
+    path.relative_to(PACKAGE).as_posix()
+    for path in PACKAGE.rglob("*.py")
+    if asking.search(path.read_text())
+  }
+  found -= {"__init__.py", "distribute/habana.py"}
+  assert found == {"compat.py", "doctor/checks.py", "doctor/environment.py"}
+
+
 def test_commands_are_flags_and_one_call():
   for path in (PACKAGE / "cli").glob("*.py"):
     if path.stem not in COMMANDS:

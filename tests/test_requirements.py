@@ -6,48 +6,73 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from mnv2_hpu import compat
+
 pytestmark = pytest.mark.checkout
 
-PYTHONS = ("3.10", "3.11")
+LOCKS = [
+  (name, python) for name in compat.STACKS for python in compat.STACKS[name].pythons
+]
+each_lock = pytest.mark.parametrize(("stack", "python"), LOCKS)
 
 
-def locked(checkout, python):
-  text = (checkout / "requirements" / f"python{python}.txt").read_text()
+def lock(checkout, stack, python):
+  return (checkout / "requirements" / f"tf{stack}-python{python}.txt").read_text()
+
+
+def locked(checkout, stack, python):
+  text = lock(checkout, stack, python)
   return dict(re.findall(r"^([a-z0-9-]+)==([^ \\\n;]+)", text, re.MULTILINE))
 
 
-def install_requires(checkout):
+def install_requires(checkout, python):
   text = (checkout / "setup.py").read_text()
   block = re.search(r"install_requires=\[(.*?)\n  \]", text, re.DOTALL)[1]
-  return [Requirement(line) for line in re.findall(r'"(.+?)"', block)]
+  found = [Requirement(line) for line in re.findall(r'"(.+?)"', block)]
+  here = {"python_version": python}
+  return [r for r in found if r.marker is None or r.marker.evaluate(here)]
 
 
-@pytest.mark.parametrize("python", PYTHONS)
-def test_setup_admits_the_locks(checkout, python):
-  versions = locked(checkout, python)
-  asked = install_requires(checkout)
+def test_the_tools_and_the_doctor_know_the_same_stacks(checkout):
+  lines = (checkout / "requirements/stacks.txt").read_text().splitlines()
+  rows = [tuple(line.split()) for line in lines if not line.startswith("#")]
+
+  for stack in compat.STACKS:
+    pythons = tuple(python for name, python in rows if name == stack)
+    assert pythons == compat.STACKS[stack].pythons
+  assert rows[0] == ("2.15", "3.10")  # Gaudi's, wherever its Python is found
+  locks = {path.name for path in (checkout / "requirements").glob("tf*.txt")}
+  assert locks == {f"tf{stack}-python{python}.txt" for stack, python in rows}
+
+
+@each_lock
+def test_setup_and_the_stack_admit_the_locks(checkout, stack, python):
+  versions = locked(checkout, stack, python)
+  asked = install_requires(checkout, python)
+  asked += [Requirement(bound) for bound in compat.STACKS[stack].bounds]
 
   assert len(asked) >= 5
   for requirement in asked:
     assert Version(versions[requirement.name.lower()]) in requirement.specifier
+  assert compat.minor(versions[compat.MODEL_GARDEN]) == stack
 
 
-@pytest.mark.parametrize("python", PYTHONS)
-def test_locks_hold_no_cuda_build(checkout, python):
-  versions = locked(checkout, python)
+@each_lock
+def test_locks_hold_no_cuda_build(checkout, stack, python):
+  versions = locked(checkout, stack, python)
 
   assert "tensorflow-cpu" in versions
   assert "tensorflow" not in versions
 
 
 def test_bridge_is_locked_where_it_has_wheels(checkout):
-  assert locked(checkout, "3.10")["habana-tensorflow"] == "1.14.0.493"
-  assert "habana-tensorflow" not in locked(checkout, "3.11")
+  for stack, python in LOCKS:
+    version = locked(checkout, stack, python).get("habana-tensorflow")
+    assert version == ("1.14.0.493" if (stack, python) == ("2.15", "3.10") else None)
 
 
-@pytest.mark.parametrize("python", PYTHONS)
-def test_every_locked_package_has_a_hash(checkout, python):
-  text = (checkout / "requirements" / f"python{python}.txt").read_text()
-  packages = re.split(r"\n(?=[a-z])", text)
+@each_lock
+def test_every_locked_package_has_a_hash(checkout, stack, python):
+  packages = re.split(r"\n(?=[a-z])", lock(checkout, stack, python))
 
   assert [p.split()[0] for p in packages if "--hash=sha256:" not in p] == []

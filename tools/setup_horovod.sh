@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Puts Horovod into .venv. There are no wheels of it: it is built here from the source
+# Puts Horovod into the environment of $STACK. There are no wheels of it: it is built here from the source
 # that requirements/horovod.txt locks, which takes some minutes, against the TensorFlow of
-# .venv. The wheel is kept in the user's cache, so that it is built once.
+# that environment. The wheel is kept in the user's cache, so that it is built once.
 # Exit codes: 0 it works, 3 there is no compiler here, 1 anything else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source tools/venv.sh
 
 lock=requirements/horovod.txt
-python=$PWD/.venv/bin/python
-export VIRTUAL_ENV=$PWD/.venv
-stamp=.venv/.horovod
+python=$PWD/$venv/bin/python
+export VIRTUAL_ENV=$PWD/$venv
+stamp=$venv/.horovod
 
 # `make setup` removes what its own lock does not hold, this too.
-if [[ $stamp -nt .venv/.installed && $stamp -nt $lock ]]; then
+if [[ $stamp -nt $venv/.installed && $stamp -nt $lock ]]; then
   exit
 fi
 
@@ -48,14 +49,25 @@ require() { # require <what> <command>
   exit 3
 }
 
+forward() { # <header that Horovod includes> <where TensorFlow has moved it>
+  local include
+  include=$("$python" -c 'from importlib import util
+print(util.find_spec("tensorflow").submodule_search_locations[0] + "/include")')
+  [[ ! -e $include/$1 && -e $include/$2 ]] || return 0
+  mkdir -p "build/horovod-headers/$(dirname "$1")"
+  echo "#include \"$2\"" >"build/horovod-headers/$1"
+}
+
 build() {
   local pip=(build/uv/bin/python -m pip) new="$kept.$$"
-  "${pip[@]}" --version >/dev/null 2>&1 || pip=("$(tools/find_python.sh)" -m pip)
-  rm -rf "$new"
+  "${pip[@]}" --version >/dev/null 2>&1 || pip=("$(tools/find_python.sh | cut -d" " -f2-)" -m pip)
+  rm -rf "$new" build/horovod-headers
+  forward tensorflow/compiler/xla/client/xla_builder.h xla/hlo/builder/xla_builder.h
   # Without pip's own cache, which would give a wheel built for another TensorFlow.
   # CMAKE_POLICY_VERSION_MINIMUM: cmake 4 refuses what gloo requires.
-  env PATH="$PWD/.venv/bin:$PATH" "${mpi[@]}" HOROVOD_WITH_GLOO=1 \
+  env PATH="$PWD/$venv/bin:$PATH" "${mpi[@]}" HOROVOD_WITH_GLOO=1 \
     HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
+    CPLUS_INCLUDE_PATH="$PWD/build/horovod-headers" \
     CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="-j$(nproc)" \
     "${pip[@]}" --python "$python" wheel --no-cache-dir --no-deps --no-build-isolation \
     --no-binary horovod --require-hashes --requirement "$lock" --wheel-dir "$new" \

@@ -2,15 +2,22 @@
 # Runs every check, the cheap ones first; stops at the first that fails, and says how long
 # each took. usage: tools/test.sh [quick]
 # TEST_WORKERS is the number of processes that run tests side by side; 2 if not set.
+# STACK=2.20 runs the tests alone on that stack: what reads the source (format, lint,
+# words, types, imports) and what builds the wheel is the same on both.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source tools/venv.sh
 
-results=build/test-results
+results=build/test-results${venv#.venv}
 rm -rf "$results"
 mkdir -p "$results"
-export PATH=$PWD/.venv/bin:$PATH VIRTUAL_ENV=$PWD/.venv
+export PATH=$PWD/$venv/bin:$PATH VIRTUAL_ENV=$PWD/$venv
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 export PYTHONDONTWRITEBYTECODE= # else each of some hundred processes compiles again
+other=$([[ $venv == .venv ]] && echo .venv-2.20 || echo .venv)
+if [[ -x $other/bin/python ]] && ! cmp -s "$venv/.installed" "$other/.installed"; then
+  export OTHER_STACK_PYTHON=$PWD/$other/bin/python # for tests/end_to_end/test_stacks.py
+fi
 exec </dev/null
 
 step() { # step <name> <command...>
@@ -45,18 +52,20 @@ horovod() { # without a compiler its tests are skipped, which the end says again
 side_by_side=(-n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder
   --max-test-seconds=60)
 
-step "format" ruff format --check
-step "lint" ruff check
-step "words" python tools/check_words.py
-step "types" mypy
-step "imports" lint-imports
+if [[ $venv == .venv ]]; then
+  step "format" ruff format --check
+  step "lint" ruff check
+  step "words" python tools/check_words.py
+  step "types" mypy
+  step "imports" lint-imports
+fi
 if [[ "${1:-}" == quick ]]; then
   tests "quick tests" "${side_by_side[@]}" -m "not slow and not quickstart"
 else
   step "horovod" horovod
-  step "wheel" tools/test_wheel.sh "$PWD/$results/wheel.xml"
+  [[ $venv != .venv ]] || step "wheel" tools/test_wheel.sh "$PWD/$results/wheel.xml"
   tests "tests" "${side_by_side[@]}"
-  [[ -e .venv/.horovod ]] ||
+  [[ -e $venv/.horovod ]] ||
     echo "NOT TESTED: Horovod, which needs a C++ compiler here (see above)."
 fi
 python tools/test_summary.py "$results"

@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 report=$1
+stack=$(<.venv/.installed)
 version=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 uv=$(tools/uv.sh .venv/bin/python)
 outside=$(mktemp -d)
@@ -20,9 +21,21 @@ rm -rf mnv2_hpu.egg-info # would hide the metadata of .venv
 wheel=$(echo "$PWD"/build/wheel/mnv2_hpu-*.whl)
 echo "wheel: $(basename "$wheel"), $(du -k "$wheel" | cut -f1) kB"
 
+resolves() { # resolves <stack> <Python> <requirement...>: what pip would choose fits
+  printf '%s\n' "mnv2-hpu @ file://$wheel" "${@:3}" |
+    "$uv" pip compile --quiet --no-header --no-annotate --python-version "$2" \
+      --python-platform x86_64-manylinux_2_28 --output-file "$outside/resolved" - >/dev/null
+  .venv/bin/python tools/check_bounds.py "$1" "$outside/resolved"
+}
+resolves 2.15 3.10
+resolves 2.15 3.10 "mnv2-hpu[gaudi] @ file://$wheel"
+resolves 2.20 3.12
+resolves 2.20 3.12 'tensorflow[and-cuda]~=2.20.0'
+resolves 2.20 3.13
+
 "$uv" venv --quiet --python .venv/bin/python "$outside/venv"
 export VIRTUAL_ENV=$outside/venv
-"$uv" pip sync --quiet "requirements/python$version.txt"
+"$uv" pip sync --quiet "requirements/tf$stack-python$version.txt"
 "$uv" pip install --quiet --no-deps "$wheel"
 
 cp -r tests pyproject.toml "$outside"

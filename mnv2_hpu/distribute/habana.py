@@ -30,7 +30,9 @@ def _check_versions() -> None:
   if installed is None:
     raise UserError(
       f"runtime.distribution_strategy 'hpu' needs {name} {wanted}, which is not "
-      f"installed in this interpreter. {hpu_environment.FITS} {_INSTEAD}"
+      f"installed beside this TensorFlow {tf.__version__}: Gaudi needs the stack of "
+      "TensorFlow 2.15 on Python 3.10 (`make setup STACK=2.15`, or pip install "
+      f"'mnv2-hpu[gaudi]'). {hpu_environment.FITS} {_INSTEAD}"
     )
   if installed != wanted:
     raise UserError(

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
-from mnv2_hpu import __version__
+from mnv2_hpu import __version__, compat
 from mnv2_hpu.distribute import hpu_environment
 from mnv2_hpu.doctor.environment import Environment
 
@@ -23,7 +25,7 @@ class CheckResult:
   advice: str = ""  # what to do; empty where nothing is to be done
 
 
-# CPU features with which TensorFlow 2.15 turns oneDNN on by itself.
+# CPU features with which TensorFlow turns oneDNN on by itself.
 ONEDNN_FEATURES = frozenset({"avx512_vnni", "avx512_bf16", "amx_tile"})
 SHOWN_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
 
@@ -34,25 +36,22 @@ HOROVOD_BUILD = (
 )
 
 
-def _minor(version: str) -> str:
-  """Returns the first two numbers of a version.
-
-  >>> _minor("2.15.0.post1")
-  '2.15'
-  """
-  return ".".join(version.split(".")[:2])
+def _stack(env: Environment) -> compat.Stack:
+  """Returns the stack whose Model Garden is installed; the newest one for others."""
+  installed = compat.minor(env.version(compat.MODEL_GARDEN) or "")
+  return compat.STACKS.get(installed, compat.STACKS[max(compat.STACKS)])
 
 
 def python(env: Environment) -> CheckResult:
-  """3.10 for Gaudi, 3.11 for everything else."""
+  """Every stack was tried with some versions; Gaudi needs 3.10."""
   text = f"{'.'.join(map(str, env.python))} ({env.executable})"
-  if env.python[:2] == (3, 10):
+  running = f"{env.python[0]}.{env.python[1]}"
+  tried = _stack(env).pythons
+  if running in tried:
     return CheckResult(OK, "Python", text)
-  if env.python[:2] == (3, 11):
-    return CheckResult(
-      WARN, "Python", text, "Habana's bridge has no wheel for 3.11: for Gaudi use 3.10."
-    )
-  return CheckResult(FAIL, "Python", text, "Use Python 3.10 (or 3.11 without Gaudi).")
+  return CheckResult(
+    FAIL, "Python", text, f"Use Python {', '.join(sorted(tried, key=Version))}."
+  )
 
 
 def system(env: Environment) -> CheckResult:
@@ -94,7 +93,7 @@ def tensorflow(env: Environment) -> CheckResult:
     )
   text = f"{found.version}, {'CUDA' if found.cuda_build else 'CPU'} build"
   upstream = env.version("tf-models-official") or ""
-  if upstream and _minor(upstream) != _minor(found.version):
+  if upstream and compat.minor(upstream) != compat.minor(found.version):
     return CheckResult(
       FAIL,
       "TensorFlow",
@@ -111,33 +110,37 @@ def keras(env: Environment) -> CheckResult:
     return CheckResult(NOTE, "Keras", "unknown without TensorFlow")
   installed = env.version(found.keras) or "unknown"
   text = f"{found.keras} {installed}"
-  if _minor(installed) == _minor(found.version):
+  if compat.minor(installed) == compat.minor(found.version):
     return CheckResult(OK, "Keras", text)
   return CheckResult(
     FAIL,
     "Keras",
     f"{text} does not fit TensorFlow {found.version}",
-    f"pip install {found.keras}=={_minor(found.version)}.*",
+    f"pip install {found.keras}=={compat.minor(found.version)}.*",
   )
 
 
 def requirements(env: Environment) -> list[CheckResult]:
-  """Returns whether each requirement of this package is met."""
-  return [_requirement(env, requirement) for requirement in env.requirements]
+  """Returns whether each requirement of this package, and of its stack, is met."""
+  bounds = {r.name: r.specifier for r in map(Requirement, _stack(env).bounds)}
+  return [
+    _requirement(env, r.name, r.specifier & bounds.get(r.name, SpecifierSet()))
+    for r in env.requirements
+  ]
 
 
-def _requirement(env: Environment, requirement: Requirement) -> CheckResult:
-  installed = env.version(requirement.name.lower())
+def _requirement(env: Environment, name: str, allowed: SpecifierSet) -> CheckResult:
+  installed = env.version(name.lower())
   if installed is None:
-    return CheckResult(FAIL, requirement.name, "is not installed", "make setup")
-  if requirement.specifier.contains(installed, prereleases=True):
-    return CheckResult(OK, requirement.name, installed)
-  wanted = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+    return CheckResult(FAIL, name, "is not installed", "make setup")
+  if allowed.contains(installed, prereleases=True):
+    return CheckResult(OK, name, installed)
+  wanted = ",".join(sorted(map(str, allowed), reverse=True))
   return CheckResult(
     WARN,
-    requirement.name,
+    name,
     f"{installed} is not {wanted}, which mnv2-hpu {__version__} needs",
-    f"pip install '{requirement.name}{wanted}'",
+    f"pip install '{name}{wanted}'",
   )
 
 
@@ -146,7 +149,9 @@ def bridge(env: Environment) -> CheckResult:
   topic = "habana-tensorflow"
   installed = env.version(topic)
   if installed is None:
-    return CheckResult(NOTE, topic, "is not installed: only Gaudi needs it")
+    return CheckResult(
+      NOTE, topic, f"is not installed: only Gaudi needs it. {hpu_environment.FITS}"
+    )
   if env.tensorflow is None:
     return CheckResult(NOTE, topic, f"{installed}, of no use without TensorFlow")
   if installed != hpu_environment.BRIDGE[1]:
@@ -224,7 +229,7 @@ def driver(env: Environment) -> CheckResult:
   topic = "Gaudi driver"
   if env.driver is None:
     return CheckResult(NOTE, topic, "none: only Gaudi needs it")
-  if _minor(env.driver) == hpu_environment.DRIVER:
+  if compat.minor(env.driver) == hpu_environment.DRIVER:
     return CheckResult(OK, topic, env.driver)
   return CheckResult(FAIL, topic, f"{env.driver} does not fit", hpu_environment.FITS)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from mnv2_hpu import compat
 from mnv2_hpu.distribute import hpu_environment
 
 _DISTRIBUTION = "mnv2-hpu"
@@ -70,13 +71,14 @@ def _distributions() -> dict[str, str]:
   return found
 
 
-def requirements() -> list[Requirement]:
-  """Returns what this package requires wherever it runs: its extras are left out."""
+def requirements(python: str) -> list[Requirement]:
+  """Returns what this package requires on a Python such as "3.12", without extras."""
   try:
     parsed = map(Requirement, metadata.requires(_DISTRIBUTION) or ())
   except metadata.PackageNotFoundError:
     return [Requirement(_DISTRIBUTION)]  # which the checks then find missing
-  return [requirement for requirement in parsed if requirement.marker is None]
+  where = {"python_version": python, "extra": ""}
+  return [r for r in parsed if r.marker is None or r.marker.evaluate(where)]
 
 
 def _horovod_has_tensorflow() -> bool:
@@ -89,13 +91,11 @@ def _horovod_has_tensorflow() -> bool:
 def _tensorflow() -> TensorFlowInfo:
   import tensorflow as tf
 
-  from mnv2_hpu.compat import keras
-
   return TensorFlowInfo(
     version=tf.__version__,
     cuda_build=tf.test.is_built_with_cuda(),
     devices=tuple(d.device_type for d in tf.config.list_physical_devices()),
-    keras="tf-keras" if "tf_keras" in keras.__name__ else "keras",
+    keras=compat.STACKS[compat.stack()].keras,
   )
 
 
@@ -121,7 +121,7 @@ def collect(environ: Mapping[str, str]) -> Environment:
     free_gigabytes=shutil.disk_usage(".").free / 1e9,
     compiler=next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None),
     distributions=_distributions(),
-    requirements=requirements(),
+    requirements=requirements("{}.{}".format(*sys.version_info)),
     horovod_has_tensorflow=_horovod_has_tensorflow(),
     driver=hpu_environment.driver_version(),
     tensorflow=tensorflow,

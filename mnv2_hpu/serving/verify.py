@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mnv2_hpu import files
+from mnv2_hpu import compat, files
 from mnv2_hpu.data_preparation import images
 from mnv2_hpu.dataloaders import encoded_examples, image_decoding, record_files
 from mnv2_hpu.errors import UserError
@@ -298,7 +298,7 @@ def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
   preprocess = preprocessing.from_dict(content["preprocessing"])
   significant_bits = content["image_decoding"]["significant_bits"]
   threads = len(os.sched_getaffinity(0))
-  interpreter = tf.lite.Interpreter(path, num_threads=threads)
+  interpreter = compat.tflite_interpreter(path, threads)
   signature = interpreter.get_signature_runner("serving_default")
 
   @tf.function(input_signature=[tf.TensorSpec([], tf.string)])

@@ -55,7 +55,7 @@ def test_hook_is_installed_once():
 
 def test_hpu_without_the_bridge_says_what_to_install(monkeypatch):
   monkeypatch.setattr(compat, "version", lambda name: None)
-  with pytest.raises(UserError, match=r"needs habana-tensorflow 1\.14\.0\.493"):
+  with pytest.raises(UserError, match=r"habana-tensorflow 1.*TensorFlow 2\.15 on Py"):
     distribute_utils.get_distribution_strategy("hpu")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -32,16 +33,36 @@ GOOD = Environment(
     "pillow": "11.0.0",
     "protobuf": "3.20.3",
     "scikit-learn": "1.5.0",
+    "standard-imghdr": "3.13.0",
+    "tensorboard": "2.15.2",
     "tensorflow-datasets": "4.9.7",
     "tensorflow-metadata": "1.15.0",
     "tf-models-official": "2.15.0",
     "tqdm": "4.66.0",
   },
-  requirements=environment.requirements(),
+  requirements=environment.requirements("3.10"),
   horovod_has_tensorflow=True,
   driver="1.14.0-9e8ecf8",
   tensorflow=TensorFlowInfo("2.15.0", False, ("CPU",), "keras"),
   tensorflow_error="",
+)
+
+
+NEWEST = dataclasses.replace(
+  GOOD,
+  python=(3, 12, 1),
+  distributions={
+    **{k: v for k, v in GOOD.distributions.items() if k != "habana-tensorflow"},
+    "numpy": "2.3.5",
+    "protobuf": "7.36.2",
+    "tensorboard": "2.20.0",
+    "tensorflow-datasets": "4.9.10",
+    "tensorflow-metadata": "1.21.0",
+    "tf-keras": "2.20.1",
+    "tf-models-official": "2.20.0",
+  },
+  requirements=environment.requirements("3.12"),
+  tensorflow=TensorFlowInfo("2.20.0", False, ("CPU",), "tf-keras"),
 )
 
 
@@ -62,8 +83,9 @@ def examine(env):
   return {r.topic: r for r in results if r.status in ("warn", "fail")}
 
 
-def test_nothing_is_wrong_with_the_locked_set():
+def test_nothing_is_wrong_with_the_locked_sets():
   assert examine(GOOD) == {}
+  assert examine(NEWEST) == {}
 
 
 def test_without_gaudi_and_horovod_nothing_is_wrong():
@@ -75,8 +97,21 @@ def test_without_gaudi_and_horovod_nothing_is_wrong():
 @pytest.mark.parametrize(
   ("env", "topic", "status", "text"),
   [
-    (having(python=(3, 11, 2)), "Python", "warn", "for Gaudi use 3.10"),
-    (having(python=(3, 12, 1)), "Python", "fail", "Use Python 3.10"),
+    (having(python=(3, 12, 1)), "Python", "fail", "Use Python 3.10, 3.11."),
+    (
+      dataclasses.replace(NEWEST, python=(3, 10, 13)),
+      "Python",
+      "fail",
+      "Use Python 3.11, 3.12, 3.13.",
+    ),
+    (
+      dataclasses.replace(
+        NEWEST, distributions={**NEWEST.distributions, "numpy": "2.4.6"}
+      ),
+      "numpy",
+      "warn",
+      "<2.4",
+    ),
     (having(system="Darwin arm64"), "system", "warn", "Linux x86_64"),
     (having(cpu_flags=frozenset({"avx2"})), "oneDNN", "warn", "OPTS=1"),
     (having(onednn="0"), "oneDNN", "warn", "TF_ENABLE_ONEDNN_OPTS=0"),
@@ -156,7 +191,7 @@ def test_environment_of_this_machine():
   assert env.tensorflow.version == tf.__version__
   assert env.tensorflow.devices == ("CPU",)
   assert env.python == sys.version_info[:3]
-  assert env.version("tf-models-official").startswith("2.15")
+  assert env.version("tf-models-official") == metadata.version("tf-models-official")
   assert env.onednn == "0"
 
 

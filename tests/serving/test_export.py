@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnv2_hpu import compat
 from mnv2_hpu.dataloaders.inception_preprocessing import preprocess_for_eval
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving import export
@@ -57,7 +58,7 @@ def test_neighbours_in_a_batch_do_not_matter(trained, saved_model):
 
 
 def test_tflite_takes_pixel_values_and_scales_them_itself(trained, exported):
-  interpreter = tf.lite.Interpreter(exported.files["tflite"])
+  interpreter = compat.tflite_interpreter(exported.files["tflite"])
   classify = interpreter.get_signature_runner("serving_default")
   (details,) = classify.get_input_details().values()
   assert details["shape"].tolist() == [1, SIZE, SIZE, 3]
