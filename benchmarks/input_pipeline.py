@@ -20,7 +20,6 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-import numpy as np
 import photographs
 import tensorflow as tf
 from absl import app, flags
@@ -39,7 +38,6 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each pipeline is measure
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "Length of one measurement.")
 _ONLY = flags.DEFINE_list("only", [], "Pipelines to measure; all by default.")
 
-SHARDS = 8
 CLASSES = 1001
 # Model Garden's crop, which knows no other aspect ratios.
 CROP = {
@@ -47,27 +45,6 @@ CROP = {
   "crop_aspect_ratio_range": (3 / 4, 4 / 3),
   "crop_min_object_covered": 0.1,
 }
-
-
-def _write(folder):
-  """Writes the shards; returns the mean size of a JPEG in bytes."""
-  random = np.random.default_rng(0)
-  images = photographs.draw(random, _IMAGES.value)
-  for shard in range(SHARDS):
-    name = f"train-{shard:05d}-of-{SHARDS:05d}"
-    with tf.io.TFRecordWriter(str(folder / name)) as writer:
-      for encoded in images[shard::SHARDS]:
-        feature = {
-          "image/encoded": tf.train.Feature(
-            bytes_list=tf.train.BytesList(value=[encoded])
-          ),
-          "image/class/label": tf.train.Feature(
-            int64_list=tf.train.Int64List(value=[int(random.integers(1, CLASSES))])
-          ),
-        }
-        example = tf.train.Example(features=tf.train.Features(feature=feature))
-        writer.write(example.SerializeToString())
-  return sum(map(len, images)) / len(images)
 
 
 def _ours(pattern, is_training, **preprocessing):
@@ -220,7 +197,7 @@ def main(argv):
   del argv
   names = _ONLY.value or list(PIPELINES)
   with tempfile.TemporaryDirectory() as folder:
-    mean_bytes = _write(Path(folder))
+    mean_bytes = photographs.write_records(Path(folder), _IMAGES.value, CLASSES)
     datasets = {name: PIPELINES[name](f"{folder}/train-*") for name in names}
     rates = {name: [] for name in names}
     for _ in range(_ROUNDS.value):
