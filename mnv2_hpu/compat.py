@@ -8,6 +8,8 @@ import importlib
 from importlib import metadata
 from typing import Any, NamedTuple
 
+import numpy as np
+
 MODEL_GARDEN = "tf-models-official"
 
 
@@ -102,3 +104,20 @@ def tflite_interpreter(path: str, num_threads: int | None = None) -> Any:
   else:
     module = importlib.import_module("tensorflow").lite
   return module.Interpreter(path, num_threads=num_threads)
+
+
+def as_python_numbers(logs: Any) -> Any:
+  """Returns nested metrics with Python's numbers in the place of scalars.
+
+  orbit prints them, and NumPy 2 shows its own as `np.float32(0.5)`. A float is the
+  shortest decimal that stands for the same bits, as NumPy 1 shows it.
+
+  >>> as_python_numbers({"loss": np.float32(0.1), "step": np.int64(3), "none": None})
+  {'loss': 0.1, 'step': 3, 'none': None}
+  """
+  if isinstance(logs, dict):
+    return {name: as_python_numbers(value) for name, value in logs.items()}
+  value = np.asarray(logs)
+  if value.ndim or value.dtype.kind not in "fiub":
+    return logs
+  return float(str(value)) if value.dtype.kind == "f" else value.item()

@@ -27,6 +27,30 @@ class Filter(NamedTuple):
 
 FILTERS = (
   Filter(
+    "absl",
+    "checkpoint/functional_saver.py",
+    "Sharding callback duration",
+    "microseconds of a step of saving that is never the slow one",
+  ),
+  Filter(
+    "absl",
+    "saved_model/signature_serialization.py",
+    "Function `.+` contains input name",
+    "names inside the graph, which no user of a signature sees",
+  ),
+  Filter(
+    "absl",
+    "saved_model/builder_impl.py",
+    "Assets written to",
+    "the export's temporary folder; the command names the final one",
+  ),
+  Filter(
+    "absl",
+    "saved_model/fingerprinting_utils.py",
+    "Writing fingerprint to",
+    "the same temporary folder",
+  ),
+  Filter(
     "absl", "orbit/controller.py", "", "it prints the same lines on standard output"
   ),
   Filter(

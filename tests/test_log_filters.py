@@ -13,7 +13,9 @@ log_filters.install()
 @pytest.mark.parametrize("row", log_filters.FILTERS, ids=lambda row: row.file)
 def test_upstream_still_logs_from_there(row):
   # A file that moved would let the noise in again.
-  package = {"core": "official.core", "util": "tensorflow.python.util"}
+  package = {"core": "official.core"} | {
+    name: f"tensorflow.python.{name}" for name in ("checkpoint", "saved_model", "util")
+  }
   first, _, module = row.file.removesuffix(".py").partition("/")
   name = f"{package.get(first, first)}.{module}"
 

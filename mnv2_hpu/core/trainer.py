@@ -15,7 +15,7 @@ from official.core import base_task, base_trainer
 from official.core import config_definitions as cfg
 from official.modeling import optimization
 
-from mnv2_hpu import driver_flags
+from mnv2_hpu import compat, driver_flags
 from mnv2_hpu.compat import keras
 from mnv2_hpu.core import (
   actions,
@@ -238,7 +238,7 @@ class Trainer(base_trainer.Trainer):
     logs = super().train_loop_end()
     for action in self._train_actions:
       action(logs)
-    return logs
+    return compat.as_python_numbers(logs)
 
   def _num_loop_steps(self, requested: int) -> int:
     """Returns the steps of the next loop, the same on all ranks."""
@@ -289,7 +289,7 @@ class Trainer(base_trainer.Trainer):
       logs = super().evaluate(num_steps) | raw
       for action in self._eval_actions:
         action(logs)
-    return logs
+    return compat.as_python_numbers(logs)
 
   def eval_begin(self) -> Any:
     """Starts an evaluation with the first example."""

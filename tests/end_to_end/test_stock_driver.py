@@ -86,6 +86,7 @@ def test_training_says_what_will_happen(trained):
     "4 files",
   ):
     assert text in output
+  assert "np.float" not in output  # how NumPy 2 shows a scalar
 
 
 def test_a_finished_run_ends_with_its_last_line_and_says_so(trained):
