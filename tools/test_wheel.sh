@@ -24,7 +24,7 @@ echo "wheel: $(basename "$wheel"), $(du -k "$wheel" | cut -f1) kB"
 resolves() { # resolves <stack> <Python> <requirement...>: what pip would choose fits
   printf '%s\n' "mnv2-hpu @ file://$wheel" "${@:3}" |
     "$uv" pip compile --quiet --no-header --no-annotate --python-version "$2" \
-      --python-platform x86_64-manylinux_2_28 --output-file "$outside/resolved" - >/dev/null
+      --python-platform x86_64-manylinux_2_28 - >"$outside/resolved"
   .venv/bin/python tools/check_bounds.py "$1" "$outside/resolved"
 }
 resolves 2.15 3.10
