@@ -1,4 +1,5 @@
 import helpers_images
+import pytest
 import tensorflow as tf
 from official.vision.dataloaders import classification_input
 
@@ -39,6 +40,24 @@ def test_layout_is_slims():
     "image/class/text": "thé".encode(),
     "image/filename": "thé/caf".encode() + b"\xe9.jpg",
   }
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 16_383, 16_384, 2_200_000])
+def test_bytes_are_those_of_protobuf(size):
+  values = {
+    "image/encoded": bytes(size),
+    "image/class/label": size,
+    "image/filename": "é.jpg".encode(),
+    "empty": b"",
+  }
+  example = tf.train.Example()
+  for key, value in values.items():
+    feature = example.features.feature[key]
+    if isinstance(value, bytes):
+      feature.bytes_list.value.append(value)
+    else:
+      feature.int64_list.value.append(value)
+  assert shards.encode_example(values) == example.SerializeToString(deterministic=True)
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_features():
