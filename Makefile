@@ -28,7 +28,7 @@ setup-horovod: setup ## Build Horovod into it from its locked source (minutes on
 quickstart: setup ## Train, evaluate, export MobileNetV2 on handwritten digits; see build/quickstart
 	@$(VENV)/bin/python -m mnv2_hpu.cli.quickstart
 
-test: setup ## Run every check, the cheap ones first (about 16 minutes on 2 cores; STACK=2.20: its tests)
+test: setup ## Run every check, the cheap ones first (16 to 25 minutes on 2 cores; STACK=2.20: its tests)
 	@tools/test.sh
 
 test-quick: setup ## Run the checks that take a few minutes together
