@@ -19,6 +19,12 @@ ifneq ($(shell cat $(VENV)/.installed 2>/dev/null),$(STACK))
 .PHONY: $(VENV)/.installed
 endif
 endif
+# Nor is one of another Python than PYTHON names.
+ifneq ($(PYTHON),)
+ifneq ($(shell $(VENV)/bin/python -V 2>&1),$(shell $(PYTHON) -V 2>&1))
+.PHONY: $(VENV)/.installed
+endif
+endif
 $(VENV)/.installed: $(LOCKS) requirements/stacks.txt setup.py tools/find_python.sh tools/uv.sh tools/setup.sh
 	@tools/setup.sh
 
