@@ -22,7 +22,10 @@ from mnv2_hpu.modeling import mobilenet_v2
 
 mnv2_hpu.register()
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.long("the stock driver traces a detector's graph twice"),
+]
 
 WIDTH = 0.35
 STEPS = 2
