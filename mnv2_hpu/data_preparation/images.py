@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
+from mnv2_hpu import jpeg_header
+
 PIXEL_LIMIT = 89_478_485
 """Maximum pixels of an image: a quarter GiB at 3 bytes each, Pillow's own limit."""
 
@@ -106,6 +108,9 @@ def read(
     BadImageError: The file is empty, no image, truncated, corrupt, or has more than
       `PIXEL_LIMIT` pixels.
   """
+  header = jpeg_header.parse(data)
+  if header and header.height * header.width <= PIXEL_LIMIT:
+    return EncodedImage(data, "JPEG", *header)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # corrupt metadata, which nobody reads
     with _open(data) as image:
