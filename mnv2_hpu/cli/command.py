@@ -30,9 +30,19 @@ def _parse_flags(argv: Sequence[str]) -> Sequence[str]:
     return flags.FLAGS(deprecations.rename_flags(argv, flags.FLAGS))
   except flags.Error as error:
     sys.exit(f"error: {error} (--help shows the flags.)")
+  except SystemExit:  # absl has shown the help, with exit code 1
+    sys.exit(0)
 
 
 def _call(
+  main: Main, takes_arguments: bool, loads_tensorflow: bool, argv: Sequence[str]
+) -> NoReturn:
+  # absl has looked `sys.exit` up already; a training replaces it (`core.termination`).
+  code = _exit_code(main, takes_arguments, loads_tensorflow, argv)
+  sys.exit(code)
+
+
+def _exit_code(
   main: Main, takes_arguments: bool, loads_tensorflow: bool, argv: Sequence[str]
 ) -> int | None:
   if len(argv) > 1 and not takes_arguments:

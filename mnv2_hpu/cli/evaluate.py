@@ -4,7 +4,7 @@ Example, the run of `make quickstart`:
 
   mnv2-evaluate --model_dir=build/quickstart/model
 
-As a sidecar of a running training, until it has ended:
+As a sidecar of a training, started before, with or after it, until it has ended:
 
   mnv2-evaluate --model_dir=build/quickstart/model --continuous
 """
@@ -27,12 +27,16 @@ def define_flags() -> None:
     "continuous", False, "Evaluate each new checkpoint until the training has ended."
   )
   flags.DEFINE_integer(
-    "timeout", 3600, "Seconds that --continuous waits for a checkpoint."
+    "timeout",
+    3600,
+    "Seconds that --continuous waits for the run, and for each checkpoint.",
+    lower_bound=0,
   )
   flags.DEFINE_string(
     "distribution_strategy",
     None,
-    "Where to evaluate; as the training did if not given.",
+    "Where to evaluate. If not given, as the training did; with --continuous on one "
+    "device that is no HPU, since the training holds those.",
   )
 
 
@@ -43,13 +47,13 @@ def main(argv: Sequence[str]) -> int:
   mnv2_hpu.register()
   from mnv2_hpu.evaluation import evaluator
 
-  text = evaluator.evaluate(
-    values.model_dir,
-    continuous=values.continuous,
-    timeout=values.timeout,
-    distribution_strategy=values.distribution_strategy,
-  )
-  print(text, end="\n" if text else "")
+  if values.continuous:
+    text = evaluator.evaluate_continuously(
+      values.model_dir, values.timeout, values.distribution_strategy
+    )
+  else:
+    text = evaluator.evaluate(values.model_dir, values.distribution_strategy)
+  print(text)
   return 0
 
 

@@ -114,10 +114,10 @@ def with_counts(recipe: Recipe) -> Recipe:
       is_there = "://" in recipe.data_dir or os.path.isdir(recipe.data_dir)
       raise UserError(
         f"data_dir={recipe.data_dir} "
-        f"{'holds no dataset.json' if is_there else 'does not exist'}, so num_classes "
-        f"and num_train_examples must be bound; they are {recipe.num_classes} and "
-        f"{recipe.num_train_examples}. Prepare the data with "
-        "mnv2-prepare-data, or bind both in the gin file."
+        f"{'holds no dataset.json' if is_there else 'does not exist'}. Give the folder "
+        "that mnv2-prepare-data wrote as DATA_DIR; for TFRecords of others bind "
+        f"num_classes and num_train_examples too, which are {recipe.num_classes} and "
+        f"{recipe.num_train_examples}."
       )
     return recipe
   train, validation = info.splits.get("train"), info.splits.get("validation")

@@ -254,6 +254,23 @@ def is_training(model_dir: str) -> bool:
   return False
 
 
+def lost_holder(model_dir: str) -> str | None:
+  """Names the training that held the lock of a model folder, if it is gone.
+
+  None where it runs, where none was seen, and where it ran on another machine, whose
+  locks this one does not see.
+  """
+  if "://" in model_dir or is_training(model_dir):
+    return None
+  try:
+    with open(os.path.join(model_dir, LOCK_FILE), "rb") as file:
+      if json.loads(file.read())["host"] != socket.gethostname():
+        return None
+      return _holder(file.fileno())
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
 def _lock(descriptor: int) -> None:
   for attempt in range(_LOCK_TRIES):
     try:

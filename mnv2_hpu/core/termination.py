@@ -24,6 +24,7 @@ _EXIT_INTERRUPTED = 130
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _MAX_EXIT_SECONDS = 10  # for the functions that run at exit
 _ending = threading.Event()
+_finished = threading.Event()  # the training of this process
 _exit_code = 0  # with which the process ends, once `_ending` is set
 
 
@@ -122,18 +123,24 @@ def end_process(code: int) -> NoReturn:
   os._exit(code)
 
 
+def mark_finished() -> None:
+  """Notes that the training has finished: what follows is the end of its driver."""
+  _finished.set()
+
+
 def skip_teardown_at_exit(keep: Any) -> None:
   """Makes this program end by `end_process`, with the exit code that it has anyway.
 
-  Python shows the code of a program to nobody, so `sys.exit` is wrapped to learn it.
-  That is for drivers, whose way to end is known: a program that raises `SystemExit`
-  itself, with another code than 0, would lose it.
+  Python shows the code of a program to nobody, so `sys.exit` is wrapped to learn it. A
+  program that looked `sys.exit` up before this call, as `sys.exit(main())` does, ends
+  by Python's own teardown, unless the training has finished (`mark_finished`): such a
+  driver ends with 0.
 
   Args:
     keep: Object that lives until then, and with it the iterators that it holds.
   """
   _start_deadline(os.getpid())
-  code = 0
+  code: int | None = None
   python_exit: Callable[[Any], NoReturn] = sys.exit
 
   def exit_and_remember(status: Any = None) -> NoReturn:
@@ -153,7 +160,8 @@ def skip_teardown_at_exit(keep: Any) -> None:
       if uncaught is not None:
         interrupted = isinstance(uncaught, KeyboardInterrupt)
         end_process(_EXIT_INTERRUPTED if interrupted else 1)
-      end_process(code)
+      if code is not None or _finished.is_set():
+        end_process(code or 0)
 
   sys.exit = exit_and_remember
   atexit.register(at_exit, keep)

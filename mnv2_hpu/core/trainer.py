@@ -371,6 +371,7 @@ class Trainer(base_trainer.Trainer):
     self._checkpoint.require_saved()
     if self._is_chief:
       run_record.write_finished(self.task.logging_dir, self._step())
+    termination.mark_finished()
     if driver_flags.driver_mode() is not None and ranks.size(self.strategy) > 1:
       # TensorFlow on the other ranks would report the one that is gone first.
       atexit.register(ranks.wait_for_all, self.strategy)

@@ -74,7 +74,11 @@ def onednn(env: Environment) -> CheckResult:
   by_itself = bool(ONEDNN_FEATURES & env.cpu_flags)
   if env.onednn == "1" or (env.onednn is None and by_itself):
     return CheckResult(OK, "oneDNN", "on")
-  why = f"TF_ENABLE_ONEDNN_OPTS={env.onednn}" if env.onednn else "not on this CPU"
+  why = (
+    f"TF_ENABLE_ONEDNN_OPTS={env.onednn}"
+    if env.onednn
+    else "this CPU lacks AVX-512 VNNI"
+  )
   return CheckResult(
     WARN,
     "oneDNN",

@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix
 from mnv2_hpu import files
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import run_record
+from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import metrics, predictions
 from mnv2_hpu.reporting import curves, plots, report
 from mnv2_hpu.serving import metadata, verify
@@ -38,6 +39,7 @@ def write_run_report(
   """
   params = run_record.load(model_dir, exp_cfg.ImageClassificationTask())
   exported = metadata.read(export_dir)
+  _check_same_run(model_dir, export_dir, exported["path"])
   logged = curves.read(model_dir)
   values = metrics.run_metrics(logged, exported, verify.read_result(export_dir))
   labels, by_format = verify.read_predictions(export_dir)
@@ -53,12 +55,7 @@ def write_run_report(
   report.write_report(
     written[1],
     title="MobileNetV2: report of a training run",
-    highlights={
-      f"top-1, {_evaluated(params)} weights": f"{values['top1']:.2%}",
-      f"top-5, {_evaluated(params)} weights": f"{values['top5']:.2%}",
-      "held-out images": f"{values['num_examples']:,}",
-      "training steps": f"{values['train_steps']:,}",
-    },
+    highlights=_highlights(values, params),
     summary=_summary(values, params),
     curves=logged,
     confusion=confusion_matrix(
@@ -79,8 +76,39 @@ def write_run_report(
   return written
 
 
+def _check_same_run(model_dir: str, export_dir: str, checkpoint: str) -> None:
+  """Refuses the export of another run, as far as its folder is still there."""
+  exported_dir = os.path.dirname(checkpoint)
+  runs = (model_dir, exported_dir, os.path.dirname(exported_dir))  # or of its best_ckpt
+  if not os.path.isdir(exported_dir) or not os.path.isdir(model_dir):
+    return
+  if not any(
+    os.path.samefile(model_dir, run) for run in runs[1:] if os.path.isdir(run)
+  ):
+    raise UserError(
+      f"--export_dir={export_dir!r} was made from {checkpoint!r}, which is no checkpoint "
+      f"of --model_dir={model_dir!r}. Give the export of that run, or export it first."
+    )
+
+
 def _evaluated(params: cfg.ExperimentConfig) -> str:
   return "EMA" if params.trainer.optimizer_config.ema else "raw"
+
+
+def _highlights(
+  values: Mapping[str, Any], params: cfg.ExperimentConfig
+) -> dict[str, str]:
+  weights = _evaluated(params)
+  accuracies = {
+    f"top-1, {weights} weights": "top1",
+    f"top-5, {weights} weights": "top5",
+  }
+  return {
+    # There is no top-5 of fewer classes than five.
+    **{t: f"{values[name]:.2%}" for t, name in accuracies.items() if name in values},
+    "held-out images": f"{values['num_examples']:,}",
+    "training steps": f"{values['train_steps']:,}",
+  }
 
 
 def _summary(values: Mapping[str, Any], params: cfg.ExperimentConfig) -> dict[str, str]:

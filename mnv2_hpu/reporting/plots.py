@@ -137,7 +137,7 @@ def _draw(axes: Axes, chart: Chart, curves: Curves) -> None:
   if chart.is_percentage:
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
   else:
-    axes.set_ylim(0.0, 1.05 * axes.dataLim.ymax)
+    axes.set_ylim(0.0, 1.05 * axes.dataLim.ymax or 1.0)  # a rate may be 0 throughout
   if len(logged) > 1:
     axes.legend()
 

@@ -33,6 +33,7 @@ print("the last line", end=", ")
     ("sys.exit('a reason')", 1),
     ("1 / 0", 1),
     ("raise KeyboardInterrupt", 130),
+    ("termination.mark_finished()", 0),
     ("termination.end_process(143)", 143),
   ],
 )
@@ -44,6 +45,14 @@ def test_program_ends_with_its_code_and_destroys_nothing(end, code):
   assert done.stdout.startswith("the last line, flushed last, ")
   assert done.stdout.endswith("flushed first.")
   assert "destroyed" not in done.stdout
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_program_that_looked_exit_up_before_keeps_its_code(code):
+  program = _PROGRAM.replace("train()\natexit", "atexit", 1)
+  end = f"def main():\n  train()\n  return {code}\nsys.exit(main())"
+  done = subprocess.run([sys.executable, "-c", program + end])
+  assert done.returncode == code
 
 
 def test_a_stop_request_waits_for_the_state_to_be_saved():

@@ -125,6 +125,13 @@ def test_chart_without_points_is_left_out():
   assert [chart.title for chart in plots.charts_of(only_loss)] == ["Loss"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_value_that_is_zero_throughout_is_drawn():
+  zero = Curves(train={"learning_rate": [(1, 0.0)]}, validation={})
+  (chart,) = plots.charts_of(zero)
+  assert plots.chart_svg(chart, zero)
+
+
 def test_overview_shows_curves_above_and_every_image_below(tmp_path):
   path = tmp_path / "overview.png"
   plots.save_overview_png(
