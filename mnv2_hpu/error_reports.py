@@ -1,5 +1,6 @@
 """Turns the mistakes that gin and Model Garden report tersely into helpful messages."""
 
+import errno
 import os
 import pathlib
 import re
@@ -104,6 +105,10 @@ def explain(error: BaseException, paths: Mapping[str, str] | None = None) -> str
     return text
   if isinstance(error, KeyboardInterrupt):
     return "interrupted"
+  if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+    return (
+      f"the output cannot be written: {error.strerror}. Make room, and run it again."
+    )
   for error_class, pattern, message in _EXPLANATIONS:
     match = pattern.search(text) if isinstance(error, error_class) else None
     if match:

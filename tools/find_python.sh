@@ -14,14 +14,14 @@ path_of() {
 }
 
 candidates() {
-  local version=$1 pyenv_root=${PYENV_ROOT:-$HOME/.pyenv}
+  local version=$1 pyenv_root=${PYENV_ROOT:-${HOME:-}/.pyenv}
   if [[ -n "${PYTHON:-}" ]]; then
     echo "$PYTHON"
     return
   fi
   type -ap "python$version" python3 python || true
   compgen -G "$pyenv_root/versions/$version*/bin/python$version" || true
-  compgen -G "${UV_PYTHON_INSTALL_DIR:-$HOME/.local/share/uv/python}/*-$version*/bin/python$version" || true
+  compgen -G "${UV_PYTHON_INSTALL_DIR:-${HOME:-}/.local/share/uv/python}/*-$version*/bin/python$version" || true
   compgen -G "/opt/python$version*/bin/python$version" || true
 }
 

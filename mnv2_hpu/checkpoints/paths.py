@@ -54,7 +54,10 @@ def find_checkpoint(checkpoint: str) -> str:
 
 def _newest(folder: str) -> str:
   # Not `tf.train.latest_checkpoint`: it takes the folder's name for a pattern.
-  state = tf.train.get_checkpoint_state(folder)
+  try:
+    state = tf.train.get_checkpoint_state(folder)
+  except ValueError:  # an empty list, as a crash of the machine leaves it
+    state = None
   if state and tf.io.gfile.exists(f"{state.model_checkpoint_path}.index"):
     return state.model_checkpoint_path
   indices = [name for name in tf.io.gfile.listdir(folder) if name.endswith(".index")]

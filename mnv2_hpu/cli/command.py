@@ -1,6 +1,7 @@
 """How every command runs: absl flags, help, one line for a user's mistake."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -10,6 +11,7 @@ from absl import app, flags
 from mnv2_hpu import deprecations, error_reports
 from mnv2_hpu.cli import path_flags
 
+_BROKEN_PIPE = 128 + 13
 INTERRUPTED = 128 + 2  # what a shell reports of a command that SIGINT ended
 
 Main = Callable[[Sequence[str]], int | None]
@@ -51,7 +53,12 @@ def _exit_code(
   if loads_tensorflow:  # ten seconds of silence otherwise
     print("loading TensorFlow …", file=sys.stderr, flush=True)
   try:
-    return main(argv)
+    code = main(argv)
+    sys.stdout.flush()
+    return code
+  except BrokenPipeError:  # the reader has seen enough, as `head` has
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _BROKEN_PIPE
   except (Exception, KeyboardInterrupt) as error:
     explanation = error_reports.explain(error, path_flags.given())
     if explanation is None:

@@ -25,7 +25,11 @@ from mnv2_hpu.errors import UserError
 def define_flags() -> None:
   """Defines the flags."""
   flags.DEFINE_integer(
-    "np", 0, "Processes on this machine, with TF_CONFIG; 0 starts one.", lower_bound=0
+    "np",
+    0,
+    "Processes on this machine, with TF_CONFIG; 0 starts one.",
+    lower_bound=0,
+    upper_bound=1024,
   )
   flags.DEFINE_integer(
     "max_restarts", 0, "How often to start all again.", lower_bound=0

@@ -78,6 +78,11 @@ def require_checkpoint(model_dir: str) -> None:
   if newest is None:
     if found := _find_checkpoints(model_dir):
       name = os.path.basename(next(reversed(found)))
+      if tf.io.gfile.exists(os.path.join(model_dir, _LIST)):
+        raise UserError(
+          f"the newest checkpoint that {os.path.join(model_dir, _LIST)!r} lists is "
+          f"missing; {name} is there. Copy all files of a checkpoint. {_REBUILT}"
+        )
       raise UserError(
         f"--model_dir={model_dir!r} holds {name}, but not the file {_LIST!r} that "
         f"lists the checkpoints of a run. Copy it too. {_REBUILT}"

@@ -41,6 +41,18 @@ _NON_NEGATIVE = (
   "task.validation_data.",
   "task.losses.",
 )
+# (smallest, largest, what to say) of numbers that mean nothing outside.
+_RANGES = {
+  "average_decay": (0, 1, "0 to 1"),
+  "central_fraction": (1e-3, 1, "0.001 to 1"),
+  "dropout_rate": (0, 1 - 1e-6, "0 up to, not including, 1"),
+  "kernel_initializer_stddev": (1e-12, math.inf, "more than 0"),
+  "label_smoothing": (0, 1, "0 to 1"),
+  "norm_epsilon": (1e-12, math.inf, "more than 0"),
+  "norm_momentum": (0, 1, "0 to 1"),
+  "width_multiplier": (1e-12, math.inf, "more than 0"),
+}
+_MAX_INT = 2**31 - 1  # TensorFlow counts many things in 32 bits
 # Schedules compute with their numbers of steps, which epochs need not make whole.
 _FRACTIONS_OF_STEPS = "trainer.optimizer_config."
 
@@ -135,6 +147,13 @@ def _allowed_range(path: str, default: Any, value: Any) -> str | None:
     return "a whole number of at least 1"
   if math.isnan(value) or (math.isinf(value) and name != "loss_upper_bound"):
     return "finite"
+  is_count = isinstance(value, int) and name != "seed"
+  largest_count = _MAX_INT if is_count else math.inf
+  smallest, largest, words = _RANGES.get(
+    name, (-math.inf, largest_count, f"at most {_MAX_INT:,}")
+  )
+  if not smallest <= value <= largest:
+    return words
   is_signed = name in _SIGNED or (_is(float, default) and default < 0)
   if path.startswith(_NON_NEGATIVE) and value < 0 and not is_signed:
     return "at least 0"

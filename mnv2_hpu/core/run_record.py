@@ -14,11 +14,14 @@ import gin
 import tensorflow as tf
 from absl import logging
 from official.core import config_definitions as cfg
+from official.modeling import hyperparams
 
 from mnv2_hpu import __version__, compat, deprecations, files
+from mnv2_hpu.core import config_check
 from mnv2_hpu.errors import UserError
 
 FILE = "run_record.json"
+PARAMS_FILE = "params.yaml"  # Model Garden's
 OPERATIVE_GIN = "operative_config.start.gin"
 LOCK_FILE = "run.lock"
 FINISHED_FILE = "finished.json"
@@ -95,7 +98,9 @@ def _read_json(path: str, key: str) -> Any:
   try:
     with tf.io.gfile.GFile(path) as file:
       return json.load(file)[key]
-  except (tf.errors.OpError, OSError, ValueError, TypeError, KeyError) as error:
+  except (
+    *(tf.errors.OpError, OSError, ValueError, TypeError, KeyError, RecursionError),
+  ) as error:
     raise UserError(
       f"{path!r} cannot be read ({_first_line(error)}). Restore it from a copy, "
       "or remove it: a training in this folder writes it again."
@@ -124,10 +129,11 @@ def check_and_write(
   if tf.train.latest_checkpoint(model_dir) and tf.io.gfile.exists(path):
     before = _recipe(_read_config(path))
     now = _recipe(json.loads(json.dumps(current)))
+    # A field that one of them lacks came or went with a release.
     changed = [
-      f"  {name}: {before.get(name)!r} -> {now.get(name)!r}"
-      for name in sorted({*before, *now})
-      if before.get(name) != now.get(name)
+      f"  {name}: {before[name]!r} -> {now[name]!r}"
+      for name in sorted(before.keys() & now.keys())
+      if before[name] != now[name]
     ]
     if changed and not allow_change:
       raise UserError(
@@ -151,6 +157,18 @@ def check_and_write(
     tf.io.gfile.remove(finished)
 
 
+def restore_params_file(model_dir: str) -> None:
+  """Writes `params.yaml` as the recorded run had it.
+
+  The driver writes that file before a run that is refused is known to be.
+  """
+  path = os.path.join(model_dir, FILE)
+  if tf.io.gfile.exists(path):
+    hyperparams.save_params_dict_to_yaml(
+      hyperparams.ParamsDict(_read_config(path)), os.path.join(model_dir, PARAMS_FILE)
+    )
+
+
 def load(model_dir: str, task: cfg.TaskConfig) -> cfg.ExperimentConfig:
   """Returns the experiment recorded in `model_dir`.
 
@@ -171,7 +189,8 @@ def load(model_dir: str, task: cfg.TaskConfig) -> cfg.ExperimentConfig:
   config = cfg.ExperimentConfig(task=task)
   try:
     config.override(_read_config(path))
-  except (AttributeError, KeyError, TypeError) as error:
+    config_check.check(config, train=False)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(
       f"{path!r} does not describe a run of {type(task).__name__} ({error}). Give the "
       "folder of a run of this version."

@@ -69,6 +69,23 @@ def check_model_dir(
   Raises:
     UserError: If the folder cannot serve.
   """
+  if not (train and model_dir):
+    _check_model_dir(model_dir, config, model, train, allow_config_change)
+    return
+  try:
+    _check_model_dir(model_dir, config, model, train, allow_config_change)
+  except UserError:
+    run_record.restore_params_file(model_dir)
+    raise
+
+
+def _check_model_dir(
+  model_dir: str,
+  config: cfg.ExperimentConfig,
+  model: keras.Model,
+  train: bool,
+  allow_config_change: bool,
+) -> None:
   if train and model_dir:
     run_record.acquire_lock(model_dir)
     checkpoint_integrity.quarantine_corrupt(model_dir)

@@ -1,6 +1,7 @@
 """From a source to a prepared data set: list, plan, write the shards, summarize."""
 
 import dataclasses
+import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -145,7 +146,8 @@ def _check_options(options: PreparationOptions) -> None:
     )
   check_names("folder", [options.input_dir, options.output_dir])
   inputs, outputs = Path(options.input_dir), Path(options.output_dir)
-  if outputs.resolve().is_relative_to(inputs.resolve()):
+  # Not `Path.resolve`, which fails at a link to itself.
+  if Path(os.path.realpath(outputs)).is_relative_to(os.path.realpath(inputs)):
     raise UserError(
       f"--output_dir={outputs} lies in --input_dir={inputs}: the shards would be taken "
       "for input. Choose a folder outside."

@@ -152,6 +152,9 @@ def check_shard(
   """
   found = ShardFindings()
   shard = Path(path).name
+  if not Path(path).is_file():  # a pipe would be waited for
+    found.problems.append(f"{shard}: no file, or a link that leads to none")
+    return found
   for index, record in enumerate(tfrecord.read_records(path)):
     example: Mapping[str, Sequence[Any]] = {}
     problems = [record.problem] if record.problem else []

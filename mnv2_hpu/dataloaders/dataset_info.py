@@ -69,7 +69,7 @@ class DatasetInfo:
   @classmethod
   def find(cls, data_dir: str | os.PathLike[str]) -> "DatasetInfo | None":
     """Returns what `load` returns, or None where there is no dataset.json."""
-    return cls.load(data_dir) if (Path(data_dir) / FILE_NAME).exists() else None
+    return cls.load(data_dir) if os.path.lexists(Path(data_dir) / FILE_NAME) else None
 
   @classmethod
   def load(cls, data_dir: str | os.PathLike[str]) -> "DatasetInfo":
@@ -80,6 +80,10 @@ class DatasetInfo:
         is missing, of the wrong type or at odds with another.
     """
     path = Path(data_dir) / FILE_NAME
+    if os.path.lexists(path) and not path.is_file():  # a pipe would be waited for
+      raise UserError(
+        f"{path} is no file, or a link that leads to none. Prepare the data set again."
+      )
     try:
       content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -87,7 +91,7 @@ class DatasetInfo:
         f"{path} does not exist: {data_dir} is not a prepared data set. "
         "Prepare one with entrypoints/prepare_data.py."
       ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
       raise UserError(
         f"{path} cannot be read: {error}. Prepare the data set again."
       ) from error
@@ -152,8 +156,19 @@ def _checked(path: Path, prefix: str, content: Any, kind: type) -> dict[str, Any
     if not isinstance(value, allowed) or isinstance(value, bool):
       names = " or ".join(t.__name__ for t in allowed)
       raise _invalid(path, f"field {prefix + name!r} is {value!r}, not {names}")
+    if problem := _wrong_item(value, hint):
+      raise _invalid(path, f"field {prefix + name!r} holds {problem}")
   # A newer version may write more; what this one reads it reads in full.
   return {name: content[name] for name in hints if name in content}
+
+
+def _wrong_item(value: Any, hint: Any) -> str:
+  """Returns the first item of a list that is no number, or no name; else `""`."""
+  item_type = next(iter(typing.get_args(hint)), None)
+  if not isinstance(value, list) or item_type not in (int, str):
+    return ""
+  wrong = [item for item in value if type(item) is not item_type]
+  return f"{wrong[0]!r}, not {item_type.__name__}" if wrong else ""
 
 
 def _json_types(hint: Any) -> tuple[type, ...]:
@@ -164,6 +179,10 @@ def _json_types(hint: Any) -> tuple[type, ...]:
 
 
 def _check_agreement(path: Path, info: DatasetInfo) -> None:
+  if not 8 <= info.significant_bits <= 16:
+    raise _invalid(
+      path, f"field 'significant_bits' is {info.significant_bits}, not 8 to 16"
+    )
   if len(info.label_names) != info.num_classes:
     raise _invalid(
       path,
@@ -172,6 +191,12 @@ def _check_agreement(path: Path, info: DatasetInfo) -> None:
     )
   for name, split in info.splits.items():
     per_class = split.examples_per_class
+    if min(per_class, default=0) < 0:
+      raise _invalid(
+        path,
+        f"field 'splits.{name}.examples_per_class' holds {min(per_class)}, a negative "
+        "number",
+      )
     if len(per_class) != info.num_classes:
       raise _invalid(
         path,

@@ -77,7 +77,7 @@ def preprocess_for_eval(
       JPEG, PNG, GIF or BMP file.
     height: Height of the result in pixels.
     width: Width of the result in pixels.
-    options: Its `central_fraction`.
+    options: Its `central_fraction`, which counts where `crop` is true.
 
   Returns:
     `[height, width, 3]`, float32 in [-1, 1]. The aspect ratio is not kept.
@@ -90,7 +90,8 @@ def resize_for_eval(
 ) -> tf.Tensor:
   """Does what `preprocess_for_eval` does, but for the range: float32 in [0, 1]."""
   window = functools.partial(
-    central_crop_window, central_fraction=options.central_fraction
+    central_crop_window,
+    central_fraction=options.central_fraction if options.crop else 1.0,
   )
   return _resize(_crop(image, window), height, width)
 

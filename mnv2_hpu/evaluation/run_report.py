@@ -86,8 +86,8 @@ def _check_same_run(model_dir: str, export_dir: str, checkpoint: str) -> None:
     os.path.samefile(model_dir, run) for run in runs[1:] if os.path.isdir(run)
   ):
     raise UserError(
-      f"--export_dir={export_dir!r} was made from {checkpoint!r}, which is no checkpoint "
-      f"of --model_dir={model_dir!r}. Give the export of that run, or export it first."
+      f"--export_dir={export_dir!r} was made from {checkpoint!r}, which is not of "
+      f"--model_dir={model_dir!r}. Give the export of that run, or export it first."
     )
 
 

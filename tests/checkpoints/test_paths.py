@@ -65,3 +65,9 @@ def test_another_format_is_named(tmp_path, name, kind):
   (tmp_path / name).touch()
   with pytest.raises(UserError, match=rf"{name}' is {kind}.*a prefix such as"):
     find_checkpoint(str(tmp_path / name))
+
+
+def test_a_folder_with_an_empty_list_names_what_is_there(folder):
+  (folder / "checkpoint").write_text("")
+  with pytest.raises(UserError, match="is missing or corrupt, so which is the newest"):
+    find_checkpoint(str(folder))

@@ -40,6 +40,12 @@ _WHOLE = "it must be a whole number"
     ("task.model.dropout_rate", "high", "it must be a number"),
     ("task.losses.l2_weight_decay", -1.0, "at least 0"),
     ("runtime.num_gpus", 0.5, _WHOLE),
+    ("task.model.norm_activation.norm_momentum", 2.0, "0 to 1"),
+    ("task.model.norm_activation.norm_epsilon", -1.0, "more than 0"),
+    ("task.model.dropout_rate", 1.0, "not including, 1"),
+    ("task.losses.label_smoothing", 1.5, "0 to 1"),
+    ("task.model.num_classes", 10**20, "at most 2,147,483,647"),
+    ("trainer.train_steps", 10**300, "at most 2,147,483,647"),
   ],
 )
 def test_refused_with_field_value_and_what_is_allowed(path, value, allowed):

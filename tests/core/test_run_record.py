@@ -147,3 +147,28 @@ def test_a_run_is_finished_until_it_is_resumed(tmp_path, config):
   assert run_record.finished_step(str(tmp_path)) == 40
   run_record.check_and_write(str(tmp_path), config, allow_change=False)
   assert run_record.finished_step(str(tmp_path)) is None
+
+
+def test_a_field_that_came_with_a_release_does_not_refuse_a_run(tmp_path, config):
+  run_record.check_and_write(str(tmp_path), config, allow_change=False)
+  _save(_model(2), tmp_path)
+  path = tmp_path / run_record.FILE
+  record = json.loads(path.read_text())
+  del record["config"]["task"]["model"]["dropout_rate"]
+  path.write_text(json.dumps(record))
+  run_record.check_and_write(str(tmp_path), config, allow_change=False)
+
+
+@pytest.mark.parametrize(
+  "config",
+  [
+    5,
+    {"task": "text"},
+    {"task": {"model": {"num_classes": "ten"}}},
+    {"task": {"a": 1}},
+  ],
+)
+def test_a_record_of_wrong_values_is_one_error(tmp_path, config):
+  (tmp_path / run_record.FILE).write_text(json.dumps({"config": config}))
+  with pytest.raises(UserError, match=r"run_record\.json|num_classes is 'ten'"):
+    run_record.load(str(tmp_path), image_classification.ImageClassificationTask())

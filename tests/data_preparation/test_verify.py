@@ -1,4 +1,5 @@
 import collections
+import os
 import shutil
 from pathlib import Path
 
@@ -260,3 +261,16 @@ def test_many_problems_are_counted_not_all_printed(data_dir):
   text = verify.verify(str(data_dir)).summary(max_problems=5)
   assert text.count("is not a tf.train.Example") == 5
   assert "and 97 more" in text  # 100 records and two counts
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to itself"])
+def test_a_shard_that_is_no_file_is_a_problem(data_dir, kind):
+  path = data_dir / SHARD
+  path.unlink()
+  if kind == "pipe":
+    os.mkfifo(path)
+  elif kind == "folder":
+    path.mkdir()
+  else:
+    path.symlink_to(SHARD)
+  assert f"{SHARD}: no file, or a link that leads to none" in problems(data_dir)

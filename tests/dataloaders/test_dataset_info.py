@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_text_that_is_no_json_names_the_file(tmp_path):
 
 def test_unreadable_file_is_an_error_not_an_absent_one(tmp_path):
   (tmp_path / "dataset.json").mkdir()
-  with pytest.raises(UserError, match=r"dataset.json cannot be read: .*directory"):
+  with pytest.raises(UserError, match=r"dataset.json is no file, or a link"):
     DatasetInfo.find(tmp_path)
 
 
@@ -74,6 +75,16 @@ def test_each_missing_field_is_named(tmp_path, name):
   ("change", "message"),
   [
     ({"num_classes": "2"}, "'num_classes' is '2', not int"),
+    ({"label_names": ["a", 5]}, "'label_names' holds 5, not str"),
+    ({"significant_bits": 99}, "'significant_bits' is 99, not 8 to 16"),
+    (
+      {"splits": {"train": dataclasses.asdict(SplitInfo(5, 1, "train-*", ["5", 0]))}},
+      "'splits.train.examples_per_class' holds '5', not int",
+    ),
+    (
+      {"splits": {"train": dataclasses.asdict(SplitInfo(5, 1, "train-*", [6, -1]))}},
+      "'splits.train.examples_per_class' holds -1, a negative",
+    ),
     ({"num_classes": 3}, "'num_classes' is 3, but 'label_names' has 2"),
     ({"splits": {"train": 5}}, "splits.train is not an object"),
     ({"splits": {"train": {}}}, "'splits.train.num_examples' is missing"),
@@ -98,3 +109,21 @@ def test_fields_of_a_later_version_are_passed_over(tmp_path):
   content = {**dataclasses.asdict(INFO), "licence": "CC-BY"}
   (tmp_path / "dataset.json").write_text(json.dumps(content))
   assert DatasetInfo.load(tmp_path) == INFO
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, f"{'1' * 5000}", "[1, 2"])
+def test_hostile_json_is_an_error(tmp_path, content):
+  (tmp_path / "dataset.json").write_text(content)
+  with pytest.raises(UserError, match=r"dataset\.json"):
+    DatasetInfo.load(tmp_path)
+
+
+@pytest.mark.parametrize("make", ["pipe", "link to nothing", "link to itself"])
+def test_what_is_no_file_is_an_error_not_an_absent_one(tmp_path, make):
+  path = tmp_path / "dataset.json"
+  if make == "pipe":
+    os.mkfifo(path)
+  else:
+    path.symlink_to("missing" if make == "link to nothing" else "dataset.json")
+  with pytest.raises(UserError, match="is no file, or a link that leads to none"):
+    DatasetInfo.find(tmp_path)

@@ -295,3 +295,13 @@ def test_parts_can_be_turned_off():
   resized = preprocessing.preprocess_for_train(_image(2), 40, 40, UNDISTORTED)
   whole = preprocessing.preprocess_for_eval(_image(2), 40, 40, WHOLE)
   np.testing.assert_array_equal(resized, whole)
+
+
+def test_evaluation_without_crop_sees_the_whole_image():
+  image = _image(2)
+  options = PreprocessingOptions(crop=False)
+  whole = PreprocessingOptions(central_fraction=1.0)
+  ours, expected = (
+    preprocessing.preprocess_for_eval(image, 32, 32, o) for o in (options, whole)
+  )
+  np.testing.assert_array_equal(ours, expected)

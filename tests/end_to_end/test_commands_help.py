@@ -13,8 +13,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.checkout]
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_help_explains_and_lists_flags(script, programs):
-  output = programs.run(f"mnv2_hpu.cli.{script.stem}", "--help").output
+  done = programs.run(f"mnv2_hpu.cli.{script.stem}", "--help")
+  output = done.output
 
+  assert done.returncode == 0
   first_line = output.strip().splitlines()[0]
   assert first_line.endswith(".")
   assert "flags:" in output
@@ -25,7 +27,7 @@ def test_help_explains_and_lists_flags(script, programs):
 def test_misspelt_flag_is_named(script, programs):
   done = programs.run(f"mnv2_hpu.cli.{script.stem}", "--no_such_flag=1")
 
-  assert done.returncode == 0
+  assert done.returncode == 1
   assert "Unknown command line flag 'no_such_flag'" in done.output
   assert "Traceback" not in done.output
 

@@ -9,6 +9,7 @@ import helpers_programs
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 
 from mnv2_hpu.core import run_record
 from mnv2_hpu.reporting import curves
@@ -159,3 +160,38 @@ def test_resume_goes_on_where_it_stopped(evaluated_along, programs, digits_recor
   loss = curves.read_scalars(str(evaluated_along / "train"))["training_loss"]
   assert [step for step, _ in loss] == [2, 4, 6]
   assert np.isfinite([value for _, value in loss]).all()
+
+
+def test_a_failed_training_shows_in_the_exit_code_of_our_command(
+  programs, digits_records, tmp_path
+):
+  args = _args(
+    digits_records,
+    tmp_path / "run",
+    "train",
+    _epochs(4),
+    "mobilenet_v2_classification.learning_rate = 1e30",
+    "mobilenet_v2_classification.warmup_epochs = 0",
+  )
+  done = programs.run("helpers_small_network", "mnv2_hpu.cli.train", *args)
+  assert done.returncode == 1, done.output[-3000:]
+  assert "NaN or infinite" in done.output
+
+
+def test_a_refused_training_leaves_the_files_of_the_run(
+  evaluated_along, programs, digits_records
+):
+  path = evaluated_along / "params.yaml"
+  before = dict(run_record.flatten(yaml.unsafe_load(path.read_text())))
+  args = _args(
+    digits_records,
+    evaluated_along,
+    "train",
+    _epochs(8),
+    "mobilenet_v2_classification.rho = 0.8",
+  )
+  done = programs.run(*SMALL, *args)
+  assert done.returncode == 1
+  assert "holds a run with another recipe" in done.output
+  after = dict(run_record.flatten(yaml.unsafe_load(path.read_text())))
+  assert after == before
