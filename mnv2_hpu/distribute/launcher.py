@@ -50,6 +50,11 @@ def run(options: Options) -> int:
   Raises:
     UserError: If the command cannot be started.
   """
+  if not 0 <= options.grace_seconds < float("inf"):
+    raise UserError(
+      f"--grace_seconds={options.grace_seconds} is no number of seconds: allowed are 0 "
+      "and more."
+    )
   stop = _StopRequest()
   backoff = _BACKOFF_SECONDS
   for restarts in range(options.max_restarts + 1):

@@ -8,7 +8,7 @@ from official.modeling import performance
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import checkpoint_integrity, run_record, trainer
 from mnv2_hpu.distribute import strategies
-from mnv2_hpu.evaluation import sidecar
+from mnv2_hpu.evaluation import run_watcher, sidecar
 
 
 def evaluate(model_dir: str, distribution_strategy: str | None = None) -> str:
@@ -58,7 +58,7 @@ def evaluate_continuously(
     UserError: If no run appears in time, no checkpoint comes in time, or the training
       is gone without having finished.
   """
-  watcher = sidecar.RunWatcher(model_dir, timeout)
+  watcher = run_watcher.RunWatcher(model_dir, timeout)
   watcher.wait_for_run()
   params = run_record.load(model_dir, exp_cfg.ImageClassificationTask())
   params.trainer.best_checkpoint_export_subdir = sidecar.BEST_SUBDIR

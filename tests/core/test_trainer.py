@@ -18,7 +18,7 @@ from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import trainer
 from mnv2_hpu.data_preparation import prepare
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import sidecar
+from mnv2_hpu.evaluation import run_watcher, sidecar
 
 mnv2_hpu.register()
 
@@ -123,7 +123,7 @@ def test_evaluations_do_not_hold_on_to_memory(build):
 def test_a_sidecar_outlives_a_checkpoint_deleted_under_it(build, tmp_path):
   log = sidecar.EvaluationLog(str(tmp_path))
   follower = sidecar.Sidecar(build(trainer.Trainer), str(tmp_path), log)
-  line = follower.evaluate(str(tmp_path / "ckpt-7"), sidecar.Written(7, 1.0))
+  line = follower.evaluate(str(tmp_path / "ckpt-7"), run_watcher.Written(7, 1.0))
   assert line == (
     "step 7: skipped, the training has deleted its checkpoint (trainer.max_to_keep)"
   )

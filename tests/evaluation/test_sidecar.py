@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from mnv2_hpu.core import run_record
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import sidecar
-from mnv2_hpu.evaluation.sidecar import EvaluationLog, RunWatcher, Written
+from mnv2_hpu.evaluation import run_watcher, sidecar
+from mnv2_hpu.evaluation.run_watcher import RunWatcher, Written
+from mnv2_hpu.evaluation.sidecar import EvaluationLog
 
 _HOLD_LOCK = """
 import sys
@@ -124,7 +125,7 @@ def test_no_new_checkpoint_in_time_is_an_error(run, manager):
 
 
 def test_a_training_that_is_gone_is_noticed(run, manager, monkeypatch):
-  monkeypatch.setattr(sidecar, "_SECONDS_TO_START_AGAIN", 1.0)
+  monkeypatch.setattr(run_watcher, "_SECONDS_TO_START_AGAIN", 1.0)
   manager.save(checkpoint_number=2)
   ended = subprocess.Popen([sys.executable, "-c", _HOLD_LOCK, str(run)])
   assert ended.wait() == 0
