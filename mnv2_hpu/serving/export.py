@@ -106,8 +106,7 @@ def _write_saved_model(
   folder = stack.enter_context(files.atomic_folder(path))
   signatures = module.get_inference_signatures(SIGNATURES)
   tf.saved_model.save(_Variables(module.model), folder, signatures=signatures)
-  # TensorFlow Serving's place for files of the user's: metadata stays with the model.
-  extra = os.path.join(folder, "assets.extra")
+  extra = os.path.join(folder, metadata.SAVED_MODEL_DIR)
   os.makedirs(extra)
   with open(os.path.join(extra, metadata.FILE), "w", encoding="utf-8") as file:
     _write_json(file, content)

@@ -14,6 +14,8 @@ from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving.image_classification import ClassificationModule
 
 FILE = "export.json"
+# Folder in a SavedModel for files of the user's, as TensorFlow Serving has it.
+SAVED_MODEL_DIR = "assets.extra"
 
 
 def describe(

@@ -12,19 +12,20 @@ import json
 import multiprocessing
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mnv2_hpu import compat, files
+from mnv2_hpu import files
 from mnv2_hpu.data_preparation import images
-from mnv2_hpu.dataloaders import encoded_examples, image_decoding, record_files
+from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.progress import Progress
-from mnv2_hpu.serving import metadata, preprocessing, sample_images
+from mnv2_hpu.serving import metadata, sample_images
+from mnv2_hpu.serving.exported_models import Predict, load
 
 RESULT = "check.json"
 PREDICTIONS = "check.npz"
@@ -34,9 +35,6 @@ TOLERANCE = 0.005
 # Difference of a logit between an original file and what preparation made of it, as a
 # fraction of the logits' range.
 ORIGINALS_TOLERANCE = 0.001
-
-# Encoded images, as `[n]` strings, to outputs by name, `[n, num_classes]` each.
-Predict = Callable[[tf.Tensor], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +186,7 @@ def predict(
   """Runs every format over all records.
 
   Args:
-    models: Formats, as `load` returns them.
+    models: Formats, as `exported_models.load` returns them.
     input_path: Pattern of TFRecords.
     fields: Names of their features, as `encoded_examples` takes them.
 
@@ -219,7 +217,7 @@ def compare_originals(
   """Runs files of each kind that preparation converts as they are, and prepared.
 
   Args:
-    models: Formats, as `load` returns them.
+    models: Formats, as `exported_models.load` returns them.
     significant_bits: Bits that 16-bit images use, as the data set was prepared.
 
   Returns:
@@ -262,52 +260,3 @@ def evaluate(
   )
   difference = float(np.ptp(np.stack(list(probabilities.values())), axis=0).max())
   return Verification(input_path, len(labels), top1, top5, difference, dict(originals))
-
-
-def load(export_dir: str) -> dict[str, Predict]:
-  """Returns the models in the folder of an export, by format.
-
-  Raises:
-    UserError: If the folder holds no export.
-  """
-  content = metadata.read(export_dir)
-  loaders = {"saved_model": _saved_model, "model.tflite": _tflite}
-  models = {
-    name.removeprefix("model."): loader(os.path.join(export_dir, name), content)
-    for name, loader in loaders.items()
-    if os.path.exists(os.path.join(export_dir, name))
-  }
-  if not models:
-    raise UserError(f"{export_dir!r} holds none of {', '.join(loaders)}.")
-  return models
-
-
-def _saved_model(path: str, content: Mapping[str, Any]) -> Predict:
-  del content  # it needs none
-  loaded = tf.saved_model.load(path)
-
-  def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
-    # Not the signature alone: its variables live as long as `loaded`.
-    outputs = loaded.signatures["image_bytes"](inputs=encoded)
-    return {name: value.numpy() for name, value in outputs.items()}
-
-  return run
-
-
-def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
-  preprocess = preprocessing.from_dict(content["preprocessing"])
-  significant_bits = content["image_decoding"]["significant_bits"]
-  threads = len(os.sched_getaffinity(0))
-  interpreter = compat.tflite_interpreter(path, threads)
-  signature = interpreter.get_signature_runner("serving_default")
-
-  @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-  def pixels(encoded: tf.Tensor) -> tf.Tensor:
-    image = image_decoding.decode_image(encoded, significant_bits)
-    return preprocess.resize(image)[tf.newaxis]
-
-  def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
-    outputs = [signature(inputs=pixels(image).numpy()) for image in encoded]
-    return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}
-
-  return run

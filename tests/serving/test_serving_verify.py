@@ -8,7 +8,7 @@ import pytest
 
 from mnv2_hpu.dataloaders.inception_preprocessing import preprocess_for_eval
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.serving import metadata, verify
+from mnv2_hpu.serving import exported_models, metadata, verify
 
 LABELS = np.array([0, 1, 2, 6])
 RANKED = np.array(
@@ -70,7 +70,7 @@ def test_gap_of_more_than_half_a_percent_fails(top1, expected, fails):
 
 def predict(export_dir, records):
   fields = metadata.read(export_dir)["data"]
-  return verify.predict(verify.load(export_dir), records, fields)
+  return verify.predict(exported_models.load(export_dir), records, fields)
 
 
 @pytest.mark.slow
@@ -91,10 +91,10 @@ def test_every_record_runs_through_both_formats(trained, exported):
 
 def test_folder_without_a_whole_export_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"no export\.json"):
-    verify.load(str(tmp_path))
+    exported_models.load(str(tmp_path))
   (tmp_path / "export.json").write_text("{}")
   with pytest.raises(UserError, match="holds none of saved_model"):
-    verify.load(str(tmp_path))
+    exported_models.load(str(tmp_path))
 
 
 @pytest.mark.slow

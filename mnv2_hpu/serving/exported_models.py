@@ -1,0 +1,116 @@
+"""Loads what `mnv2-export` wrote: functions from encoded images to predictions."""
+
+import os
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.tools import flatbuffer_utils
+
+from mnv2_hpu import compat
+from mnv2_hpu.dataloaders import image_decoding
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.serving import metadata, preprocessing
+
+# Name in the folder of an export, by format.
+FILES = {
+  "saved_model": "saved_model",
+  "tflite": "model.tflite",
+}
+_TFLITE_SUFFIX = ".tflite"
+# What TensorFlow raises for bytes that are no model, or not a whole one.
+_UNLOADABLE = (
+  *(OSError, ValueError, RuntimeError, LookupError, TypeError, struct.error),
+  tf.errors.OpError,
+)
+
+# Encoded images, as `[n]` strings, to outputs by name, `[n, num_classes]` each.
+Predict = Callable[[tf.Tensor], Mapping[str, np.ndarray]]
+
+
+def load(export_dir: str) -> dict[str, Predict]:
+  """Returns the models in the folder of an export, by format.
+
+  Raises:
+    UserError: If the folder holds no export, or a model in it is corrupt.
+  """
+  content = metadata.read(export_dir)
+  paths = {name: os.path.join(export_dir, file) for name, file in FILES.items()}
+  models = {
+    name: _load(path, content) for name, path in paths.items() if os.path.exists(path)
+  }
+  if not models:
+    raise UserError(f"{export_dir!r} holds none of {', '.join(FILES.values())}.")
+  return models
+
+
+def load_one(path: str) -> tuple[Predict, dict[str, Any]]:
+  """Loads one model of an export.
+
+  Args:
+    path: Folder of a SavedModel, or a TFLite file with its `export.json` beside it.
+
+  Returns:
+    The function, and the content of `export.json`.
+
+  Raises:
+    UserError: If `path` is neither, or is corrupt.
+  """
+  path = os.path.normpath(path)
+  if os.path.isfile(os.path.join(path, "saved_model.pb")):
+    folder = os.path.join(path, metadata.SAVED_MODEL_DIR)
+  elif os.path.isfile(path) and path.endswith(_TFLITE_SUFFIX):
+    folder = os.path.dirname(path) or "."
+  else:
+    raise UserError(
+      f"{path!r} is no exported model. Allowed are the folder of a SavedModel (with its "
+      f"saved_model.pb) and a *{_TFLITE_SUFFIX} file, both written by mnv2-export."
+    )
+  content = metadata.read(folder)
+  return _load(path, content), content
+
+
+def _load(path: str, content: Mapping[str, Any]) -> Predict:
+  loader = _tflite if path.endswith(_TFLITE_SUFFIX) else _saved_model
+  try:
+    return loader(path, content)
+  except _UNLOADABLE as error:
+    if isinstance(error, UserError):
+      raise
+    reason = str(error).split("\n", maxsplit=1)[0]
+    raise UserError(f"{path!r} cannot be loaded ({reason}). Export again.") from error
+
+
+def _saved_model(path: str, content: Mapping[str, Any]) -> Predict:
+  del content  # it needs none
+  loaded = tf.saved_model.load(path)
+  loaded.signatures["image_bytes"]  # noqa: B018 - a KeyError now, not at the first image
+
+  def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
+    # Not the signature alone: its variables live as long as `loaded`.
+    outputs = loaded.signatures["image_bytes"](inputs=encoded)
+    return {name: value.numpy() for name, value in outputs.items()}
+
+  return run
+
+
+def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
+  preprocess = preprocessing.from_dict(content["preprocessing"])
+  significant_bits = content["image_decoding"]["significant_bits"]
+  flatbuffer_utils.read_model(path)  # checks bounds; the interpreter reads beyond them
+  threads = len(os.sched_getaffinity(0))
+  interpreter = compat.tflite_interpreter(path, threads)
+  signature = interpreter.get_signature_runner("serving_default")
+
+  @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+  def pixels(encoded: tf.Tensor) -> tf.Tensor:
+    image = image_decoding.decode_image(encoded, significant_bits)
+    return preprocess.resize(image)[tf.newaxis]
+
+  def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
+    outputs = [signature(inputs=pixels(image).numpy()) for image in encoded]
+    return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}
+
+  return run
