@@ -1,4 +1,6 @@
-"""Evaluates the EMA weights of a run: its newest checkpoint, or each new one."""
+"""Evaluates a run: one of its checkpoints on a whole set, or each new one."""
+
+import os
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
@@ -7,38 +9,94 @@ from official.modeling import performance
 
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import checkpoint_integrity, run_record, trainer
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.distribute import strategies
-from mnv2_hpu.evaluation import run_watcher, sidecar
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.evaluation import run_watcher, set_report, sidecar, whole_set
 
 
-def evaluate(model_dir: str, distribution_strategy: str | None = None) -> str:
-  """Evaluates the newest checkpoint.
+def evaluate(
+  model_dir: str | None = None,
+  *,
+  checkpoint: str | None = None,
+  weights: str | None = None,
+  input_path: str | None = None,
+  output_dir: str | None = None,
+  distribution_strategy: str | None = None,
+) -> str:
+  """Evaluates one checkpoint on every image of a set, each once.
 
   Args:
-    model_dir: Folder of the training run.
+    model_dir: Folder of the training run; that of `checkpoint` if None.
+    checkpoint: A checkpoint, or a folder: its newest; `model_dir`'s if None.
+    weights: `"ema"` or `"raw"`; EMA weights where the run keeps them if None.
+    input_path: Pattern of TFRecords; the run's validation files if None.
+    output_dir: Folder to write metrics, classes and a page to; None writes none.
     distribution_strategy: Name of the strategy; the training's if None.
 
   Returns:
-    Lines with the metrics.
+    Lines with the metrics, and what was written.
 
   Raises:
-    UserError: If the folder holds no run, or no checkpoint.
+    UserError: If there is no such run or checkpoint, or the images cannot be read.
   """
-  params = run_record.load(model_dir, exp_cfg.ImageClassificationTask())
-  checkpoint_integrity.require_checkpoint(model_dir)
-  evaluating = _build_trainer(params, model_dir, distribution_strategy)
-  with evaluating.strategy.scope():
-    evaluating.checkpoint.restore(tf.train.latest_checkpoint(model_dir))
-  metrics = evaluating.evaluate(tf.constant(params.trainer.validation_steps))
-  lines = [f"step {int(evaluating.global_step.numpy()):,}, EMA weights"]
-  lines += [
-    f"  {name:<20} {float(value):.5f}" for name, value in sorted(metrics.items())
-  ]
+  if model_dir is None and checkpoint is None:
+    raise UserError("Neither --model_dir nor --checkpoint is given. Give one of them.")
+  run_dir = model_dir or run_folder(checkpoint or "")
+  params = run_record.load(run_dir, exp_cfg.ImageClassificationTask())
+  if checkpoint is None:
+    checkpoint_integrity.require_checkpoint(run_dir)
+  names = class_names(params)
+  if input_path is not None:
+    params.task.validation_data.override({"input_path": input_path, "num_examples": 0})
+  result = whole_set.evaluate(
+    params,
+    checkpoint or run_dir,
+    weights=weights or ("ema" if params.trainer.optimizer_config.ema else "raw"),
+    distribution_strategy=distribution_strategy,
+  )
+  lines = [set_report.table(result, names)]
+  if output_dir is not None:
+    lines.append(f"wrote {', '.join(set_report.write(result, names, output_dir))}")
   return "\n".join(lines)
 
 
+def run_folder(checkpoint: str) -> str:
+  """Returns the folder of the run that a checkpoint is of.
+
+  Args:
+    checkpoint: A checkpoint or a folder: that of a run, or its folder `best`.
+  """
+  folder = checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint)
+  for candidate in (folder, os.path.join(folder, os.pardir)):
+    if tf.io.gfile.exists(os.path.join(candidate, run_record.FILE)):
+      return os.path.normpath(candidate) if candidate != folder else folder
+  return folder
+
+
+def dataset_info(params: cfg.ExperimentConfig) -> DatasetInfo | None:
+  """Returns the `dataset.json` beside the validation files, None where there is none.
+
+  Args:
+    params: Experiment of a run.
+  """
+  return DatasetInfo.find(os.path.dirname(params.task.validation_data.input_path))
+
+
+def class_names(params: cfg.ExperimentConfig) -> list[str]:
+  """Returns the name of each class of a run, its number where `dataset.json` is gone.
+
+  Args:
+    params: Experiment of the run.
+  """
+  dataset, num_classes = dataset_info(params), params.task.model.num_classes
+  if dataset and len(dataset.label_names) == num_classes:
+    return dataset.label_names
+  return [str(label) for label in range(num_classes)]
+
+
 def evaluate_continuously(
-  model_dir: str, timeout: int = 3600, distribution_strategy: str | None = None
+  model_dir: str | None, timeout: int = 3600, distribution_strategy: str | None = None
 ) -> str:
   """Evaluates each checkpoint as it comes, until the training has ended.
 
@@ -58,6 +116,8 @@ def evaluate_continuously(
     UserError: If no run appears in time, no checkpoint comes in time, or the training
       is gone without having finished.
   """
+  if model_dir is None:
+    raise UserError("--continuous needs --model_dir: the folder of the training run.")
   watcher = run_watcher.RunWatcher(model_dir, timeout)
   watcher.wait_for_run()
   params = run_record.load(model_dir, exp_cfg.ImageClassificationTask())

@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -43,6 +43,9 @@ _STYLE: dict[str, Any] = {
 }
 
 
+_MAX_CAPTION = 24
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
   """One held-out image and its prediction.
@@ -63,6 +66,27 @@ class Sample:
   def is_correct(self) -> bool:
     """Whether the prediction is the label."""
     return self.prediction == self.label
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+  """How often predictions are right, by their probability, in bins of equal width.
+
+  Attributes:
+    counts: Predictions in each bin, `[bins]`.
+    confidence: Their mean probability, `[bins]`; 0 in an empty bin.
+    accuracy: Fraction of them that is right, `[bins]`; 0 in an empty bin.
+  """
+
+  counts: np.ndarray
+  confidence: np.ndarray
+  accuracy: np.ndarray
+
+  @property
+  def error(self) -> float:
+    """The expected calibration error (Guo et al., 2017, equation 3), in [0, 1]."""
+    gaps = np.abs(self.confidence - self.accuracy)
+    return float(np.average(gaps, weights=self.counts)) if self.counts.any() else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +168,29 @@ def _draw(axes: Axes, chart: Chart, curves: Curves) -> None:
 
 def chart_svg(chart: Chart, curves: Curves) -> bytes:
   """Draws one chart as an SVG document."""
+  return _svg(lambda axes: _draw(axes, chart, curves))
+
+
+def calibration_svg(calibration: Calibration) -> bytes:
+  """Draws the accuracy of each bin of probabilities as an SVG document."""
+
+  def draw(axes: Axes) -> None:
+    filled = calibration.counts > 0
+    width = 1 / len(filled)
+    left = np.flatnonzero(filled) * width
+    axes.bar(left, calibration.accuracy[filled], width, align="edge", color=BLUE)
+    axes.plot([0, 1], [0, 1], "--", color=ORANGE)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability", ylabel="right")
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+
+  return _svg(draw)
+
+
+def _svg(draw: Callable[[Axes], None]) -> bytes:
   with mpl.rc_context(_STYLE):
     figure = Figure(figsize=(4.4, 3.0), layout="constrained")
-    _draw(figure.subplots(), chart, curves)
+    draw(figure.subplots())
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
   return buffer.getvalue()
@@ -202,6 +246,41 @@ def save_overview_png(
       axes.set_axis_off()
     for axes, sample in zip(cells, samples, strict=False):
       _draw_sample(axes, sample, class_names)
+    with files.atomic_write(path, "wb") as file:
+      figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def save_contact_sheet(
+  path: str | os.PathLike[str],
+  encoded: Sequence[bytes],
+  captions: Sequence[str],
+  columns: int = 8,
+) -> None:
+  """Writes one figure of many images, each with a caption.
+
+  Args:
+    path: PNG file to write.
+    encoded: Images, JPEG or PNG.
+    captions: Text of each.
+    columns: Number of images in a row.
+  """
+  from PIL import Image
+
+  columns = min(columns, len(encoded))
+  rows = -(-len(encoded) // columns)
+  with mpl.rc_context(_STYLE):
+    size = (1.5 * columns, 1.7 * rows)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    cells = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in cells:
+      axes.set_axis_off()
+    for axes, content, caption in zip(cells, encoded, captions, strict=False):
+      with Image.open(io.BytesIO(content)) as image:
+        thumbnail = image.convert("RGB")
+      thumbnail.thumbnail((320, 320))
+      axes.imshow(thumbnail)
+      # No mathematics, whatever characters a class is called by.
+      axes.set_title(caption[:_MAX_CAPTION], loc="center", fontsize=8, parse_math=False)
     with files.atomic_write(path, "wb") as file:
       figure.savefig(file, format="png", metadata={"Software": None})
 

@@ -9,7 +9,7 @@ import numpy as np
 from mnv2_hpu import files
 from mnv2_hpu.reporting import plots
 from mnv2_hpu.reporting.curves import Curves
-from mnv2_hpu.reporting.plots import Sample
+from mnv2_hpu.reporting.plots import Calibration, Sample
 
 # With more classes, the pairs that are confused most often are listed instead.
 MAX_MATRIX_CLASSES = 24
@@ -68,10 +68,11 @@ def write_report(
   title: str,
   highlights: Mapping[str, str],
   summary: Mapping[str, str],
-  curves: Curves,
   confusion: np.ndarray,
   class_names: Sequence[str],
   samples: Sequence[Sample],
+  curves: Curves | None = None,
+  calibration: Calibration | None = None,
   footer: str = "",
 ) -> None:
   """Writes the page; text from outside is escaped, images are embedded.
@@ -81,18 +82,20 @@ def write_report(
     title: Heading.
     highlights: A few numbers for large type: name to text.
     summary: Table of settings and results: name to text.
-    curves: Scalars that the run has logged.
     confusion: Number of images by true class (row) and predicted class (column),
       `[num_classes, num_classes]`.
     class_names: Name of each label.
     samples: Held-out images to show.
+    curves: Scalars that the run has logged; None leaves the section out.
+    calibration: How often predictions are right at which probability; None likewise.
     footer: Line at the end, such as versions.
   """
   sections = (
     _tiles(highlights),
     _section("Summary", "", _table(summary)),
-    _section("Learning curves", "", _charts(curves)),
+    _section("Learning curves", "", _charts(curves)) if curves else "",
     _confusion(confusion, class_names),
+    _calibration(calibration) if calibration else "",
     _samples(samples, class_names),
   )
   page = (
@@ -146,6 +149,16 @@ def _confusion(confusion: np.ndarray, class_names: Sequence[str]) -> str:
     return _section("Confusion matrix", caption, _matrix(confusion, class_names))
   caption = f"The pairs of classes that are confused most often. {wrong}"
   return _section("Confusions", caption, _pairs(confusion, class_names))
+
+
+def _calibration(calibration: Calibration) -> str:
+  caption = (
+    "How often predictions of a probability are right; on the diagonal they are as "
+    f"often right as they say. Expected calibration error: {calibration.error:.2%}."
+  )
+  image = plots.data_uri(plots.calibration_svg(calibration), "image/svg+xml")
+  chart = f'<div class="charts"><img alt="Calibration" src="{image}"></div>'
+  return _section("Calibration", caption, chart)
 
 
 def _matrix(confusion: np.ndarray, class_names: Sequence[str]) -> str:

@@ -12,6 +12,15 @@ from mnv2_hpu.dataloaders import image_decoding
 from mnv2_hpu.serving import preprocessing
 
 
+def preprocessing_of(params: cfg.ExperimentConfig) -> preprocessing.Preprocessing:
+  """Returns what an experiment's evaluation does to an image before the network."""
+  height, width, _ = params.task.model.input_size
+  data = params.task.validation_data
+  return preprocessing.create(
+    data.preprocessing, height, width, data.preprocessing_options
+  )
+
+
 class ClassificationModule(upstream.ClassificationModule):
   """Model Garden's module with the preprocessing of the run's evaluation inside.
 
@@ -46,10 +55,7 @@ class ClassificationModule(upstream.ClassificationModule):
     """
     self.significant_bits = significant_bits
     height, width, channels = params.task.model.input_size
-    data = params.task.validation_data
-    self.preprocessing = preprocessing.create(
-      data.preprocessing, height, width, data.preprocessing_options
-    )
+    self.preprocessing = preprocessing_of(params)
     super().__init__(
       params=params,
       batch_size=batch_size,

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow as tf
 
 from mnv2_hpu.dataloaders import inception_preprocessing
@@ -49,6 +50,10 @@ class Preprocessing(abc.ABC):
   @abc.abstractmethod
   def normalize(self, pixels: tf.Tensor) -> tf.Tensor:
     """Scales pixel values, float32 from 0 to 255, as the network expects them."""
+
+  @abc.abstractmethod
+  def denormalize(self, network_input: np.ndarray) -> np.ndarray:
+    """Undoes `normalize`: float pixel values from 0 to 255, for people to look at."""
 
   def network_input(self, image: tf.Tensor) -> tf.Tensor:
     """Returns the network's input, float32 `[height, width, 3]`, for `resize`'s."""
@@ -94,6 +99,10 @@ class Inception(Preprocessing):
     """See `Preprocessing`."""
     return inception_preprocessing.to_minus_one_one(pixels / 255.0)
 
+  def denormalize(self, network_input: np.ndarray) -> np.ndarray:
+    """See `Preprocessing`."""
+    return (network_input + 1.0) * 127.5
+
   def network_input(self, image: tf.Tensor) -> tf.Tensor:
     """See `Preprocessing`; the very function that evaluation calls."""
     return inception_preprocessing.preprocess_for_eval(
@@ -119,6 +128,11 @@ class ModelGarden(Preprocessing):
     """See `Preprocessing`."""
     ops = _preprocess_ops()
     return ops.normalize_scaled_float_image(pixels, ops.MEAN_RGB, ops.STDDEV_RGB)
+
+  def denormalize(self, network_input: np.ndarray) -> np.ndarray:
+    """See `Preprocessing`."""
+    ops = _preprocess_ops()
+    return network_input * np.array(ops.STDDEV_RGB) + np.array(ops.MEAN_RGB)
 
 
 KINDS: dict[str, type[Preprocessing]] = {

@@ -250,18 +250,33 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     images, labels = inputs
     weights = tf.cast(labels >= 0, tf.float32)
     one_hot = tf.one_hot(labels, self.task_config.model.num_classes)
-    logits = tf.cast(self.inference_step(images, model), tf.float32)
-    loss = keras.losses.categorical_crossentropy(
-      one_hot,
-      logits,
-      from_logits=True,
-      label_smoothing=self.task_config.losses.label_smoothing,
-    )
-    if model.losses:
-      loss += tf.add_n(model.losses)
+    logits, loss = self.logits_and_losses(images, labels, model)
     for metric in metrics or ():
       if metric.name == "validation_loss":
         metric.update_state(loss, sample_weight=weights)
       else:
         metric.update_state(one_hot, logits, sample_weight=weights)
     return {}
+
+  def logits_and_losses(
+    self, images: tf.Tensor, labels: tf.Tensor, model: keras.Model
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns what an evaluation looks at, float32.
+
+    Args:
+      images: The network's input, float32 `[batch, height, width, 3]`.
+      labels: True classes, int32 `[batch]`.
+      model: Network.
+
+    Returns:
+      Logits, `[batch, num_classes]`, and the loss of each image, `[batch]`, weight
+      decay included.
+    """
+    logits = tf.cast(self.inference_step(images, model), tf.float32)
+    losses = keras.losses.categorical_crossentropy(
+      tf.one_hot(labels, self.task_config.model.num_classes),
+      logits,
+      from_logits=True,
+      label_smoothing=self.task_config.losses.label_smoothing,
+    )
+    return logits, losses + tf.add_n(model.losses) if model.losses else losses

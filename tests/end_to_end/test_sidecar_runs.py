@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from mnv2_hpu.core import run_record
+from mnv2_hpu.data_preparation import digits
 from mnv2_hpu.reporting import curves
 
 pytestmark = pytest.mark.slow
@@ -112,6 +113,58 @@ def test_started_again_it_repeats_nothing_and_says_the_best(followed, programs):
   assert done.returncode == 0, done.output[-3000:]
   assert (model_dir / "evaluations.jsonl").read_text() == before
   assert output.strip().splitlines()[-1] in done.output
+
+
+def test_evaluating_once_gives_the_same_numbers_and_each_class(
+  followed, programs, digits_records, tmp_path
+):
+  model_dir, _ = followed
+  logged = _log(model_dir)[8]
+
+  def evaluate(*flags):
+    done = programs.run(
+      "helpers_small_network",
+      "mnv2_hpu.cli.evaluate",
+      f"--checkpoint={model_dir / 'ckpt-8'}",
+      *flags,
+    )
+    assert done.returncode == 0, done.output[-3000:]
+    return {
+      line.split()[0]: float(line.split()[1])
+      for line in done.output.splitlines()
+      if line.startswith(("  accuracy", "  top_5", "  validation_loss"))
+    }
+
+  for name, value in evaluate(f"--output_dir={tmp_path}").items():
+    assert value == pytest.approx(logged[name], abs=1e-5), name
+  raw = evaluate("--weights=raw")
+  assert raw["validation_loss"] != pytest.approx(logged["validation_loss"], abs=1e-3)
+  classes = (tmp_path / "per_class.csv").read_text().splitlines()
+  counts = [int(line.split(",")[2]) for line in classes[1:]]
+  part = f"{digits_records}/validation-*"
+  assert len(counts) == 10
+  assert (
+    sum(counts) == json.loads((tmp_path / "metrics.json").read_text())["num_examples"]
+  )
+  assert evaluate(f"--input_path={part}") == evaluate()
+
+
+def test_a_run_predicts_files(followed, programs, tmp_path):
+  digits.write_digits(str(tmp_path / "images"))
+  sheet = tmp_path / "sheet.png"
+  done = programs.run(
+    "helpers_small_network",
+    "mnv2_hpu.cli.predict",
+    f"--model={followed[0]}",
+    "--format=jsonl",
+    f"--contact_sheet={sheet}",
+    str(tmp_path / "images" / "validation" / "7"),
+  )
+  assert done.returncode == 0, done.output[-3000:]
+  rows = [json.loads(line) for line in done.output.splitlines() if line[:1] == "{"]
+  assert len(rows) == 36
+  assert all(len(row["predictions"]) == 3 for row in rows)
+  assert sheet.stat().st_size > 10_000
 
 
 @pytest.mark.long("a killed training has a minute to be started again")
