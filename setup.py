@@ -14,6 +14,7 @@ COMMANDS = (
   "export",
   "import_checkpoint",
   "launch",
+  "predict",
   "prepare_data",
   "quickstart",
   "report",

@@ -82,7 +82,8 @@ class InputFolder:
     Links are followed; a link to a folder that holds it is skipped.
     """
     root = self.root.resolve()
-    return sorted(self._walk(folder, frozenset([root, *root.parents])))
+    above = frozenset([root, *root.parents] if folder else root.parents)
+    return sorted(self._walk(folder, above))
 
   def _walk(self, folder: str, above: frozenset[Path]) -> Iterator[tuple[str, int]]:
     real = (self.root / folder).resolve()

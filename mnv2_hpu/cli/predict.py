@@ -1,0 +1,47 @@
+r"""Predicts the classes of image files: the three likeliest, with their probabilities.
+
+Example, the model of `make quickstart`:
+
+  mnv2-predict --model=build/quickstart/saved_model build/quickstart/images/validation
+
+--model is a SavedModel, a .tflite file or a whole folder that mnv2-export wrote, the
+folder of a training run, or one of its checkpoints. Images are files, folders or
+patterns. A file that is no image is reported; the exit code is then 1.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+import mnv2_hpu
+from mnv2_hpu.cli import command
+from mnv2_hpu.cli.path_flags import define_path
+
+
+def define_flags() -> None:
+  """Defines the flags."""
+  define_path("model", None, "A run, an export, or a model of it.", required=True)
+  flags.DEFINE_enum(
+    "format", "table", ["table", "jsonl", "csv"], "How predictions are printed."
+  )
+  define_path("contact_sheet", None, "PNG file to write, of the images with classes.")
+
+
+def main(argv: Sequence[str]) -> int:
+  """Prints a line for each image."""
+  values = flags.FLAGS
+  mnv2_hpu.register()
+  from mnv2_hpu.evaluation import prediction_output
+
+  return prediction_output.predict(
+    values.model, argv[1:], values.format, values.contact_sheet
+  )
+
+
+def entry_point() -> None:
+  """The console script `mnv2-predict`."""
+  command.run(main, define_flags, takes_arguments=True)
+
+
+if __name__ == "__main__":
+  entry_point()

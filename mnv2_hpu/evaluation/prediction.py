@@ -1,0 +1,167 @@
+"""Predicts the classes of image files, by a run, an export, or one model of it."""
+
+import dataclasses
+import glob
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from mnv2_hpu.checkpoints import restore
+from mnv2_hpu.compat import keras
+from mnv2_hpu.configs import image_classification as exp_cfg
+from mnv2_hpu.core import run_record
+from mnv2_hpu.data_preparation import images, input_files
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.evaluation import evaluator
+from mnv2_hpu.serving import exported_models, metadata
+from mnv2_hpu.serving.image_classification import ClassificationModule
+
+BATCH_SIZE = 32
+TOP = 3  # classes of a prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+  """A model with what its users need to know of it.
+
+  Attributes:
+    predict: Takes encoded images `[batch]`, returns `probs` `[batch, num_classes]`.
+    label_names: Name of each class.
+    significant_bits: Bits that samples of 16 bits use in its images.
+  """
+
+  predict: exported_models.Predict
+  label_names: Sequence[str]
+  significant_bits: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """What a model says of one file.
+
+  Attributes:
+    file: Its path.
+    classes: Name and probability of the likeliest classes, the best first; empty where
+      the file is no image.
+    error: Why it could not be read; empty where it could.
+    encoded: The image as the network got it, JPEG or PNG.
+  """
+
+  file: str
+  classes: tuple[tuple[str, float], ...] = ()
+  error: str = ""
+  encoded: bytes = b""
+
+
+def load(path: str) -> Predictor:
+  """Loads a model.
+
+  Args:
+    path: Folder of a run or one of its checkpoints (EMA weights where there are any),
+      folder of an export (its SavedModel where it has one), or one of its models.
+
+  Raises:
+    UserError: If there is no model.
+  """
+  run_dir = evaluator.run_folder(path)
+  if tf.io.gfile.exists(os.path.join(run_dir, run_record.FILE)):
+    return _of_run(run_dir, path)
+  if os.path.exists(os.path.join(path, metadata.FILE)):
+    content, models = metadata.read(path), exported_models.load(path)
+    predict = models.get("saved_model") or next(iter(models.values()))
+  else:
+    predict, content = exported_models.load_one(path)
+  names = content["label_names"] or [str(i) for i in range(content["num_classes"])]
+  bits = content["image_decoding"]["significant_bits"]
+  return Predictor(predict, names, bits)
+
+
+def _of_run(run_dir: str, checkpoint: str) -> Predictor:
+  params = run_record.load(run_dir, exp_cfg.ImageClassificationTask())
+  keras.mixed_precision.set_global_policy("float32")  # as an export computes
+  dataset = evaluator.dataset_info(params)
+  bits = dataset.significant_bits if dataset else 16
+  module = ClassificationModule(params, significant_bits=bits)
+  weights = "ema" if params.trainer.optimizer_config.ema else "raw"
+  restore.restore_weights(module.model, checkpoint, weights)
+
+  def predict(encoded: tf.Tensor) -> dict[str, np.ndarray]:
+    outputs = module.inference_from_image_bytes(encoded)
+    return {name: value.numpy() for name, value in outputs.items()}
+
+  return Predictor(predict, evaluator.class_names(params), bits)
+
+
+def find_images(arguments: Sequence[str]) -> list[str]:
+  """Returns the files that are named, each once, in the order of their naming.
+
+  Args:
+    arguments: Files, folders (all files below, without those of the system), patterns.
+
+  Raises:
+    UserError: If there is no argument, or if one matches nothing.
+  """
+  if not arguments:
+    raise UserError("no image is named. Give files, folders or patterns of them.")
+  found: dict[str, None] = {}
+  for argument in arguments:
+    matched = [argument] if os.path.lexists(argument) else sorted(glob.glob(argument))
+    files = [file for path in matched for file in _below(path)]
+    if not files:
+      raise UserError(
+        f"{argument!r} matches no file. Give files, folders or patterns of them."
+      )
+    found.update(dict.fromkeys(files))
+  return list(found)
+
+
+def _below(path: str) -> list[str]:
+  if not os.path.isdir(path):
+    return [path]
+  folder = input_files.InputFolder(path, "a folder of images is expected")
+  return [os.path.join(path, name) for name, _ in folder.files_below("")]
+
+
+def predict_files(predictor: Predictor, files: Iterable[str]) -> Iterator[Prediction]:
+  """Yields the prediction of each file in order; the memory is that of a batch.
+
+  A file is read as preparation reads it (`data_preparation.images`), whatever its
+  format: what training would have skipped is reported here.
+
+  Args:
+    predictor: The model.
+    files: Paths.
+  """
+  remaining = iter(files)
+  while batch := list(itertools.islice(remaining, BATCH_SIZE)):
+    predictions = [_read(file, predictor.significant_bits) for file in batch]
+    readable = [p for p in predictions if not p.error]
+    if readable:
+      encoded = tf.constant([p.encoded for p in readable])
+      rows = iter(predictor.predict(encoded)["probs"])
+      predictions = [
+        p if p.error else _with_classes(p, next(rows), predictor.label_names)
+        for p in predictions
+      ]
+    yield from predictions
+
+
+def _read(file: str, significant_bits: int) -> Prediction:
+  try:
+    image = images.read(input_files.read_file(file), significant_bits=significant_bits)
+  except OSError as error:
+    return Prediction(file, error=error.strerror or str(error))
+  except images.BadImageError as error:
+    return Prediction(file, error=str(error))
+  return Prediction(file, encoded=image.encoded)
+
+
+def _with_classes(
+  prediction: Prediction, probabilities: np.ndarray, names: Sequence[str]
+) -> Prediction:
+  best = np.argsort(-probabilities, kind="stable")[:TOP]
+  classes = tuple((names[i], float(probabilities[i])) for i in best)
+  return dataclasses.replace(prediction, classes=classes)
