@@ -176,12 +176,13 @@ def evaluate(
     distribution_strategy or params.runtime.distribution_strategy,
     num_gpus=params.runtime.num_gpus,
   )
+  data = params.task.validation_data
+  data.override({"cache": False})  # each image is read once
   with strategy.scope():
     task = task_factory.get_task(params.task)
     task.check_inputs(train=False, evaluate=True)
     model = task.build_model()
     restored = restore.restore_weights(model, checkpoint, weights)
-  data = params.task.validation_data
   counts = Counts(params.task.model.num_classes)
   start = time.monotonic()
   total = classification_input.count_examples(data)
