@@ -5,8 +5,9 @@ Warnings and errors of other places, and everything that this project logs, stay
 
 import functools
 import logging
+import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Filter(NamedTuple):
@@ -89,6 +90,36 @@ FILTERS = (
 def _is_kept(row: Filter, record: logging.LogRecord) -> bool:
   from_there = record.pathname.endswith(row.file)
   return not (from_there and re.match(row.pattern, record.getMessage()))
+
+
+class _LazyFile(logging.FileHandler):
+  """A file whose folder is made with the first message."""
+
+  def _open(self) -> Any:
+    os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
+    return super()._open()
+
+
+def move_details_to(path: str) -> None:
+  """Writes all messages to a file; of upstream's, the screen keeps warnings and errors.
+
+  Args:
+    path: File to append to; its folder may not exist yet.
+  """
+  file = _LazyFile(path, delay=True, encoding="utf-8")
+  file.setFormatter(
+    logging.Formatter("%(asctime)s %(levelname)s %(filename)s:%(lineno)d] %(message)s")
+  )
+  for name in ("", *{row.logger for row in FILTERS}):
+    for handler in logging.getLogger(name).handlers:
+      handler.addFilter(_is_for_the_screen)
+  logging.getLogger().addHandler(file)
+  logging.getLogger().setLevel(logging.INFO)
+
+
+def _is_for_the_screen(record: logging.LogRecord) -> bool:
+  is_ours = os.path.dirname(__file__) in record.pathname
+  return is_ours or record.levelno >= logging.WARNING
 
 
 @functools.cache

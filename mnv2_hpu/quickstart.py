@@ -1,14 +1,20 @@
-"""The quickstart's steps: each a command that a user can give, shown before it runs."""
+"""The quickstart's steps: each a command that a user can give, shown before it runs.
+
+All that the commands print goes to a log; on the screen are progress and results.
+"""
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 from mnv2_hpu import tf_environment
 from mnv2_hpu.configs import gin_files
@@ -17,7 +23,13 @@ from mnv2_hpu.errors import UserError
 
 # What an earlier run left; nothing else in the folder is touched.
 _FOLDERS = ("images", "tfrecords", "model", "export", "saved_model")
-_FILES = ("metrics.json", "report.html", "model.tflite")
+_FILES = ("metrics.json", "report.html", "model.tflite", "export.json")
+LOG_FILE = "quickstart.log"
+
+_PROGRESS = re.compile(r"[\w ]+: [\d,]+/[\d,]+ \w+ \((?P<percent>\d+)%\)")
+_RESULT = re.compile(r"loading TensorFlow|exported |checked |wrote |warning: ")
+_SECONDS_BETWEEN = 15.0  # two lines of progress
+_LAST_LINES = 20  # shown of a step that failed
 
 
 def run(output_dir: Path, train_epochs: float | None = None) -> dict[str, float]:
@@ -35,19 +47,26 @@ def run(output_dir: Path, train_epochs: float | None = None) -> dict[str, float]
     shutil.rmtree(output_dir / name, ignore_errors=True)
   for name in _FILES:
     (output_dir / name).unlink(missing_ok=True)
-  print("Each step loads TensorFlow first, which takes about 10 seconds.", flush=True)
+  log_path = output_dir / LOG_FILE
+  print(
+    "Each step loads TensorFlow first, which takes about 10 seconds. "
+    f"All that is printed: {log_path}",
+    flush=True,
+  )
   seconds: dict[str, float] = {}
   start = time.monotonic()
   images = output_dir / "images"
   counts = digits.write_digits(str(images))
   print(f"images: {counts} (scikit-learn's load_digits) in {images}")
   seconds["images"] = time.monotonic() - start
-  for name, command in _commands(output_dir, train_epochs).items():
-    start = time.monotonic()
-    _run("-m", *command)
-    seconds[name] = time.monotonic() - start
+  with log_path.open("w", encoding="utf-8") as log:
+    for name, command in _commands(output_dir, train_epochs).items():
+      start = time.monotonic()
+      _run(log, "-m", *command)
+      seconds[name] = time.monotonic() - start
   for name in ("saved_model", "model.tflite"):
     shutil.move(output_dir / "export" / name, output_dir / name)
+  shutil.copy(output_dir / "export" / "export.json", output_dir)
   return seconds
 
 
@@ -78,13 +97,37 @@ def _commands(
   }
 
 
-def _run(*command: str) -> None:
-  print(f"\n$ {shlex.join(('python', *command))}", flush=True)
-  environ = tf_environment.with_defaults(os.environ)
-  done = subprocess.run([sys.executable, *command], env=environ, check=False)
-  if done.returncode:
+def _run(log: TextIO, *command: str) -> None:
+  """Runs a step; all of its output goes to the log, progress and results are shown."""
+  line = f"\n$ {shlex.join(('python', *command))}"
+  print(line, flush=True)
+  log.write(f"{line}\n")
+  environ = tf_environment.with_defaults(os.environ) | {"PYTHONUNBUFFERED": "1"}
+  last: deque[str] = deque(maxlen=_LAST_LINES)
+  shown = 0.0
+  with subprocess.Popen(
+    [sys.executable, *command],
+    env=environ,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    errors="replace",
+  ) as process:
+    for text in process.stdout or ():
+      log.write(text)
+      log.flush()
+      last.append(text)
+      progress = _PROGRESS.match(text)
+      is_due = time.monotonic() - shown >= _SECONDS_BETWEEN
+      if progress and (is_due or progress["percent"] == "100"):
+        shown = time.monotonic()
+        print(f"  {text}", end="", flush=True)
+      elif _RESULT.match(text):
+        print(f"  {text}", end="", flush=True)
+  if process.returncode:
     raise UserError(
-      f"the step above ended with code {done.returncode}; what it printed says why."
+      f"the step above ended with code {process.returncode}; its last lines:\n"
+      f"{''.join(last)}All that it printed: {log.name}"
     )
 
 

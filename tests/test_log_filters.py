@@ -2,6 +2,8 @@
 
 import importlib
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -42,3 +44,40 @@ def test_only_what_is_named_is_left_out(logger, path, message, is_kept):
   record = logging.LogRecord(logger, logging.WARNING, path, 1, message, (), None)
 
   assert bool(logging.getLogger(logger).filter(record)) == is_kept
+
+
+_PROGRAM = """
+import logging, sys
+from absl import app
+from mnv2_hpu import log_filters
+
+def log(level, path, message):
+  record = logging.LogRecord("absl", level, path, 7, message, (), None)
+  logging.getLogger("absl").handle(record)
+
+def main(argv):
+  log_filters.move_details_to(argv[1])
+  log(logging.INFO, "/x/official/core/train_lib.py", "a detail of theirs")
+  log(logging.WARNING, "/x/official/core/train_lib.py", "a warning of theirs")
+  log(logging.INFO, log_filters.__file__, "a line of ours")
+
+app.run(main)
+"""
+
+
+def test_details_of_upstream_go_to_a_file_alone(tmp_path):
+  log = tmp_path / "new" / "train.log"
+  for _ in range(2):  # a training that is resumed appends
+    done = subprocess.run(
+      [sys.executable, "-c", _PROGRAM, str(log)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+  assert "a detail of theirs" not in done.stderr
+  assert done.stderr.count("a warning of theirs") == 1
+  assert done.stderr.count("a line of ours") == 1
+  messages = [line.partition("] ")[2] for line in log.read_text().splitlines()]
+  assert messages == 2 * [
+    "a detail of theirs",
+    "a warning of theirs",
+    "a line of ours",
+  ]

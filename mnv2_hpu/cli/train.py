@@ -5,15 +5,18 @@ Example, on the digits that `make quickstart` prepares:
   mnv2-train --experiment=mobilenet_v2_classification --gin_file=gin/digits.gin \
     --mode=train_and_eval --model_dir=build/digits
 
-`--dry_run` prints every resolved value and where it came from.
+`--dry_run` prints every resolved value and where it came from. What Model Garden and
+TensorFlow log is in train.log of the model folder; --verbosity=0 shows it too.
 """
 
+import os
 from collections.abc import Sequence
 
 from absl import flags
 from official.common import flags as tfm_flags
 
 import mnv2_hpu
+from mnv2_hpu import cluster, log_filters
 from mnv2_hpu.cli import command
 from mnv2_hpu.cli.path_flags import PathParser
 from mnv2_hpu.errors import UserError
@@ -55,6 +58,11 @@ def main(argv: Sequence[str]) -> int:
 
     print(resolve.describe(resolve.resolve(flags.FLAGS)))
     return 0
+  is_local = "://" not in flags.FLAGS.model_dir
+  if (
+    is_local and not flags.FLAGS["verbosity"].present and cluster.rank(os.environ) == 0
+  ):
+    log_filters.move_details_to(os.path.join(flags.FLAGS.model_dir, "train.log"))
   given = flags.FLAGS.enable_async_checkpointing
   from official.vision import train  # defines that flag again
 

@@ -14,7 +14,6 @@ import os
 import zipfile
 from collections.abc import Mapping
 from concurrent import futures
-from typing import Any
 
 import numpy as np
 import tensorflow as tf

@@ -43,7 +43,13 @@ def output_dir(tmp_path_factory):
   print(done.stdout[-6000:])
   print(f"quickstart: {time.monotonic() - start:.0f} seconds")
   assert done.returncode == 0
-  assert str(folder / "report.html") in done.stdout.splitlines()[-1]
+  lines = done.stdout.splitlines()
+  assert str(folder / "report.html") in lines[-1]
+  assert len(lines) <= 60
+  assert str(folder / "quickstart.log") in lines[0]
+  progress = [line for line in lines if line.startswith("  train: ")]
+  assert "remain" in progress[0]
+  assert "(100%)" in progress[-1]
   return folder
 
 
@@ -96,6 +102,28 @@ def test_records_hold_a_fifth_of_each_digit(output_dir):
 
   assert len(images) == HELD_OUT
   assert np.bincount(labels.numpy()).tolist() == HELD_OUT_BY_CLASS.tolist()
+
+
+def test_the_log_has_what_the_screen_leaves_out(output_dir):
+  log = (output_dir / "quickstart.log").read_text()
+  assert log.count("\n$ python -m") == 4
+  assert "trainable parameters" in log
+  assert "running complete evaluation" in log
+
+
+@pytest.mark.parametrize("model", ["saved_model", "model.tflite", "model"])
+def test_what_it_leaves_predicts_image_files(output_dir, programs, model):
+  sevens = output_dir / "images" / "validation" / "7"
+  done = programs.run(
+    "mnv2_hpu.cli.predict",
+    f"--model={output_dir / model}",
+    "--format=csv",
+    str(sevens),
+  )
+  assert done.returncode == 0, done.output[-3000:]
+  rows = [line.split(",") for line in done.output.splitlines() if ".png," in line]
+  assert len(rows) == HELD_OUT_BY_CLASS[7]
+  assert sum(row[1] == "7" for row in rows) >= len(rows) - 2
 
 
 def test_evaluating_again_says_the_same_once_and_changes_nothing(
