@@ -1,5 +1,6 @@
 """Weights from checkpoints into models."""
 
+from mnv2_hpu.checkpoints.pretrained import load_pretrained
 from mnv2_hpu.checkpoints.slim import load_slim_checkpoint
 
-__all__ = ["load_slim_checkpoint"]
+__all__ = ["load_pretrained", "load_slim_checkpoint"]

@@ -59,6 +59,7 @@ class Recipe(InputFields, PreprocessingFields):
   # ---- Network ----
   width_multiplier: float = MobileNetV2.width_multiplier
   finegrain_classification_mode: bool = MobileNetV2.finegrain_classification_mode
+  use_explicit_padding: bool = MobileNetV2.use_explicit_padding
   output_stride: int | None = MobileNetV2.output_stride
   activation: str = "relu6"  # after every convolution but the projections
   dropout_rate: float = 0.2  # before the logits

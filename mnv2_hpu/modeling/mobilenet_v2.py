@@ -15,7 +15,7 @@ from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import block_specs
 
 OUTPUT_STRIDES = (8, 16, 32)
-_CONVOLUTION = {"padding": "same", "data_format": "channels_last", "use_bias": False}
+_CONVOLUTION = {"data_format": "channels_last", "use_bias": False}
 FINEST_LEVEL = 2  # level l has stride 2**l
 
 
@@ -86,6 +86,7 @@ class MobileNetV2(keras.Model):
     output_stride: int | None = None,
     input_specs: keras.layers.InputSpec | None = None,
     finegrain_classification_mode: bool = True,
+    use_explicit_padding: bool = False,
     activation: str = "relu6",
     use_sync_bn: bool = False,
     norm_momentum: float = 0.997,
@@ -105,6 +106,9 @@ class MobileNetV2(keras.Model):
       input_specs: Shape of the images; None is `[None, None, None, 3]`.
       finegrain_classification_mode: Whether the last convolution keeps 1280 channels
         at widths below 1, as slim's `mobilenet_v2_035`; False narrows it as well.
+      use_explicit_padding: Whether 3x3 convolutions of stride 2 pad one pixel on each
+        side, as PyTorch's networks do, instead of TensorFlow's SAME, which at even
+        sizes pads on the right and below alone. Slim's argument of that name.
       activation: Activation after all convolutions but the projections.
       use_sync_bn: Whether batch statistics are those of all replicas.
       norm_momentum: Momentum of the moving batch statistics.
@@ -127,6 +131,7 @@ class MobileNetV2(keras.Model):
     self._output_stride = output_stride
     self._input_specs = input_specs
     self._finegrain_classification_mode = finegrain_classification_mode
+    self._use_explicit_padding = use_explicit_padding
     self._activation = activation
     self._use_sync_bn = use_sync_bn
     self._norm_momentum = norm_momentum
@@ -188,10 +193,12 @@ class MobileNetV2(keras.Model):
     activate: bool = True,
   ) -> tf.Tensor:
     """Applies a convolution, batch norm and, unless it is linear, the activation."""
+    x, padding = self._pad(x, name, stride)
     x = keras.layers.Conv2D(
       channels,
       kernel_size,
       strides=stride,
+      padding=padding,
       kernel_initializer=tf_utils.clone_initializer(self._kernel_initializer),
       kernel_regularizer=self._kernel_regularizer,
       name=name,
@@ -202,15 +209,23 @@ class MobileNetV2(keras.Model):
   def _convolve_depthwise(self, x: tf.Tensor, block: block_specs.Block) -> tf.Tensor:
     """Applies a block's 3x3 depthwise convolution, batch norm and the activation."""
     name = f"{block.name}/depthwise"
+    x, padding = self._pad(x, name, block.stride)
     x = keras.layers.DepthwiseConv2D(
       3,
       strides=block.stride,
+      padding=padding,
       dilation_rate=block.dilation_rate,
       depthwise_initializer=tf_utils.clone_initializer(self._kernel_initializer),
       name=name,
       **_CONVOLUTION,
     )(x)
     return self._normalize(x, name)
+
+  def _pad(self, x: tf.Tensor, name: str, stride: int) -> tuple[tf.Tensor, str]:
+    """Returns the input of a convolution, and the padding that it is to do itself."""
+    if stride == 1 or not self._use_explicit_padding:
+      return x, "same"
+    return keras.layers.ZeroPadding2D(1, name=f"{name}/pad")(x), "valid"
 
   def _normalize(self, x: tf.Tensor, name: str, activate: bool = True) -> tf.Tensor:
     x = keras.layers.BatchNormalization(
@@ -240,6 +255,7 @@ class MobileNetV2(keras.Model):
       "output_stride": self._output_stride,
       "input_specs": self._input_specs.get_config(),
       "finegrain_classification_mode": self._finegrain_classification_mode,
+      "use_explicit_padding": self._use_explicit_padding,
       "activation": self._activation,
       "use_sync_bn": self._use_sync_bn,
       "norm_momentum": self._norm_momentum,
@@ -281,6 +297,7 @@ def build_mobilenet_v2(
     output_stride=config.output_stride,
     input_specs=input_specs,
     finegrain_classification_mode=config.finegrain_classification_mode,
+    use_explicit_padding=config.use_explicit_padding,
     activation=norm_activation_config.activation,
     use_sync_bn=norm_activation_config.use_sync_bn,
     norm_momentum=norm_activation_config.norm_momentum,

@@ -1,8 +1,6 @@
 """Image classification: Model Garden's task with this project's input and averaging."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -22,7 +20,7 @@ from mnv2_hpu.dataloaders import (
   record_files,
 )
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.modeling import stateless_dropout
+from mnv2_hpu.modeling import precision, stateless_dropout
 from mnv2_hpu.optimization import exponential_moving_average
 
 # Fields of Model Garden's DataConfig that mean nothing to this project's input.
@@ -42,17 +40,6 @@ UNSUPPORTED_FIELDS = (
   "repeated_augment",
   "tf_resize_method",
 )
-
-
-@contextlib.contextmanager
-def _float32_policy() -> Iterator[None]:
-  """Layers built inside compute in float32, whatever the global policy."""
-  policy = keras.mixed_precision.global_policy()
-  keras.mixed_precision.set_global_policy("float32")
-  try:
-    yield
-  finally:
-    keras.mixed_precision.set_global_policy(policy)
 
 
 @task_factory.register_task_cls(exp_cfg.ImageClassificationTask)
@@ -103,7 +90,7 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
       l2_regularizer=regularizer,
     )
     stddev = config.backbone.get().kernel_initializer_stddev
-    with _float32_policy():
+    with precision.float32_policy():
       model = classification_model.ClassificationModel(
         backbone=backbone,
         num_classes=config.num_classes,

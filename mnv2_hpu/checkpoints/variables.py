@@ -1,0 +1,157 @@
+"""The variables of MobileNetV2 by slim's names, and whether a file fits them.
+
+The backbone's layers bear the names of slim's scopes, so that a rule (`slim_name`)
+gives the name of each variable. Source: slim's `mobilenet.py`.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import tensorflow as tf
+
+from mnv2_hpu.checkpoints import slim_architecture
+from mnv2_hpu.checkpoints.slim_architecture import EMA, LOGITS, SCOPE
+from mnv2_hpu.compat import keras
+from mnv2_hpu.errors import UserError, shorten
+from mnv2_hpu.modeling.mobilenet_v2 import MobileNetV2
+
+# Slim's name of a weight, where Keras has another.
+_LEAVES = {
+  "kernel": "weights",
+  "depthwise_kernel": "depthwise_weights",
+  "bias": "biases",
+}
+# What optimizers of TensorFlow 1 keep for each variable: RMSProp, RMSProp_1, …
+_SLOT = re.compile("/(Adadelta|Adagrad|Adam|Ftrl|Momentum|RMSProp)(_[0-9])?$")
+GLOBAL_STEP = "global_step"
+_NOT_OF_THE_MODEL = {GLOBAL_STEP, "beta1_power", "beta2_power"}  # the latter: Adam's
+
+
+def slim_name(layer: str, weight: str) -> str:
+  """Returns the name that slim gives a weight.
+
+  >>> slim_name("expanded_conv_1/depthwise", "depthwise_kernel")
+  'MobilenetV2/expanded_conv_1/depthwise/depthwise_weights'
+  >>> slim_name("Conv_1/BatchNorm", "moving_mean")
+  'MobilenetV2/Conv_1/BatchNorm/moving_mean'
+
+  Args:
+    layer: Name of the backbone's layer, or `LOGITS`.
+    weight: Keras' name of one of its weights.
+  """
+  return f"{SCOPE}/{layer}/{_LEAVES.get(weight, weight)}"
+
+
+def by_slim_name(model: keras.Model, logits: bool = True) -> dict[str, tf.Variable]:
+  """Returns the variables of a model by slim's names.
+
+  Args:
+    model: A `modeling.mobilenet_v2.MobileNetV2`, or a model over it whose only other
+      variables are those of a Dense layer.
+    logits: Whether to return the variables of that layer too, if there is one.
+
+  Raises:
+    UserError: If the model is another one.
+  """
+  backbone = _backbone(model)
+  targets = _of_scopes(*((layer, layer.name) for layer in backbone.layers))
+  if logits and model is not backbone:
+    targets |= _of_scopes((_logits_layer(model, backbone), LOGITS))
+  return targets
+
+
+def _of_scopes(*scopes: tuple[keras.layers.Layer, str]) -> dict[str, tf.Variable]:
+  """Returns the variables of layers, each given with its scope, by slim's names."""
+  return {
+    slim_name(scope, variable.name.removesuffix(":0").rpartition("/")[2]): variable
+    for layer, scope in scopes
+    for variable in layer.weights
+  }
+
+
+def _backbone(model: keras.Model) -> MobileNetV2:
+  found = [m for m in (model, *model.submodules) if isinstance(m, MobileNetV2)]
+  if len(found) != 1:
+    raise UserError(
+      f"The model {model.name!r} holds {len(found)} networks of the class "
+      "mnv2_hpu.modeling.mobilenet_v2.MobileNetV2; a slim checkpoint fits a model with "
+      "one. Build it with task.model.backbone.type=mobilenet_v2."
+    )
+  return found[0]
+
+
+def _logits_layer(model: keras.Model, backbone: MobileNetV2) -> keras.layers.Dense:
+  heads = [layer for layer in model.layers if layer.weights and layer is not backbone]
+  if [isinstance(h, keras.layers.Dense) and h.use_bias for h in heads] == [True]:
+    return heads[0]
+  raise UserError(
+    f"Besides its backbone, the model {model.name!r} has variables in "
+    f"{', '.join(layer.name for layer in heads) or 'no layer'}; slim's logits fit "
+    "one Dense layer with a bias. logits=False reads the backbone alone."
+  )
+
+
+def _is_known(name: str, variables: Collection[str]) -> bool:
+  """Whether slim's training writes such a name."""
+  variable = _SLOT.sub("", name.removesuffix(f"/{EMA}"))
+  return name in _NOT_OF_THE_MODEL or variable in variables
+
+
+def check_fits(
+  path: str,
+  shapes: Mapping[str, Sequence[int]],
+  wanted: Mapping[str, tf.Variable],
+) -> None:
+  """Refuses a checkpoint that lacks, misshapes or adds a variable.
+
+  Args:
+    path: Prefix of the checkpoint's files.
+    shapes: Shapes of its variables by name.
+    wanted: Variables of the model by their names in the checkpoint.
+  """
+  known = {name.removesuffix(f"/{EMA}") for name in wanted}
+  known |= {slim_name(LOGITS, "kernel"), slim_name(LOGITS, "bias")}
+  missing = [name for name in wanted if name not in shapes]
+  misshapen = [
+    name
+    for name, variable in wanted.items()
+    if name in shapes and list(shapes[name]) != _slim_shape(variable)
+  ]
+  problems = {
+    "missing": missing,
+    "of another shape": [
+      f"{name} is {list(shapes[name])}, the model's {_slim_shape(wanted[name])}"
+      for name in misshapen
+    ],
+    "unknown": [name for name in sorted(shapes) if not _is_known(name, known)],
+  }
+  if any(problems.values()):
+    found = [f"{len(n)} {kind}: {shorten(n)}" for kind, n in problems.items() if n]
+    hint = _hint(shapes, [*missing, *misshapen])
+    raise UserError(
+      f"The checkpoint {path!r} does not fit the model. Variables {'; '.join(found)}. "
+      f"{hint}"
+    )
+
+
+def _slim_shape(variable: tf.Variable) -> list[int]:
+  """Returns the shape of a variable in slim: the logits' kernel is a convolution's."""
+  shape = variable.shape.as_list()
+  return [1, 1, *shape] if len(shape) == 2 else shape
+
+
+def _hint(shapes: Mapping[str, Sequence[int]], unfit: Sequence[str]) -> str:
+  """Returns what would fit, given the names that are missing or misshapen."""
+  if not unfit:
+    return "The network was not slim's MobileNetV2, or was changed for quantization."
+  raw = (name.removesuffix(f"/{EMA}") for name in unfit if name not in shapes)
+  if any(name in shapes for name in raw):
+    return "It lacks the EMA of some variables: request the raw weights."
+  try:
+    architecture = slim_architecture.infer(shapes)
+  except UserError as error:
+    return str(error)
+  hint = f"The checkpoint is of a network with {architecture}."
+  if all(name.startswith(f"{SCOPE}/{LOGITS}/") for name in unfit):
+    hint += " logits=False reads all but the logits layer."
+  return hint
