@@ -139,14 +139,14 @@ def _preprocessing(mean: Any, std: Any, default: str = "inception") -> str:
 
 
 def _label_names(by_id: Any) -> tuple[str, ...] | None:
-  """Returns the names in order; None for those that transformers makes up."""
+  """Returns the names in order; None for those that transformers invents."""
   if not by_id:
     return None
   labels = {int(number): str(name) for number, name in by_id.items()}
-  if sorted(labels) != list(range(len(labels))) or _are_made_up(list(labels.items())):
+  if sorted(labels) != list(range(len(labels))) or _are_invented(list(labels.items())):
     return None
   return tuple(labels[number] for number in range(len(labels)))
 
 
-def _are_made_up(labels: Sequence[tuple[int, str]]) -> bool:
+def _are_invented(labels: Sequence[tuple[int, str]]) -> bool:
   return all(name == f"LABEL_{number}" for number, name in labels)

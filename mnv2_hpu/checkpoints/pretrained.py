@@ -1,4 +1,4 @@
-"""Weights from every source that people have them of: told apart by what files hold."""
+"""Weights from every source that people have, distinguished by what files hold."""
 
 import dataclasses
 import os
@@ -27,8 +27,8 @@ IMAGENET_CLASSES = 1001  # slim's: the background and ImageNet's 1,000
 _READABLE = (".safetensors", ".keras", ".h5", ".hdf5")
 _PICKLES = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".npy", ".npz")
 _RESAVE = (
-  "PyTorch's own files can run code when they are opened, so none is. Where the file is "
-  "trusted, re-save it: `import torch, safetensors.torch as s; "
+  "PyTorch's own files can run code when they are opened, so none is. Where the file "
+  "is trusted, re-save it: `import torch, safetensors.torch as s; "
   "s.save_file(torch.load('weights.pth', weights_only=True), 'weights.safetensors')`"
 )
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -14,7 +15,7 @@ _HEAD = 8  # bytes before the header: its length
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 # PyTorch's `[out, in, h, w]` to `[h, w, in, out]`; a depthwise kernel has one input.
 _KERNEL, _DEPTHWISE = (2, 3, 1, 0), (2, 3, 0, 1)
-_PREFIX = "mobilenet_v2."  # of Hugging Face's models with a head
+_PREFIX = "mobilenet_v2."  # Hugging Face's, before all but the head
 _COUNTER = ".num_batches_tracked"
 _SEGMENTATION = "segmentation_head."
 
@@ -56,7 +57,7 @@ def read(path: str) -> dict[str, np.ndarray]:
   return {name: _array(path, name, tensor) for name, tensor in tensors}
 
 
-def _array(path: str, name: str, tensor: Mapping[str, object]) -> np.ndarray:
+def _array(path: str, name: str, tensor: Mapping[str, Any]) -> np.ndarray:
   dtype, shape, data = (tensor[key] for key in ("dtype", "shape", "data"))
   if dtype == "BF16":  # the upper half of a float32
     halves = np.frombuffer(data, "<u2").astype(np.uint32)

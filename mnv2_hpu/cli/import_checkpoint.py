@@ -1,19 +1,21 @@
-"""Turns a checkpoint of slim's MobileNetV2 (TensorFlow 1) into one to train from.
+"""Turns weights that others have trained into a folder to train and predict from.
 
-Example, with the files that slim publishes for width 1.0:
+Example, with files as slim publishes them, and a folder as Hugging Face's hub has it:
 
   mnv2-import-checkpoint --checkpoint=mobilenet_v2_1.0_224.ckpt --output_dir=imported
+  mnv2-import-checkpoint --checkpoint=mobilenet_v2_1.0_224 --output_dir=imported
 
-Width, fine-grained mode and number of classes are inferred from the checkpoint. What is
-written serves as `task.init_checkpoint` of any experiment over the backbone
-mobilenet_v2: with `init_checkpoint_modules` `backbone`, or `all` where the checkpoint
-has a logits layer. import.json beside it says how images and labels must be prepared.
+Read are checkpoints of slim (TensorFlow 1), files of Keras Applications (.h5, .keras),
+and safetensors of Hugging Face, timm and torchvision: which one, the content says. The
+folder serves mnv2-predict, mnv2-evaluate and mnv2-export as a run does; fine_tune.gin
+in it trains from the weights; import.json says what they expect.
 """
 
 from collections.abc import Sequence
 
 from absl import flags
 
+import mnv2_hpu
 from mnv2_hpu.cli import command
 from mnv2_hpu.cli.path_flags import define_path
 
@@ -23,7 +25,7 @@ def define_flags() -> None:
   define_path(
     "checkpoint",
     None,
-    "Prefix of slim's files, or their folder.",
+    "A file of weights, the prefix of slim's files, or a folder of either.",
     required=True,
     remote=True,
   )
@@ -34,7 +36,7 @@ def define_flags() -> None:
     required=True,
     written=True,
   )
-  flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "EMA weights, or the raw ones.")
+  flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Of slim's: EMA, or raw ones.")
   flags.DEFINE_float(
     "width_multiplier", None, "Width that the checkpoint must have; inferred from it."
   )
@@ -46,10 +48,11 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> int:
   """Imports the checkpoint that the flags name and prints what it is."""
   del argv
-  from mnv2_hpu.checkpoints import import_slim
+  mnv2_hpu.register()
+  from mnv2_hpu.core import imported_run
 
   values = flags.FLAGS
-  imported = import_slim.import_checkpoint(
+  imported = imported_run.import_checkpoint(
     values.checkpoint,
     values.output_dir,
     weights=values.weights,

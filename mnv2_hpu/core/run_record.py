@@ -142,12 +142,22 @@ def check_and_write(
         + "\nUse another --model_dir, restore the old values, or resume all the same "
         "with --gin_params='mnv2_hpu.Trainer.allow_config_change = True'."
       )
+  write(model_dir, config)
+
+
+def write(model_dir: str, config: cfg.ExperimentConfig) -> None:
+  """Records an experiment in a folder, as a run that has not finished.
+
+  Args:
+    model_dir: Folder of the run; it is created where it is missing.
+    config: Experiment.
+  """
   versions = {
     "mnv2_hpu": __version__,
     "tensorflow": tf.__version__,
     compat.MODEL_GARDEN: compat.version(compat.MODEL_GARDEN),
   }
-  record = json.dumps({"config": current, "versions": versions}, indent=2)
+  record = json.dumps({"config": config.as_dict(), "versions": versions}, indent=2)
   tf.io.gfile.makedirs(model_dir)
   for name, text in ((FILE, f"{record}\n"), (OPERATIVE_GIN, gin.config_str())):
     with files.atomic_write(os.path.join(model_dir, name)) as file:

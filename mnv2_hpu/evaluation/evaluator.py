@@ -7,6 +7,7 @@ from official.core import config_definitions as cfg
 from official.core import task_factory, train_lib
 from official.modeling import performance
 
+from mnv2_hpu.checkpoints import import_record
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import checkpoint_integrity, run_record, trainer
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
@@ -46,7 +47,12 @@ def evaluate(
   params = run_record.load(run_dir, exp_cfg.ImageClassificationTask())
   if checkpoint is None:
     checkpoint_integrity.require_checkpoint(run_dir)
-  names = class_names(params)
+  names = class_names(params, run_dir)
+  if not (input_path or params.task.validation_data.input_path):
+    raise UserError(
+      f"{run_dir!r} holds imported weights, which have no validation files. Give "
+      "--input_path: a pattern of TFRecords."
+    )
   if input_path is not None:
     params.task.validation_data.override({"input_path": input_path, "num_examples": 0})
   result = whole_set.evaluate(
@@ -80,18 +86,22 @@ def dataset_info(params: cfg.ExperimentConfig) -> DatasetInfo | None:
   Args:
     params: Experiment of a run.
   """
-  return DatasetInfo.find(os.path.dirname(params.task.validation_data.input_path))
+  input_path = params.task.validation_data.input_path
+  return DatasetInfo.find(os.path.dirname(input_path)) if input_path else None
 
 
-def class_names(params: cfg.ExperimentConfig) -> list[str]:
-  """Returns the name of each class of a run, its number where `dataset.json` is gone.
+def class_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str]:
+  """Returns the name of each class of a run, its number where nothing says it.
 
   Args:
     params: Experiment of the run.
+    run_dir: Its folder, or that of imported weights.
   """
   dataset, num_classes = dataset_info(params), params.task.model.num_classes
-  if dataset and len(dataset.label_names) == num_classes:
-    return dataset.label_names
+  imported = import_record.find(run_dir) or {}
+  names = dataset.label_names if dataset else imported.get("label_names")
+  if names and len(names) == num_classes:
+    return names
   return [str(label) for label in range(num_classes)]
 
 

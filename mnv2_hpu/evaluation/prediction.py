@@ -92,7 +92,7 @@ def _of_run(run_dir: str, checkpoint: str) -> Predictor:
     outputs = module.inference_from_image_bytes(encoded)
     return {name: value.numpy() for name, value in outputs.items()}
 
-  return Predictor(predict, evaluator.class_names(params), bits)
+  return Predictor(predict, evaluator.class_names(params, run_dir), bits)
 
 
 def find_images(arguments: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from official.vision.modeling import backbones, classification_model
 from official.vision.tasks import image_classification as upstream
 
 from mnv2_hpu import cluster
-from mnv2_hpu.checkpoints import restore
+from mnv2_hpu.checkpoints import import_record, restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.dataloaders import (
@@ -70,6 +70,12 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     starts = logging_dir and not tf.train.latest_checkpoint(logging_dir)
     if params.init_checkpoint and starts and cluster.rank(os.environ) == 0:
       restore.check_init_checkpoint(params.init_checkpoint)
+      backbone = params.model.backbone.get()
+      import_record.check_agrees(
+        params.init_checkpoint,
+        use_explicit_padding=getattr(backbone, "use_explicit_padding", False),
+        norm_epsilon=params.model.norm_activation.norm_epsilon,
+      )
 
   def build_model(self) -> keras.Model:
     """Builds the network; its pooling, dropout and logits compute in float32.

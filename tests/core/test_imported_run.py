@@ -1,6 +1,8 @@
 """An imported slim checkpoint starts Model Garden's tasks with slim's numbers."""
 
 import json
+import os
+import shutil
 
 import golden_recipes
 import numpy as np
@@ -10,14 +12,20 @@ from official.core import task_factory
 from official.vision.configs import backbones as upstream_backbones
 from official.vision.configs import image_classification as upstream_cfg
 from official.vision.tasks import image_classification as upstream_task
+from PIL import Image
 
 import mnv2_hpu
-from mnv2_hpu.checkpoints import import_slim, slim
-from mnv2_hpu.checkpoints.slim_architecture import Architecture
+from mnv2_hpu.checkpoints import load_pretrained
+from mnv2_hpu.checkpoints.pretrained import PretrainedInfo
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
+from mnv2_hpu.core import imported_run
+from mnv2_hpu.dataloaders.inception_preprocessing import preprocess_for_eval
+from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 from mnv2_hpu.errors import UserError
+from mnv2_hpu.evaluation import prediction
 
+HUB = golden_recipes.GOLDEN / "import" / "hf_0.35"
 SLIMS = str(golden_recipes.GOLDEN / "checkpoint")
 EMA = "/ExponentialMovingAverage"
 
@@ -25,7 +33,7 @@ mnv2_hpu.register()
 
 
 def import_into(folder, weights="ema", source=SLIMS, **required):
-  return import_slim.import_checkpoint(
+  return imported_run.import_checkpoint(
     source, str(folder), weights=weights, **required
   ).path
 
@@ -121,24 +129,71 @@ def test_the_metadata_says_what_the_weights_expect(imported):
   metadata = json.loads((folder / "import.json").read_text())
   assert metadata["weights"] == weights
   assert metadata["global_step"] == 1234
-  assert (metadata["num_restored"], metadata["num_ignored"]) == (262, 471)
-  assert metadata["network"] == {
+  network = {
     "width_multiplier": 0.35,
     "finegrain_classification_mode": True,
     "num_classes": 11,
+    "use_explicit_padding": False,
+    "norm_epsilon": 0.001,
   }
-  assert metadata["preprocessing"]["range"] == [-1, 1]
+  assert network.items() <= metadata.items()
+  assert metadata["preprocessing"]["name"] == "inception"
   assert metadata["labels"] == {"background_class": None, "first_class": None}
 
 
 def test_the_background_class_of_imagenet_is_noted():
-  read = slim.SlimCheckpoint("model.ckpt", None, "raw", ("a",), ())
-  imported = import_slim.ImportedCheckpoint(
-    "ckpt-0", read, Architecture(1.0, True, 1001)
-  )
-  metadata = imported.metadata(["backbone", "model"])
-  assert metadata["labels"] == {"background_class": 0, "first_class": 1}
+  info = PretrainedInfo("slim", "model", 1.0, True, 1001, background_class=True)
+  imported = imported_run.ImportedCheckpoint("imported/ckpt-0", info)
+  assert imported.metadata()["labels"] == {"background_class": 0, "first_class": 1}
   assert "0 is the background" in imported.summary()
+
+
+@pytest.fixture(scope="module")
+def of_hugging_face(tmp_path_factory):
+  """Weights that pad as PyTorch does, with label names, imported."""
+  hub = tmp_path_factory.mktemp("hub")
+  shutil.copytree(HUB, hub, dirs_exist_ok=True)
+  config = json.loads((hub / "config.json").read_text())
+  config |= {"tf_padding": False, "layer_norm_eps": 1e-5}
+  config["id2label"] = {str(i): f"kind {i}" for i in range(5)}
+  (hub / "config.json").write_text(json.dumps(config))
+  folder = tmp_path_factory.mktemp("imported") / "folder"
+  return import_into(folder, source=str(hub))
+
+
+def test_an_imported_folder_predicts_as_a_run(of_hugging_face, tmp_path):
+  folder = os.path.dirname(of_hugging_face)
+  image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+  Image.fromarray(image).save(tmp_path / "image.png")
+  predictor = prediction.load(folder)
+  (result,) = prediction.predict_files(predictor, [str(tmp_path / "image.png")])
+
+  model, info = load_pretrained(os.path.join(HUB))
+  pixels = preprocess_for_eval(
+    tf.io.read_file(str(tmp_path / "image.png")),
+    info.image_size,
+    info.image_size,
+    PreprocessingOptions(),
+  )
+  with_same_padding = tf.nn.softmax(model(pixels[tf.newaxis]))[0].numpy()
+  names = [name for name, _ in result.classes]
+  assert all(name.startswith("kind ") for name in names)
+  probabilities = dict(result.classes)
+  ours = [probabilities.get(f"kind {i}", 0.0) for i in range(5)]
+  # Another padding is another function: the import must not forget it.
+  assert np.abs(ours - with_same_padding).max() > 1e-3
+
+
+def test_a_start_that_would_be_another_function_is_refused(of_hugging_face):
+  config = config_of(exp_cfg.ImageClassificationTask, of_hugging_face, "backbone", 5)
+  with pytest.raises(UserError, match=r"use_explicit_padding = True; this .* = False"):
+    task_factory.get_task(config, logging_dir="new")
+  config.model.backbone.mobilenet_v2.use_explicit_padding = True
+  with pytest.raises(UserError, match=r"norm_epsilon = 1e-05; this .* = 0.001"):
+    task_factory.get_task(config, logging_dir="new")
+  config.model.norm_activation.norm_epsilon = 1e-5
+  task = task_factory.get_task(config, logging_dir="new")
+  task.initialize(task.build_model())
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
@@ -161,7 +216,7 @@ def test_the_program(programs, tmp_path):
   done = programs.run(*command, output_dir)
   assert done.returncode == 0, done.output
   assert "width_multiplier=0.35" in done.output
-  assert "[-1, 1]" in done.output
+  assert "pixels / 127.5 - 1" in done.output
   assert (tmp_path / "imported" / "ckpt-1234.index").exists()
   again = programs.run(*command, output_dir)
   assert again.returncode == 1
