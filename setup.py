@@ -73,11 +73,13 @@ setuptools.setup(
   install_requires=[
     "absl-py>=1.4,<2",
     "gin-config>=0.5,<0.6",
+    "h5py>=3.10,<4",
     "matplotlib>=3.8,<4",
     "numpy>=1.26,<2.4",
     "packaging>=23",
     "Pillow>=10,<14",
     "protobuf>=3.20",
+    "safetensors>=0.4,<1",
     "scikit-learn>=1.3,<2",
     "standard-imghdr; python_version >= '3.13'",  # Model Garden 2.20 imports imghdr
     "tensorboard>=2.15",
