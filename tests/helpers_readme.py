@@ -1,4 +1,4 @@
-"""The commands of a Markdown file, and how each kind of command is checked.
+"""The commands of Markdown files and manifests, and how each kind of them is checked.
 
 A fence tagged `bash` holds commands that a reader is to type; other fences hold output.
 Every command must fit a row of `KINDS`, or the test fails and shows it.
@@ -6,6 +6,8 @@ Every command must fit a row of `KINDS`, or the test fails and shows it.
 
 import re
 import shlex
+
+import yaml
 
 SHOWN = "shown"  # needs a network or a second machine; only read
 MAKE = "make"  # the target exists; `make test` and `make quickstart` run for real
@@ -17,7 +19,10 @@ TRAIN_MODULES = ("official.vision.train", "mnv2_hpu.cli.train")
 
 # (pattern of a whole command without launcher and environment, kind); the first fits.
 KINDS = (
-  (r"(git clone|cd|source|pip install|uv pip|hl-smi|docker|export)( .*)?", SHOWN),
+  (
+    r"(git clone|cd|source|pip install|uv pip|hl-smi|docker|kubectl|export)( .*)?",
+    SHOWN,
+  ),
   (r"python -m official\.vision\.data\..*", SHOWN),  # reads COCO itself
   (r"make( [a-z-]+)?( [A-Z]+=\S+)*", MAKE),
   (r"python -m official\.vision\.train .*", TRAIN),
@@ -43,6 +48,19 @@ def commands(markdown):
   lines = "".join(fences).replace("\\\n", " ").splitlines()
   joined = (" ".join(line.split(" #")[0].split()) for line in lines)
   return [line for line in joined if line and not line.startswith("#")]
+
+
+def manifest(path):
+  """Returns the commands of the containers of a Kubernetes manifest."""
+
+  def found_in(value):
+    if isinstance(value, dict) and "image" in value and "command" in value:
+      yield shlex.join(value["command"])
+    elif isinstance(value, dict | list):
+      for part in value.values() if isinstance(value, dict) else value:
+        yield from found_in(part)
+
+  return list(found_in(yaml.safe_load(path.read_text())))
 
 
 def program(command):

@@ -11,8 +11,13 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.checkout]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted(
+  path for place in ("*.md", "docs/*.md", "deploy/*/*.md") for path in ROOT.glob(place)
+)
 COMMANDS = [c for d in DOCUMENTS for c in helpers_readme.commands(d.read_text())]
+COMMANDS += [
+  c for m in ROOT.glob("deploy/*/*.yaml") for c in helpers_readme.manifest(m)
+]
 
 
 def test_console_scripts_of_the_documents_are_installed():
@@ -69,6 +74,18 @@ def test_arguments_are_valid(command, programs):
   assert done.returncode == 0, done.output[-3000:]
 
 
+LAUNCHERS = {c.split(" -- ")[0] for c in COMMANDS if c.startswith("mnv2-launch ")}
+
+
+@pytest.mark.parametrize("launcher", sorted(LAUNCHERS))
+def test_flags_of_the_launcher_are_valid(launcher, programs):
+  module, arguments = helpers_readme.module_and_arguments(launcher)
+
+  done = programs.run(module, *arguments, "--only_check_args")
+
+  assert done.returncode == 0, done.output[-3000:]
+
+
 @commands_of(helpers_readme.RUN)
 def test_command_runs(command, programs):
   module, arguments = helpers_readme.module_and_arguments(command)
@@ -78,7 +95,9 @@ def test_command_runs(command, programs):
   assert done.returncode == 0, done.output[-3000:]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+@pytest.mark.parametrize(
+  "document", DOCUMENTS, ids=lambda document: document.relative_to(ROOT).as_posix()
+)
 def test_files_that_a_document_links_to_exist(document):
   targets = helpers_readme.links(document.read_text())
 
