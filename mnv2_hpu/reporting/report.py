@@ -41,7 +41,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .summary th { font-weight: 500; color: var(--muted); width: 240px; }
 .summary td { overflow-wrap: anywhere; }
 .charts { display: flex; flex-wrap: wrap; gap: 12px; }
-.charts img { flex: 1 1 320px; min-width: 0; max-width: 100%; }
+.charts img { flex: 1 1 320px; min-width: 0; max-width: min(100%, 480px); }
 .scroll { overflow-x: auto; }
 .matrix { font-size: 13px; }
 .matrix td { width: 42px; height: 32px; text-align: center;

@@ -1,6 +1,10 @@
 import base64
 import html.parser
 import io
+import json
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -14,6 +18,20 @@ CURVES = Curves(
   validation={"validation_loss": [(20, 1.5)], "accuracy": [(20, 0.75)]},
 )
 NAMES = ["cat", "<b>dog</b>", "Å & co"]
+
+CHROMIUM = shutil.which("chromium")
+# --disable-…: of its own accord it would look for updates and synchronize.
+BROWSER = (
+  *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+  *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+# Puts into the title what the page has loaded: pixels across of each image, addresses.
+PROBE = """<script>addEventListener("load", () => {
+  const names = performance.getEntriesByType("resource").map(entry => entry.name);
+  document.title = JSON.stringify({
+    images: [...document.images].map(image => image.naturalWidth),
+    requests: names.filter(name => !name.startsWith("data:"))});
+});</script>"""
 
 
 class Page(html.parser.HTMLParser):
@@ -77,6 +95,32 @@ def test_page_is_well_formed_and_needs_no_network(tmp_path):
   assert "url(" not in text
   assert "@import" not in text
   assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def seen_in_browser(path, added=""):
+  """Returns what a browser loads for a page with something added at its end."""
+  path.write_text(path.read_text().replace("</main>", f"</main>{added}{PROBE}"))
+  done = subprocess.run(
+    [*BROWSER, f"--user-data-dir={path}.profile", "--dump-dom", path.as_uri()],
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  return json.loads(re.search("<title>(.*)</title>", done.stdout)[1])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+def test_browser_shows_every_image_and_requests_nothing(tmp_path):
+  page = write(tmp_path / "report.html")
+  seen = seen_in_browser(tmp_path / "report.html")
+  assert len(seen["images"]) == len(page.of("img"))
+  assert all(seen["images"])
+  assert seen["requests"] == []
+
+  outside = "http://127.0.0.1:9/a.png"  # nobody listens there
+  seen = seen_in_browser(tmp_path / "report.html", f'<img src="{outside}">')
+  assert seen["images"][-1] == 0
+  assert outside in seen["requests"]
 
 
 def test_names_from_outside_are_shown_as_text(tmp_path):
