@@ -88,7 +88,7 @@ def restore_weights(
   path = find_checkpoint(checkpoint)
   with corruption_reported(path):
     content = _ObjectGraph(path)
-    nodes = _match(content, model)
+    nodes = _match(content, "model", model)
     shadows = content.shadow_variables()
     if weights == "ema" and not shadows:
       raise UserError(
@@ -105,6 +105,58 @@ def restore_weights(
   for variable, value in zip(model.variables, values, strict=True):
     variable.assign(value)
   return RestoredCheckpoint(path, global_step, weights)
+
+
+def restore_start(model: keras.Model, checkpoint: str, modules: str) -> str:
+  """Sets the weights that a training of another task starts from.
+
+  They are the EMA weights where the checkpoint holds some: those that were evaluated.
+
+  Args:
+    model: Classification network, built.
+    checkpoint: Prefix of a checkpoint's files, or a folder: its newest checkpoint. It
+      was written by a training, or by `mnv2-import-checkpoint`.
+    modules: `"all"`; `"backbone"`; or `"fitting"`: all, but a head only if it has this
+      network's shape.
+
+  Returns:
+    A line on what was read.
+
+  Raises:
+    UserError: If there is no checkpoint, if it is corrupt or does not fit.
+  """
+  path = find_checkpoint(checkpoint)
+  with corruption_reported(path):
+    content = _ObjectGraph(path)
+    head = ""
+    if modules == "fitting":
+      head = _unlike_head(content, model)
+    is_whole = modules == "all" or (modules == "fitting" and not head)
+    name, part = ("model", model) if is_whole else ("backbone", model.backbone)
+    nodes = _match(content, name, part)
+    shadows = {} if content.is_swapped() else content.shadow_variables()
+    values = [content.value(shadows.get(node, node)) for node in nodes]
+  _check_shapes(path, part.variables, values)
+  for variable, value in zip(part.variables, values, strict=True):
+    variable.assign(value)
+  weights = "EMA weights" if content.shadow_variables() else "weights"
+  return f"starts from the {weights} of {path}: {name}" + (head and f"; {head}")
+
+
+def _unlike_head(content: "_ObjectGraph", model: keras.Model) -> str:
+  """Returns why the layers above the backbone start anew; "" where they fit."""
+  if "model" not in content.children():
+    return "it has no head, so this network's starts anew"
+  of_backbone = {id(variable) for variable in model.backbone.variables}
+  node_of = content.match("model", model)
+  for variable in model.variables:
+    node = node_of.get(id(variable))
+    if id(variable) in of_backbone or node is None:
+      continue
+    shape = content.value(node).shape
+    if shape != tuple(variable.shape):
+      return f"its head has {shape[-1]} classes, so this one of {variable.shape[-1]} starts anew"
+  return ""
 
 
 class _ObjectGraph:
@@ -152,6 +204,17 @@ class _ObjectGraph:
       if slot.slot_name == _EMA_SLOT
     }
 
+  def match(self, name: str, part: keras.Model) -> dict[int, int]:
+    """Returns the ids here of the objects of a model, by their `id`.
+
+    Args:
+      name: Name under which the checkpoint's root holds the model.
+      part: Model, built.
+    """
+    root = tf.train.Checkpoint(**{name: part})
+    matched = tf.train.CheckpointView(self.path).match(root)
+    return {id(trackable): node for node, trackable in matched.items()}
+
   def is_swapped(self) -> bool:
     """Whether it was written while raw and EMA weights were swapped.
 
@@ -164,16 +227,14 @@ class _ObjectGraph:
     return bool(swapped)
 
 
-def _match(content: _ObjectGraph, model: keras.Model) -> list[int]:
-  """Returns the id in the checkpoint of each variable of the model."""
-  if "model" not in content.children():
+def _match(content: _ObjectGraph, name: str, model: keras.Model) -> list[int]:
+  """Returns the id in the checkpoint of each variable of its model of a name."""
+  if name not in content.children():
     raise UserError(
       f"The checkpoint {content.path!r} is not one of Model Garden's trainer: it holds "
-      f"{sorted(content.children())}, but no 'model'."
+      f"{sorted(content.children())}, but no {name!r}."
     )
-  root = tf.train.Checkpoint(model=model)
-  matched = tf.train.CheckpointView(content.path).match(root)
-  node_of = {id(trackable): node for node, trackable in matched.items()}
+  node_of = content.match(name, model)
   missing = [v.name for v in model.variables if id(v) not in node_of]
   if missing:
     raise UserError(

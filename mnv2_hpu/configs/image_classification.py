@@ -11,8 +11,8 @@ from official.vision.configs import common
 from official.vision.configs import image_classification as upstream
 
 from mnv2_hpu import cluster, deprecations
-from mnv2_hpu.configs import backbones, optimizers, schedules
-from mnv2_hpu.configs.recipe import Recipe, configured_recipe
+from mnv2_hpu.configs import backbones, optimizers, schedules, step_counts
+from mnv2_hpu.configs.recipe import CompleteRecipe, Recipe, configured_recipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.dataloaders.input_fields import (
   PREPROCESSINGS,
@@ -99,6 +99,9 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
   validation_data: DataConfig = dataclasses.field(
     default_factory=lambda: DataConfig(is_training=False, drop_remainder=False)
   )
+  backbone_learning_rate_multiplier: float = Recipe.backbone_learning_rate_multiplier
+  # What `step_counts` has chosen, and why; for people.
+  chosen: list[str] = dataclasses.field(default_factory=list)
 
 
 def with_counts(recipe: Recipe) -> Recipe:
@@ -137,7 +140,7 @@ def with_counts(recipe: Recipe) -> Recipe:
   )
 
 
-def _model(recipe: Recipe) -> ImageClassificationModel:
+def _model(recipe: CompleteRecipe) -> ImageClassificationModel:
   backbone = backbones.MobileNetV2(**recipe.values_of(backbones.MobileNetV2))
   return ImageClassificationModel(
     num_classes=recipe.num_classes,
@@ -164,7 +167,9 @@ def _data(
   )
 
 
-def _task(recipe: Recipe, num_replicas: int) -> ImageClassificationTask:
+def _task(
+  recipe: CompleteRecipe, num_replicas: int, chosen: list[str]
+) -> ImageClassificationTask:
   return ImageClassificationTask(
     model=_model(recipe),
     losses=upstream.Losses(
@@ -188,10 +193,12 @@ def _task(recipe: Recipe, num_replicas: int) -> ImageClassificationTask:
     init_checkpoint=recipe.init_checkpoint,
     init_checkpoint_modules=recipe.init_checkpoint_modules,
     freeze_backbone=recipe.freeze_backbone,
+    backbone_learning_rate_multiplier=recipe.backbone_learning_rate_multiplier,
+    chosen=chosen,
   )
 
 
-def _trainer(recipe: Recipe, num_replicas: int) -> cfg.TrainerConfig:
+def _trainer(recipe: CompleteRecipe, num_replicas: int) -> cfg.TrainerConfig:
   schedule = schedules.Schedule(
     recipe.num_train_examples, recipe.batch_size * num_replicas
   )
@@ -226,10 +233,10 @@ def experiment(recipe: Recipe) -> cfg.ExperimentConfig:
   Raises:
     UserError: if the data set's counts are unknown, or a duration is impossible.
   """
-  recipe = with_counts(recipe)
   num_replicas = cluster.world_size(os.environ) * max(1, recipe.num_gpus)
+  recipe, chosen = step_counts.complete(with_counts(recipe), num_replicas)
   return cfg.ExperimentConfig(
-    task=_task(recipe, num_replicas),
+    task=_task(recipe, num_replicas, chosen),
     trainer=_trainer(recipe, num_replicas),
     runtime=cfg.RuntimeConfig(
       distribution_strategy=recipe.distribution_strategy,

@@ -19,7 +19,7 @@ from official.modeling.optimization.configs import (
 from official.modeling.optimization.configs import optimization_config as opt_cfg
 
 from mnv2_hpu.configs import oneof, schedules
-from mnv2_hpu.configs.recipe import Recipe
+from mnv2_hpu.configs.recipe import CompleteRecipe, Recipe
 from mnv2_hpu.errors import UserError, did_you_mean
 from mnv2_hpu.optimization.learning_rate import SlimExponentialDecay
 from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
@@ -82,7 +82,7 @@ _register()
 
 
 def optimization_config(
-  recipe: Recipe, schedule: schedules.Schedule, num_replicas: int = 1
+  recipe: CompleteRecipe, schedule: schedules.Schedule, num_replicas: int = 1
 ) -> opt_cfg.OptimizationConfig:
   """Returns `trainer.optimizer_config` of a recipe, whose durations are in epochs.
 
@@ -98,6 +98,7 @@ def optimization_config(
   scale, warmup_epochs = schedules.learning_rate_scaling(
     recipe.learning_rate_scaling, num_replicas
   )
+  warmup_epochs = max(warmup_epochs, recipe.min_warmup_fraction * recipe.train_epochs)
   if recipe.warmup_epochs is not None:
     warmup_epochs = recipe.warmup_epochs
   config = opt_cfg.OptimizationConfig(
@@ -119,7 +120,7 @@ def optimization_config(
   return config
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: CompleteRecipe) -> None:
   name = recipe.learning_rate_schedule
   if name not in LEARNING_RATE_SCHEDULES:
     raise UserError(
@@ -134,13 +135,13 @@ def _check(recipe: Recipe) -> None:
     raise UserError(
       f"decay_rate is {recipe.decay_rate!r}; it must be above 0 and at most 1."
     )
-  if not 0 <= recipe.ema_decay < 1:
-    raise UserError(
-      f"ema_decay is {recipe.ema_decay!r}; it must be at least 0 and below 1."
-    )
+  for name in ("ema_decay", "min_warmup_fraction"):
+    value = getattr(recipe, name)
+    if not 0 <= value < 1:
+      raise UserError(f"{name} is {value!r}; it must be at least 0 and below 1.")
 
 
-def _optimizer(recipe: Recipe) -> opt_cfg.OptimizerConfig:
+def _optimizer(recipe: CompleteRecipe) -> opt_cfg.OptimizerConfig:
   name = recipe.optimizer
   config = opt_cfg.OptimizerConfig(type=name)
   known = {field.name for field in dataclasses.fields(config)} - {"type"}
@@ -153,7 +154,7 @@ def _optimizer(recipe: Recipe) -> opt_cfg.OptimizerConfig:
 
 
 def _learning_rate(
-  recipe: Recipe, schedule: schedules.Schedule, scale: int, warmup_epochs: float
+  recipe: CompleteRecipe, schedule: schedules.Schedule, scale: int, warmup_epochs: float
 ) -> opt_cfg.LrConfig:
   """Returns the schedule that the recipe names, in steps and for all replicas."""
   rate = recipe.learning_rate * scale

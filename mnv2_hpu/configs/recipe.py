@@ -16,7 +16,8 @@ from mnv2_hpu.dataloaders.input_fields import (
 from mnv2_hpu.errors import UserError, did_you_mean
 
 COMPUTE_DTYPES = ("bfloat16", "float32")
-INIT_CHECKPOINT_MODULES = ("all", "backbone")
+# What is read: everything, the backbone, or everything but a head of other classes.
+INIT_CHECKPOINT_MODULES = ("all", "backbone", "fitting")
 
 _TYPE_WORDS = {
   bool: "True or False",
@@ -41,6 +42,7 @@ class Recipe(InputFields, PreprocessingFields):
   Gin binds the fields as `mobilenet_v2_classification.<field>`. Each default stands
   once: here, or in the class that the field is inherited or taken from. Sources: the
   paper (arXiv 1801.04381, section 6.1) and slim's `train_image_classifier.py`.
+  `step_counts` chooses those that `CompleteRecipe` lists where they are bound to None.
 
   Raises:
     UserError: if a value is impossible.
@@ -63,13 +65,14 @@ class Recipe(InputFields, PreprocessingFields):
   output_stride: int | None = MobileNetV2.output_stride
   activation: str = "relu6"  # after every convolution but the projections
   dropout_rate: float = 0.2  # before the logits
-  norm_momentum: float = 0.997  # decay of the moving batch statistics
+  norm_momentum: float | None = 0.997  # decay of the moving batch statistics
   norm_epsilon: float = 0.001  # added to the batch variance
   use_sync_bn: bool = False  # batch statistics over all replicas
   kernel_initializer_stddev: float = MobileNetV2.kernel_initializer_stddev
   init_checkpoint: str = ""  # a checkpoint, or a folder of some, to start from
-  init_checkpoint_modules: str = "backbone"  # or "all": what is read from it
-  freeze_backbone: bool = False  # train the logits only
+  init_checkpoint_modules: str = "backbone"  # one of INIT_CHECKPOINT_MODULES
+  freeze_backbone: bool = False  # train the logits only; batch norm is in inference mode
+  backbone_learning_rate_multiplier: float = 1.0  # factor of the backbone's rate
 
   # ---- Loss ----
   label_smoothing: float = 0.1  # fraction of the target spread over all classes
@@ -87,18 +90,19 @@ class Recipe(InputFields, PreprocessingFields):
   decay_rate: float = 0.98  # factor of each decay
   decay_epochs: float = 2.5  # epochs between two decays
   staircase: bool = True  # decay in steps, not continuously
-  warmup_epochs: float | None = None  # None leaves it to the scaling rule
+  warmup_epochs: float | None = None  # None leaves it to the scaling rule, but at least
+  min_warmup_fraction: float = 0.0  # of the training
 
   # ---- EMA weights ----
-  ema_decay: float = 0.9999  # 0 keeps no EMA weights
+  ema_decay: float | None = 0.9999  # 0 keeps no EMA weights
   ema_batch_statistics: bool = True  # average the moving batch statistics too
 
   # ---- Durations ----
-  batch_size: int = 96  # training images per replica
+  batch_size: int | None = 96  # training images per replica
   eval_batch_size: int = 96  # evaluation images per replica
-  train_epochs: float = 420.0
-  eval_every_epochs: float = 1.0
-  checkpoint_every_epochs: float = 1.0
+  train_epochs: float | None = 420.0
+  eval_every_epochs: float | None = 1.0
+  checkpoint_every_epochs: float | None = 1.0
   max_checkpoints: int = 5  # newest checkpoints that are kept
   log_every_steps: int = 20
 
@@ -123,8 +127,9 @@ class Recipe(InputFields, PreprocessingFields):
       if value not in allowed:
         raise UserError(f"{name}: {value!r} is unknown. {did_you_mean(value, allowed)}")
     for name in ("batch_size", "eval_batch_size", "image_size", "log_every_steps"):
-      if getattr(self, name) < 1:
-        raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise UserError(f"{name} is {value}; it must be at least 1.")
 
   def _check_types(self) -> None:
     """Checks that numbers are numbers, so that no later error has to be understood."""
@@ -147,6 +152,18 @@ class Recipe(InputFields, PreprocessingFields):
       for field in dataclasses.fields(config_cls)
       if field.name in names
     }
+
+
+@dataclasses.dataclass
+class CompleteRecipe(Recipe):
+  """A recipe in which nothing is left to `step_counts`; the defaults are the recipe's."""
+
+  norm_momentum: float
+  ema_decay: float
+  batch_size: int
+  train_epochs: float
+  eval_every_epochs: float
+  checkpoint_every_epochs: float
 
 
 EXPERIMENT = "mobilenet_v2_classification"

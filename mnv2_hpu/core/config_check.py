@@ -44,6 +44,7 @@ _NON_NEGATIVE = (
 # (smallest, largest, what to say) of numbers that mean nothing outside.
 _RANGES = {
   "average_decay": (0, 1, "0 to 1"),
+  "backbone_learning_rate_multiplier": (0, math.inf, "at least 0"),
   "central_fraction": (1e-3, 1, "0.001 to 1"),
   "dropout_rate": (0, 1 - 1e-6, "0 up to, not including, 1"),
   "kernel_initializer_stddev": (1e-12, math.inf, "more than 0"),

@@ -30,6 +30,8 @@ FINISHED_FILE = "finished.json"
 RECIPE = (
   "task.model",
   "task.losses",
+  "task.freeze_backbone",
+  "task.backbone_learning_rate_multiplier",
   "task.train_data.global_batch_size",
   "task.train_data.preprocessing",
   "task.train_data.preprocessing_options",

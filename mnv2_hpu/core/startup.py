@@ -11,6 +11,7 @@ from official.core import config_definitions as cfg
 
 from mnv2_hpu import driver_flags
 from mnv2_hpu.compat import keras
+from mnv2_hpu.configs import step_counts
 from mnv2_hpu.configs.image_classification import DataConfig
 from mnv2_hpu.core import checkpoint_integrity, config_check, run_record
 from mnv2_hpu.dataloaders import record_files
@@ -184,6 +185,47 @@ def _learning_rate_rule(config: cfg.ExperimentConfig) -> str:
   return text if scale == 1 else f"{text}, {scale:g} times the rate of one replica"
 
 
+def _averages(config: cfg.ExperimentConfig) -> dict[str, float]:
+  """Returns the decay of each moving average of a training, by its field."""
+  found = {}
+  norm = getattr(config.task.model, "norm_activation", None)
+  if norm is not None:
+    found["norm_momentum"] = norm.norm_momentum
+  ema = config.trainer.optimizer_config.ema
+  if ema is not None:
+    found["ema_decay"] = ema.average_decay
+  return found
+
+
+def _moving_averages(config: cfg.ExperimentConfig) -> list[tuple[str, str]]:
+  text = ", ".join(
+    f"{name} {decay:g} (half-life of {step_counts.half_life(decay):,.0f} steps)"
+    for name, decay in _averages(config).items()
+  )
+  return [("averages", text)] if text else []
+
+
+def check_averages(config: cfg.ExperimentConfig) -> str:
+  """Returns a warning if the steps are too few for the moving averages, else ""."""
+  steps = config.trainer.train_steps
+  slow = {
+    name: decay
+    for name, decay in _averages(config).items()
+    if step_counts.steps_needed(decay) > steps
+  }
+  if not slow:
+    return ""
+  needed = max(map(step_counts.steps_needed, slow.values()))
+  values = " and ".join(f"{name} {decay:g}" for name, decay in slow.items())
+  return (
+    f"{steps:,} steps are few for {values}, whose half-life is "
+    f"{max(map(step_counts.half_life, slow.values())):,.0f} steps: evaluation would see "
+    f"statistics of the first steps. Train {needed:,} steps or more (train_epochs, or a "
+    f"smaller batch_size), or bind {' and '.join(slow)} to None, which chooses by the "
+    "steps."
+  )
+
+
 def _files(data: cfg.DataConfig) -> str:
   if not data.input_path:
     return f"TensorFlow Datasets {data.tfds_name} {data.tfds_split}"
@@ -218,6 +260,8 @@ def summary(
     ("network", size),
     ("global batch", batch),
     *_durations(config),
+    *(("chosen", reason) for reason in getattr(config.task, "chosen", ())),
+    *_moving_averages(config),
     ("learning-rate rule", _learning_rate_rule(config)),
     ("learning rate", _learning_rates(config, optimizer)),
     ("training input", _files(train)),

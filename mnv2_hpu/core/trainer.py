@@ -161,6 +161,8 @@ class Trainer(base_trainer.Trainer):
     self._init_faults(train)
     if train and self._is_chief:
       print(startup.summary(config, task, model, optimizer, strategy), flush=True)
+      if warning := startup.check_averages(config):
+        logging.warning(warning)
 
   def _init_faults(self, train: bool) -> None:
     """Prepares for signals, lost ranks and stalls; in training, starts to watch."""

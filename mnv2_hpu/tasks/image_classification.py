@@ -21,7 +21,7 @@ from mnv2_hpu.dataloaders import (
 )
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import precision, stateless_dropout
-from mnv2_hpu.optimization import exponential_moving_average
+from mnv2_hpu.optimization import exponential_moving_average, learning_rate_multiplier
 
 # Fields of Model Garden's DataConfig that mean nothing to this project's input.
 UNSUPPORTED_FIELDS = (
@@ -117,26 +117,36 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
     optimizer: keras.optimizers.Optimizer,
     metrics: list[keras.metrics.Metric] | None = None,
   ) -> dict[str, tf.Tensor]:
-    """Does Model Garden's step, with the dropout that belongs to it."""
+    """Does Model Garden's step, with its dropout and the backbone's learning rate."""
+    if self.task_config.backbone_learning_rate_multiplier != 1:
+      learning_rate_multiplier.multiply_learning_rate(
+        getattr(optimizer, "base_optimizer", optimizer),
+        model.backbone.trainable_variables,
+        self.task_config.backbone_learning_rate_multiplier,
+      )
     with stateless_dropout.dropout_step(optimizer.iterations):
       return super().train_step(inputs, model, optimizer, metrics)
 
   def initialize(self, model: keras.Model) -> None:
-    """Reads `init_checkpoint`, if there is one.
+    """Reads `init_checkpoint`, if there is one; see `checkpoints.restore`.
 
     Raises:
       UserError: If it does not fit the network.
     """
     config = self.task_config
+    if not config.init_checkpoint:
+      return
+    modules = config.init_checkpoint_modules
     try:
-      super().initialize(model)
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+      line = restore.restore_start(model, config.init_checkpoint, modules)
+    except (ValueError, tf.errors.OpError) as error:
       raise UserError(
-        f"init_checkpoint is {config.init_checkpoint!r}: its "
-        f"{config.init_checkpoint_modules} does not fit this network "
-        f"({str(error).splitlines()[0]}). Use the width_multiplier and num_classes it "
-        'was trained with, or init_checkpoint_modules = "backbone".'
+        f"init_checkpoint is {config.init_checkpoint!r}: its {modules} does not fit "
+        f"this network ({str(error).splitlines()[0]}). Use the width_multiplier and "
+        "num_classes it was trained with, or "
+        'init_checkpoint_modules = "fitting" where only num_classes differs.'
       ) from error
+    print(line, flush=True)
 
   @classmethod
   def create_optimizer(

@@ -70,7 +70,7 @@ def test_every_field_of_the_input_goes_from_the_recipe_to_the_experiment():
   recipe = Recipe(data_dir="data", num_classes=3, num_train_examples=8)
   for name in (*_names(InputFields), *_names(PreprocessingFields)):
     default = getattr(recipe, name)
-    other = {bool: not default, str: "model_garden", tuple: (0.2, 0.3)}
+    other = {bool: not default, str: "model_garden", tuple: (0.2, 0.3), int: 7}
     setattr(recipe, name, other.get(type(default), 0.5))
   task = image_classification.experiment(recipe).task
   for data in (task.train_data, task.validation_data):

@@ -76,8 +76,12 @@ def test_gin_files_are_found():
 @pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
 def test_gin_file_parses_builds_and_validates(file, digits_dir):
   if "mobilenet_v2_classification." in file.read_text():
-    hosts = ["HOSTS = 'node-a:8,node-b:8'"] if "HOSTS" in file.read_text() else []
-    config = _build(file, digits_dir, *hosts)
+    required = {"HOSTS": "node-a:8,node-b:8", "START": "runs/before"}
+    config = _build(
+      file,
+      digits_dir,
+      *(f"{k} = '{v}'" for k, v in required.items() if f"%{k}" in file.read_text()),
+    )
     assert config.trainer.train_steps > 0
     assert config.task.train_data.global_batch_size > 0
   else:

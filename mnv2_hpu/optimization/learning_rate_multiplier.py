@@ -1,0 +1,60 @@
+"""A learning rate of their own for some of the variables that an optimizer updates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from mnv2_hpu.compat import keras
+from mnv2_hpu.errors import UserError
+
+
+def multiply_learning_rate(
+  optimizer: keras.optimizers.legacy.Optimizer,
+  variables: Sequence[tf.Variable],
+  multiplier: float,
+) -> None:
+  """Makes an optimizer update variables at a multiple of its learning rate.
+
+  The rate is multiplied where the update is computed, so that each update, momentum
+  included, is the one of an optimizer with that rate: RMSProp and Adam would undo a
+  factor of the gradients. Slots and checkpoints stay as they are. Calling it again
+  changes nothing.
+
+  Args:
+    optimizer: Optimizer that computes the steps, not its moving average.
+    variables: Trainable variables of the model.
+    multiplier: Factor of the learning rate, 0 or more.
+
+  Raises:
+    UserError: If the optimizer is of Keras's new kind.
+  """
+  if not isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+    raise UserError(
+      f"a learning rate multiplier needs an optimizer of keras.optimizers.legacy, for "
+      f"instance 'rmsprop_tf1' or 'sgd'; {type(optimizer).__name__} is none."
+    )
+  if hasattr(optimizer, "multiplied_variables"):
+    return
+  keys = frozenset(map(_key, variables))
+  optimizer.multiplied_variables = keys
+  update, rate = optimizer._resource_apply_dense, optimizer._decayed_lr
+
+  def update_at_own_rate(
+    gradient: tf.Tensor, variable: tf.Variable, apply_state: Any = None
+  ) -> tf.Operation:
+    if _key(variable) not in keys:
+      return update(gradient, variable, apply_state=apply_state)
+    optimizer._decayed_lr = lambda dtype: rate(dtype) * tf.cast(multiplier, dtype)
+    try:
+      return update(gradient, variable, apply_state={})  # computed for this variable
+    finally:
+      optimizer._decayed_lr = rate
+
+  optimizer._resource_apply_dense = update_at_own_rate
+
+
+def _key(variable: tf.Variable) -> str:
+  """Returns what a variable and its copies on the replicas share."""
+  container = getattr(variable, "_distributed_container", lambda: variable)()
+  return container._unique_id
