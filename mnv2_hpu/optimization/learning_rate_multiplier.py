@@ -36,14 +36,17 @@ def multiply_learning_rate(
     )
   if hasattr(optimizer, "multiplied_variables"):
     return
-  keys = frozenset(map(_key, variables))
-  optimizer.multiplied_variables = keys
+  optimizer.multiplied_variables = frozenset(
+    of_replica._unique_id
+    for variable in variables
+    for of_replica in getattr(variable, "values", (variable,))
+  )
   update, rate = optimizer._resource_apply_dense, optimizer._decayed_lr
 
   def update_at_own_rate(
     gradient: tf.Tensor, variable: tf.Variable, apply_state: Any = None
   ) -> tf.Operation:
-    if _key(variable) not in keys:
+    if variable._unique_id not in optimizer.multiplied_variables:
       return update(gradient, variable, apply_state=apply_state)
     optimizer._decayed_lr = lambda dtype: rate(dtype) * tf.cast(multiplier, dtype)
     try:
@@ -53,8 +56,3 @@ def multiply_learning_rate(
 
   optimizer._resource_apply_dense = update_at_own_rate
 
-
-def _key(variable: tf.Variable) -> str:
-  """Returns what a variable and its copies on the replicas share."""
-  container = getattr(variable, "_distributed_container", lambda: variable)()
-  return container._unique_id

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.optimization.exponential_moving_average import ExponentialMovingAverage
+from mnv2_hpu.optimization.learning_rate_multiplier import multiply_learning_rate
 from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
 
 BATCH = 8
@@ -174,3 +175,23 @@ def test_averages_are_reset_on_each_replica(strategy):
   assert_same_bits(
     local(strategy, averages(model, optimizer)), local(strategy, model.variables)
   )
+
+
+def test_a_multiple_of_the_rate_is_that_rate_on_each_replica(strategy, policy):
+  """A quarter is exact in binary, so the bits must be equal."""
+
+  def updates(rate, multiplier):
+    model, optimizer = build(strategy.scope(), batch_norm=False)
+    optimizer.base_optimizer.learning_rate = rate
+    before = local(strategy, model.trainable_variables)
+    multiply_learning_rate(
+      optimizer.base_optimizer, model.layers[0].trainable_variables, multiplier
+    )
+    trainer(strategy, model, optimizer)(0)
+    after = local(strategy, model.trainable_variables)
+    assert not any(np.array_equal(b, a) for b, a in zip(before, after, strict=True))
+    return after
+
+  both = updates(0.1, 0.25)
+  assert_same_bits(both[:2], updates(0.025, 1.0)[:2])
+  assert_same_bits(both[2:], updates(0.1, 1.0)[2:])

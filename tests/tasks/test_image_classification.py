@@ -12,6 +12,8 @@ from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.errors import UserError
+from mnv2_hpu.optimization.exponential_moving_average import ExponentialMovingAverage
+from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
 
 mnv2_hpu.register()
 
@@ -111,6 +113,134 @@ def test_frozen_backbone_trains_the_logits_only():
   model = task.build_model()
   names = [variable.name for variable in model.trainable_variables]
   assert len(names) == 2, names
+
+
+def _step_of(task, model, optimizer):
+  images = tf.random.stateless_uniform([4, 32, 32, 3], seed=[1, 0])
+  task.train_step((images, tf.constant([0, 1, 2, 3])), model, optimizer)
+
+
+def _values(variables):
+  return [variable.numpy() for variable in variables]
+
+
+def test_a_frozen_backbone_stays_bit_by_bit_batch_norm_included():
+  task = _task()
+  task.task_config.freeze_backbone = True
+  model = task.build_model()
+  images = tf.random.stateless_uniform([4, 32, 32, 3], seed=[1, 0])
+  before = _values(model.backbone.variables)
+  trained, inferred = (model.backbone(images, training=m)["2"] for m in (True, False))
+  np.testing.assert_array_equal(trained, inferred)  # inference mode in training too
+  head = _values(model.trainable_variables)
+  _step_of(task, model, keras.optimizers.legacy.SGD(0.1))
+  for value, variable in zip(before, model.backbone.variables, strict=True):
+    np.testing.assert_array_equal(value, variable)
+  assert not np.array_equal(head[0], model.trainable_variables[0])
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_the_backbone_is_updated_by_exactly_the_multiple(average):
+  """A step of rmsprop_tf1, and its EMA; a quarter is exact in binary."""
+
+  def train(rate, multiplier):
+    task = _task()
+    task.task_config.backbone_learning_rate_multiplier = multiplier
+    task.task_config.losses.l2_weight_decay = 0.0
+    model = task.build_model()
+    optimizer = RMSpropTF1(rate)
+    if average:
+      optimizer = ExponentialMovingAverage(optimizer, average_decay=0.5)
+      optimizer.shadow_copy(model)
+    _step_of(task, model, optimizer)
+    trained = [model.trainable_variables]
+    if average:
+      trained += [[optimizer.get_slot(v, "average") for v in trained[0]]]
+    head = len(model.trainable_variables) - len(model.backbone.trainable_variables)
+    return [(_values(kept[:-head]), _values(kept[-head:])) for kept in trained]
+
+  for both, slow, fast in zip(
+    train(0.2, 0.25), train(0.05, 1.0), train(0.2, 1.0), strict=True
+  ):
+    for part, expected in enumerate((slow, fast)):
+      for value, wanted in zip(both[part], expected[part], strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    assert not all(map(np.array_equal, slow[0], fast[0]))
+
+
+def _start(tmp_path, content, modules, capsys):
+  """Returns a network of 7 classes after its start, and what was said."""
+  path = tf.train.Checkpoint(**content).write(str(tmp_path / "start"))
+  task = _task(num_classes=7)
+  task.task_config.init_checkpoint = path
+  task.task_config.init_checkpoint_modules = modules
+  model = task.build_model()
+  task.initialize(model)
+  return model, capsys.readouterr().out
+
+
+def _source(num_classes):
+  """A network whose every weight is unlike a fresh one's."""
+  model = _task(num_classes).build_model()
+  for variable in model.variables:
+    variable.assign(variable + 0.5)
+  return model
+
+
+def _assert_equal(variables, expected):
+  for variable, value in zip(variables, expected, strict=True):
+    np.testing.assert_array_equal(variable, value)
+
+
+def test_a_head_of_other_classes_is_left_out_and_said(tmp_path, capsys):
+  source, fresh = _source(3), _task(7).build_model()
+  model, said = _start(tmp_path, {"model": source, **_backbone(source)}, "fitting", capsys)
+  _assert_equal(model.backbone.variables, source.backbone.variables)
+  _assert_equal(model.variables[-2:], fresh.variables[-2:])
+  assert "its head has 3 classes, so this one of 7 starts anew" in said
+  assert said.count("\n") == 1
+
+
+def test_a_head_that_fits_is_read(tmp_path, capsys):
+  source = _source(7)
+  model, said = _start(tmp_path, {"model": source}, "fitting", capsys)
+  _assert_equal(model.variables, source.variables)
+  assert "anew" not in said
+
+
+def test_a_backbone_alone_is_a_start(tmp_path, capsys):
+  source = _source(3)
+  model, said = _start(tmp_path, _backbone(source), "fitting", capsys)
+  _assert_equal(model.backbone.variables, source.backbone.variables)
+  assert "it has no head" in said
+
+
+def test_a_start_of_another_width_is_refused(tmp_path, capsys):
+  source = _task(7)
+  source.task_config.model.backbone.get().width_multiplier = 0.5
+  content = _backbone(source.build_model())
+  with pytest.raises(UserError, match=r"fitting does not fit.*width_multiplier"):
+    _start(tmp_path, content, "fitting", capsys)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_start_is_the_ema_weights_of_a_run(tmp_path, capsys, swapped):
+  source = _source(7)
+  optimizer = ExponentialMovingAverage(keras.optimizers.legacy.SGD(0.1))
+  optimizer.shadow_copy(source)
+  expected = _values(source.variables)
+  for variable in source.variables:
+    variable.assign(variable + 1.0)
+  if swapped:  # as best_ckpt is written
+    optimizer.swap_weights()
+  content = {"model": source, "optimizer": optimizer, **_backbone(source)}
+  model, said = _start(tmp_path, content, "fitting", capsys)
+  _assert_equal(model.variables, expected)
+  assert "starts from the EMA weights" in said
+
+
+def _backbone(model):
+  return {"backbone": model.backbone}
 
 
 def _started_from(checkpoint, folder):

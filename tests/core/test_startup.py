@@ -1,0 +1,41 @@
+"""The warning before a training too short for its moving averages."""
+
+import pytest
+
+import mnv2_hpu
+from mnv2_hpu.configs import image_classification
+from mnv2_hpu.configs.recipe import Recipe
+from mnv2_hpu.core import startup
+
+mnv2_hpu.register()
+
+
+def _warning(**values):
+  recipe = Recipe(data_dir="data", num_classes=5, num_train_examples=160, **values)
+  return startup.check_averages(image_classification.experiment(recipe))
+
+
+def test_too_few_steps_are_said_with_the_steps_needed():
+  warning = _warning(train_epochs=50, norm_momentum=0.99, ema_decay=0.999)
+  for text in ("83 steps are few", "norm_momentum 0.99 and ema_decay 0.999"):
+    assert text in warning
+  assert "half-life is 693 steps" in warning
+  assert "Train 4,850 steps or more" in warning
+
+
+def test_only_the_slow_average_is_named():
+  warning = _warning(train_epochs=400, norm_momentum=0.99, ema_decay=0.999)
+  assert "norm_momentum" not in warning
+  assert "ema_decay 0.999" in warning
+
+
+@pytest.mark.parametrize(
+  "values",
+  [
+    {"train_epochs": 400, "norm_momentum": 0.9, "ema_decay": 0.99},
+    {"train_epochs": 50, "norm_momentum": 0.9, "ema_decay": 0.0},
+    dict.fromkeys(("batch_size", "train_epochs", "norm_momentum", "ema_decay")),
+  ],
+)
+def test_enough_steps_need_no_warning(values):
+  assert not _warning(**values)
