@@ -1,8 +1,8 @@
 """Photo crops as an image folder, from the sample photos of installed packages.
 
 Three photos, cut into ten regions, which are the classes. A region is a grid of cells;
-every fifth one is held out, and each crop lies within one cell: no held-out pixel is ever
-trained on.
+every fifth one is held out, and each crop lies within one cell: no held-out pixel is
+ever trained on.
 """
 
 from pathlib import Path
@@ -81,5 +81,7 @@ def write_crops(folder, num_train, num_validation, size, classes=None, seed=0):
       target = Path(folder) / split / name
       target.mkdir(parents=True, exist_ok=True)
       for index in range(count // len(names)):
-        crop = _crop(random, region, cells).resize((size, size), Image.Resampling.BICUBIC)
+        crop = _crop(random, region, cells).resize(
+          (size, size), Image.Resampling.BICUBIC
+        )
         crop.save(target / f"{index:04d}.jpg", quality=92)

@@ -1,11 +1,11 @@
-"""Held-out accuracy of small folders: 100 to 3,000 images, from nothing and from weights.
+"""Held-out accuracy of small folders, 100 to 3,000 images, from nothing and weights.
 
   .venv/bin/python benchmarks/small_folders.py
 
-Two tasks: scikit-learn's digits, and crops of three photos (`photo_crops`). Each is learned
-by gin/image_folder.gin as it was (`BEFORE`), as it is, and by gin/fine_tune.gin from the
-network that the other task's largest folder gave. First the case that had failed: 160
-photos in 5 classes, 96 px. Prints the tables of docs/benchmarks.md.
+Two tasks: scikit-learn's digits, and crops of three photos (`photo_crops`). Each is
+learned by gin/image_folder.gin as it was (`BEFORE`), as it is, and by gin/fine_tune.gin
+from the network that the other task's largest folder gave. First the case that had
+failed: 160 photos in 5 classes, 96 px. Prints the tables of docs/benchmarks.md.
 """
 
 import dataclasses

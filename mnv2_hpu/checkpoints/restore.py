@@ -153,9 +153,9 @@ def _unlike_head(content: "_ObjectGraph", model: keras.Model) -> str:
     node = node_of.get(id(variable))
     if id(variable) in of_backbone or node is None:
       continue
-    shape = content.value(node).shape
-    if shape != tuple(variable.shape):
-      return f"its head has {shape[-1]} classes, so this one of {variable.shape[-1]} starts anew"
+    there, here = content.value(node).shape, tuple(variable.shape)
+    if there != here:
+      return f"its head has {there[-1]} classes, so this one of {here[-1]} starts anew"
   return ""
 
 

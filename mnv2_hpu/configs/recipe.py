@@ -71,7 +71,7 @@ class Recipe(InputFields, PreprocessingFields):
   kernel_initializer_stddev: float = MobileNetV2.kernel_initializer_stddev
   init_checkpoint: str = ""  # a checkpoint, or a folder of some, to start from
   init_checkpoint_modules: str = "backbone"  # one of INIT_CHECKPOINT_MODULES
-  freeze_backbone: bool = False  # train the logits only; batch norm is in inference mode
+  freeze_backbone: bool = False  # train the logits only; batch norm infers
   backbone_learning_rate_multiplier: float = 1.0  # factor of the backbone's rate
 
   # ---- Loss ----
@@ -154,9 +154,9 @@ class Recipe(InputFields, PreprocessingFields):
     }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class CompleteRecipe(Recipe):
-  """A recipe in which nothing is left to `step_counts`; the defaults are the recipe's."""
+  """A recipe in which nothing is left to `step_counts`; its defaults are `Recipe`'s."""
 
   norm_momentum: float
   ema_decay: float

@@ -1,8 +1,8 @@
 """Settings that follow from the number of training images and steps.
 
 A field of the recipe that is None is chosen here; one that has a value keeps it. With
-few images the defaults of long trainings fail quietly: averages with a long memory still
-hold the first steps when the training ends, so that evaluation lags far behind training.
+few images the defaults of long trainings fail quietly: averages with a long memory
+still hold the first steps when the training ends, so evaluation lags far behind.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def decay(train_steps: int, memory: float, largest: float) -> float:
   0.9333
   >>> decay(1_000_000, memory=1 / 100, largest=0.997)
   0.997
-  >>> decay(50, memory=1 / 100, largest=0.997)  # a tenth of the images of a step at least
+  >>> decay(50, memory=1 / 100, largest=0.997)
   0.9
   """
   steps = max(10.0, train_steps * memory)
@@ -107,7 +107,9 @@ def complete(recipe: Recipe, num_replicas: int) -> tuple[CompleteRecipe, list[st
   Raises:
     UserError: If the number of images or the batch is impossible.
   """
-  values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+  values = {
+    field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)
+  }
   reasons = []
 
   def choose(name: str, value: float, why: str) -> None:

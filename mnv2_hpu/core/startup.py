@@ -215,14 +215,14 @@ def check_averages(config: cfg.ExperimentConfig) -> str:
   }
   if not slow:
     return ""
-  needed = max(map(step_counts.steps_needed, slow.values()))
   values = " and ".join(f"{name} {decay:g}" for name, decay in slow.items())
+  slowest = max(slow.values())
   return (
     f"{steps:,} steps are few for {values}, whose half-life is "
-    f"{max(map(step_counts.half_life, slow.values())):,.0f} steps: evaluation would see "
-    f"statistics of the first steps. Train {needed:,} steps or more (train_epochs, or a "
-    f"smaller batch_size), or bind {' and '.join(slow)} to None, which chooses by the "
-    "steps."
+    f"{step_counts.half_life(slowest):,.0f} steps: evaluation would see statistics of "
+    f"the first steps. Train {step_counts.steps_needed(slowest):,} steps or more "
+    f"(train_epochs, or a smaller batch_size), or bind {' and '.join(slow)} to None, "
+    "which chooses by the steps."
   )
 
 

@@ -55,4 +55,3 @@ def multiply_learning_rate(
       optimizer._decayed_lr = rate
 
   optimizer._resource_apply_dense = update_at_own_rate
-

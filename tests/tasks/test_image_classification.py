@@ -194,7 +194,8 @@ def _assert_equal(variables, expected):
 
 def test_a_head_of_other_classes_is_left_out_and_said(tmp_path, capsys):
   source, fresh = _source(3), _task(7).build_model()
-  model, said = _start(tmp_path, {"model": source, **_backbone(source)}, "fitting", capsys)
+  content = {"model": source, **_backbone(source)}
+  model, said = _start(tmp_path, content, "fitting", capsys)
   _assert_equal(model.backbone.variables, source.backbone.variables)
   _assert_equal(model.variables[-2:], fresh.variables[-2:])
   assert "its head has 3 classes, so this one of 7 starts anew" in said
