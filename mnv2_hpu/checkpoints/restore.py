@@ -138,7 +138,8 @@ def restore_start(model: keras.Model, checkpoint: str, modules: str) -> str:
     values = [content.value(shadows.get(node, node)) for node in nodes]
   _check_shapes(path, part.variables, values)
   for variable, value in zip(part.variables, values, strict=True):
-    variable.assign(value)
+    for of_replica in getattr(variable, "values", (variable,)):  # on this rank alone
+      of_replica.assign(value)
   weights = "EMA weights" if content.shadow_variables() else "weights"
   return f"starts from the {weights} of {path}: {name}" + (head and f"; {head}")
 

@@ -102,6 +102,29 @@ def test_a_run_of_an_earlier_release_resumes(recorded_by_an_earlier_release):
   run_record.check_and_write(model_dir, config, allow_change=False)
 
 
+def test_a_run_of_the_gin_file_of_an_earlier_release_resumes(tmp_path):
+  """With the values bound that gin/image_folder.gin left to `step_counts` since."""
+  before = {"batch_size": 96, "train_epochs": 50, "norm_momentum": 0.99}
+  fixed = {"data_dir": str(tmp_path), "num_classes": 3, "num_train_examples": 160}
+  config = image_classification.experiment(Recipe(**fixed, **before))
+  run_record.check_and_write(str(tmp_path), config, allow_change=False)
+  _save(_model(2), tmp_path)
+  path = tmp_path / run_record.FILE
+  record = json.loads(path.read_text())
+  for field in ("chosen", "backbone_learning_rate_multiplier"):
+    del record["config"]["task"][field]
+  path.write_text(json.dumps(record))
+  task = image_classification.ImageClassificationTask()
+  loaded = run_record.load(str(tmp_path), task)
+  assert json.dumps(loaded.as_dict()) == json.dumps(config.as_dict())
+  run_record.check_and_write(str(tmp_path), config, allow_change=False)
+  chosen = Recipe(**fixed, **dict.fromkeys(before))
+  with pytest.raises(UserError, match=r"norm_momentum: 0\.99 -> 0\.9"):
+    run_record.check_and_write(
+      str(tmp_path), image_classification.experiment(chosen), allow_change=False
+    )
+
+
 def test_another_crop_is_another_recipe(recorded_by_an_earlier_release):
   model_dir, config = recorded_by_an_earlier_release
   config.task.train_data.preprocessing_options.crop = True
