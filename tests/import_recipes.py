@@ -67,7 +67,7 @@ def write(case, folder):
     tensors = {name: draw_torch(name, shape) for name, shape in case["names"]}
     path = folder / "model.safetensors"
     safetensors.numpy.save_file(
-      {name: np.ascontiguousarray(value) for name, value in tensors.items()}, path
+      {name: np.array(value, order="C") for name, value in tensors.items()}, path
     )
     return path
   path = folder / "model.h5"

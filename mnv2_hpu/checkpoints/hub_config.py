@@ -9,12 +9,12 @@ from mnv2_hpu.errors import UserError
 
 _MAX_BYTES = 16 << 20
 # Mean and standard deviation of the network's input, for pixels from 0 to 1.
-_RANGES = {
+RANGES = {
   "inception": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
   "model_garden": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
 }
 # Values of Hugging Face's configuration that slim's network has.
-_SLIMS = {
+SLIMS = {
   "expand_ratio": 6,
   "first_layer_is_expansion": True,
   "depth_divisible_by": 8,
@@ -93,12 +93,12 @@ def _read_json(path: str) -> dict[str, Any]:
 
 
 def _hugging_face(config: Mapping[str, Any], processor: Mapping[str, Any]) -> HubConfig:
-  others = {k: config[k] for k, v in _SLIMS.items() if config.get(k, v) != v}
+  others = {k: config[k] for k, v in SLIMS.items() if config.get(k, v) != v}
   if others:
     name, value = next(iter(others.items()))
     raise UserError(
       f"config.json says {name} = {value!r}; MobileNetV2 as slim built it has "
-      f"{_SLIMS[name]!r}. These weights are of another network."
+      f"{SLIMS[name]!r}. These weights are of another network."
     )
   stride = int(config.get("output_stride", 32))
   return HubConfig(
@@ -128,13 +128,13 @@ def _timm(config: Mapping[str, Any]) -> HubConfig:
 def _preprocessing(mean: Any, std: Any, default: str = "inception") -> str:
   if mean is None or std is None:
     return default
-  for name, numbers in _RANGES.items():
+  for name, numbers in RANGES.items():
     given = [round(float(x), 3) for values in (mean, std) for x in values]
     if given == [x for values in numbers for x in values]:
       return name
   raise UserError(
     f"The weights expect pixels normalized by mean {mean} and deviation {std}; known "
-    f"are {', '.join(f'{m} and {s} ({n})' for n, (m, s) in _RANGES.items())}."
+    f"are {', '.join(f'{m} and {s} ({n})' for n, (m, s) in RANGES.items())}."
   )
 
 

@@ -15,8 +15,8 @@ _HEAD = 8  # bytes before the header: its length
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 # PyTorch's `[out, in, h, w]` to `[h, w, in, out]`; a depthwise kernel has one input.
 _KERNEL, _DEPTHWISE = (2, 3, 1, 0), (2, 3, 0, 1)
-_PREFIX = "mobilenet_v2."  # Hugging Face's, before all but the head
-_COUNTER = ".num_batches_tracked"
+PREFIX = "mobilenet_v2."  # Hugging Face's, before all but the head
+COUNTER = ".num_batches_tracked"
 _SEGMENTATION = "segmentation_head."
 
 # A name that only files of this library hold.
@@ -73,7 +73,7 @@ def _array(path: str, name: str, tensor: Mapping[str, Any]) -> np.ndarray:
 def library_of(tensors: Mapping[str, np.ndarray]) -> str | None:
   """Returns the library whose names these are, None if none of them."""
   for library, name in _SIGNATURES.items():
-    if name in tensors or f"{_PREFIX}{name}" in tensors:
+    if name in tensors or f"{PREFIX}{name}" in tensors:
       return library
   return None
 
@@ -98,12 +98,12 @@ def to_slim(
   values: dict[str, np.ndarray] = {}
   unknown, left_out = [], []
   for name, tensor in tensors.items():
-    bare = name.removeprefix(_PREFIX)
+    bare = name.removeprefix(PREFIX)
     if bare in names:
       values[names[bare]] = _transpose(name, names[bare], tensor)
     elif name.startswith(_SEGMENTATION):
       left_out.append(name)
-    elif not name.endswith(_COUNTER):
+    elif not name.endswith(COUNTER):
       unknown.append(name)
   if unknown:
     raise UserError(
@@ -111,6 +111,21 @@ def to_slim(
       "Networks with more blocks (timm's 110d, 120d), or other ones, are not read."
     )
   return values, left_out
+
+
+def from_slim(slim_name: str, value: np.ndarray) -> np.ndarray:
+  """Returns a variable in PyTorch's layout; undoes `to_slim`.
+
+  Args:
+    slim_name: Slim's name, without `MobilenetV2/`.
+    value: In Keras' layout.
+  """
+  if value.ndim == 2:
+    return value.T
+  if value.ndim < 4:
+    return value
+  is_depthwise = slim_name.endswith("depthwise_weights")
+  return value.transpose(np.argsort(_DEPTHWISE if is_depthwise else _KERNEL))
 
 
 def _transpose(name: str, slim_name: str, tensor: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ class Recipe(InputFields, PreprocessingFields):
   decay_epochs: float = 2.5  # epochs between two decays
   staircase: bool = True  # decay in steps, not continuously
   warmup_epochs: float | None = None  # None leaves it to the scaling rule, but at least
-  min_warmup_fraction: float = 0.0  # of the training
+  min_warmup_fraction: float = 0.0  # warm up over this part of the training
 
   # ---- EMA weights ----
   ema_decay: float | None = 0.9999  # 0 keeps no EMA weights

@@ -16,8 +16,8 @@ MIN_BATCH_SIZE = 16  # images per replica: batch statistics of fewer are too noi
 MIN_TRAIN_EPOCHS = 50
 MIN_TRAIN_STEPS = 1500
 MAX_EVALUATIONS = 50  # each with a checkpoint: seconds that small trainings notice
-NORM_MEMORY = 1 / 100  # of the steps, that moving batch statistics average over
-EMA_MEMORY = 1 / 50  # of the steps, that EMA weights average over
+NORM_MEMORY = 1 / 100  # moving batch statistics average over this part of the steps
+EMA_MEMORY = 1 / 50  # EMA weights average over this part of the steps
 # Half-lives after which an average holds less than 1% of what it started from.
 HALF_LIVES = 7
 

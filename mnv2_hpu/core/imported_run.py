@@ -16,6 +16,7 @@ from mnv2_hpu.checkpoints.pretrained import PretrainedInfo
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
+from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.core import run_record
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving import preprocessing
@@ -173,8 +174,16 @@ def _experiment(info: PretrainedInfo) -> cfg.ExperimentConfig:
     type="mobilenet_v2", mobilenet_v2=backbone
   )
   for data in (task.train_data, task.validation_data):
-    data.override({"preprocessing": info.preprocessing})
-  return cfg.ExperimentConfig(task=task)
+    data.override(
+      {
+        "preprocessing": info.preprocessing,
+        "global_batch_size": Recipe.eval_batch_size,
+      }
+    )
+  runtime = cfg.RuntimeConfig(
+    distribution_strategy="one_device", mixed_precision_dtype="float32"
+  )
+  return cfg.ExperimentConfig(task=task, runtime=runtime)
 
 
 def _gin(info: PretrainedInfo, folder: str) -> str:

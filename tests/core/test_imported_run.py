@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 
 import golden_recipes
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers_serving import write_records
 from official.core import task_factory
 from official.vision.configs import backbones as upstream_backbones
 from official.vision.configs import image_classification as upstream_cfg
@@ -20,6 +22,7 @@ from mnv2_hpu.checkpoints.pretrained import PretrainedInfo
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import imported_run
+from mnv2_hpu.data_preparation import digits, prepare
 from mnv2_hpu.dataloaders.inception_preprocessing import preprocess_for_eval
 from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 from mnv2_hpu.errors import UserError
@@ -221,3 +224,46 @@ def test_the_program(programs, tmp_path):
   again = programs.run(*command, output_dir)
   assert again.returncode == 1
   assert again.output.splitlines()[-1].startswith("error: --output_dir=")
+
+
+@pytest.mark.slow
+def test_its_gin_file_trains_from_the_weights(of_hugging_face, programs, tmp_path):
+  folder = os.path.dirname(of_hugging_face)
+  digits.write_digits(str(tmp_path / "images"))
+  prepare.prepare(
+    prepare.PreparationOptions(
+      input_dir=str(tmp_path / "images"), output_dir=str(tmp_path / "data")
+    )
+  )
+  done = programs.run(
+    "mnv2_hpu.cli.train",
+    f"--gin_file={folder}/fine_tune.gin",
+    f"--gin_params=DATA_DIR = '{tmp_path / 'data'}'",
+    "--gin_params=mobilenet_v2_classification.train_epochs = 0.1",
+    "--gin_params=mobilenet_v2_classification.image_size = 32",
+    f"--model_dir={tmp_path / 'run'}",
+  )
+  assert done.returncode == 0, done.output[-3000:]
+  assert "its head has 5 classes, so this one of 10 starts from scratch" in done.output
+  record = json.loads((tmp_path / "run" / "run_record.json").read_text())
+  model = record["config"]["task"]["model"]
+  assert model["backbone"]["mobilenet_v2"]["use_explicit_padding"]
+  assert model["norm_activation"]["norm_epsilon"] == 1e-5
+
+
+@pytest.mark.slow
+def test_an_imported_folder_evaluates_with_the_names_of_its_classes(
+  of_hugging_face, programs, tmp_path
+):
+  folder = os.path.dirname(of_hugging_face)
+  records = tmp_path / "validation-00000-of-00001"
+  write_records(records, [np.zeros([40, 40, 3], np.uint8)] * 5, list(range(5)))
+  done = programs.run("mnv2_hpu.cli.evaluate", f"--model_dir={folder}")
+  assert done.returncode == 1
+  assert "Give --input_path" in done.output
+  done = programs.run(
+    "mnv2_hpu.cli.evaluate", f"--model_dir={folder}", f"--input_path={records}"
+  )
+  assert done.returncode == 0, done.output[-3000:]
+  assert re.search(r"accuracy +0\.20000", done.output)
+  assert "kind 4" in done.output
