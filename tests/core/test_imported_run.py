@@ -257,7 +257,8 @@ def test_an_imported_folder_evaluates_with_the_names_of_its_classes(
 ):
   folder = os.path.dirname(of_hugging_face)
   records = tmp_path / "validation-00000-of-00001"
-  write_records(records, [np.zeros([40, 40, 3], np.uint8)] * 5, list(range(5)))
+  image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+  write_records(records, [image] * 5, list(range(5)))
   done = programs.run("mnv2_hpu.cli.evaluate", f"--model_dir={folder}")
   assert done.returncode == 1
   assert "Give --input_path" in done.output
