@@ -40,7 +40,7 @@ FILTERS = (
     "names inside the graph, which no user of a signature sees",
   ),
   Filter(
-    "absl",
+    "tensorflow",
     "saved_model/builder_impl.py",
     "Assets written to",
     "the export's temporary folder; the command names the final one",

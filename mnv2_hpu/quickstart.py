@@ -27,7 +27,10 @@ _FILES = ("metrics.json", "report.html", "model.tflite", "export.json")
 LOG_FILE = "quickstart.log"
 
 _PROGRESS = re.compile(r"[\w ]+: [\d,]+/[\d,]+ \w+ \((?P<percent>\d+)%\)")
-_RESULT = re.compile(r"loading TensorFlow|exported |checked |wrote |warning: ")
+_RESULT = re.compile(
+  r"loading TensorFlow|exported |checked |wrote |warning: |"
+  r"  (format|saved_model|tflite) "
+)
 _SECONDS_BETWEEN = 15.0  # two lines of progress
 _LAST_LINES = 20  # shown of a step that failed
 

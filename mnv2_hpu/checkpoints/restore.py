@@ -156,7 +156,8 @@ def _unlike_head(content: "_ObjectGraph", model: keras.Model) -> str:
       continue
     there, here = content.value(node).shape, tuple(variable.shape)
     if there != here:
-      return f"its head has {there[-1]} classes, so this one of {here[-1]} starts from scratch"
+      head = f"its head has {there[-1]} classes"
+      return f"{head}, so this one of {here[-1]} starts from scratch"
   return ""
 
 

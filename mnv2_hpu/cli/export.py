@@ -1,12 +1,12 @@
-"""Exports a trained model as SavedModel and TFLite, and checks both on held-out images.
+r"""Exports a trained model in every format, and checks it on held-out images.
 
-Example, the run of `make quickstart`:
-
+Examples, of `make quickstart`:
   mnv2-export --model_dir=build/quickstart/model --export_dir=build/export
+  mnv2-export --model_dir=build/quickstart/model --export_dir=build/int8 \\
+    --formats=tflite_int8,tflite_dynamic,tflite_float16
 
-What is exported is what was evaluated: the EMA weights, with the preprocessing of
-the run inside. Both are then reloaded in a fresh process and run over the validation
-files; the command fails where their accuracy is not that of the run's own evaluation.
+Models are reloaded in a fresh process and run over the validation files: an accuracy
+that is not the checkpoint's is an error.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,19 @@ def define_flags() -> None:
   define_path(
     "checkpoint", None, "A checkpoint of the run; its newest if not given.", remote=True
   )
-  flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "EMA weights, or the raw ones.")
-  flags.DEFINE_list("formats", None, "saved_model, tflite; both if not given.")
+  flags.DEFINE_enum("weights", None, ["ema", "raw"], "EMA weights if there are any.")
+  flags.DEFINE_list(
+    "formats",
+    None,
+    "saved_model, tflite (these by default), tflite_float16, tflite_dynamic, "
+    "tflite_int8; for other libraries huggingface, keras, timm, torchvision.",
+  )
+  flags.DEFINE_enum(
+    "inference_type", "float32", ["float32", "uint8", "int8"], "Of tflite_int8."
+  )
+  flags.DEFINE_integer(
+    "calibration_images", 200, "Training images for tflite_int8.", lower_bound=0
+  )
   flags.DEFINE_bool("check", True, "Check the export on the validation files.")
   define_path(
     "validation_files",
@@ -51,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
     checkpoint=values.checkpoint,
     weights=values.weights,
     formats=values.formats,
+    inference_type=values.inference_type,
+    calibration_images=values.calibration_images,
     check=values.check,
     validation_files=values.validation_files,
   )

@@ -46,3 +46,27 @@ def read_images(
     encoded |= {i: images[i - start] for i in indices if i in batch}
     start = batch.stop
   return [image_decoding.decode_image(encoded[i]).numpy() for i in indices]
+
+
+def draw_images(
+  files: Sequence[str], fields: Mapping[str, str], count: int, seed: int
+) -> list[bytes]:
+  """Returns encoded images, drawn by a seed: the first ones of files in a drawn order.
+
+  No more is read than is returned, however large the data set; the order within a file
+  is that of its preparation, which is random.
+
+  Args:
+    files: Paths of TFRecords.
+    fields: Names of the features, as for `read_examples`.
+    count: Images to return, where there are so many.
+    seed: Seed of the order of the files.
+  """
+  order = np.random.default_rng(seed).permutation(len(files))
+  share = -(-count // len(files))
+  key = fields["image_field_key"]
+  features = {key: tf.io.FixedLenFeature([], tf.string)}
+  paths = tf.data.Dataset.from_tensor_slices([files[i] for i in order])
+  records = paths.flat_map(lambda path: tf.data.TFRecordDataset(path).take(share))
+  examples = (tf.io.parse_single_example(r, features) for r in records.take(count))
+  return [example[key].numpy() for example in examples]

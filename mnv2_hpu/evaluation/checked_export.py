@@ -1,13 +1,15 @@
 """Exports a run and checks that the export is what the run evaluated."""
 
-import os
 from collections.abc import Sequence
+
+import numpy as np
+from official.core import config_definitions as cfg
 
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import run_record
-from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
-from mnv2_hpu.evaluation import metrics
-from mnv2_hpu.serving import export, verify
+from mnv2_hpu.dataloaders import encoded_examples, record_files
+from mnv2_hpu.evaluation import evaluator, metrics
+from mnv2_hpu.serving import export, exported_models, metadata, tflite, verify
 
 
 def export_run(
@@ -15,19 +17,23 @@ def export_run(
   export_dir: str,
   *,
   checkpoint: str | None = None,
-  weights: str = "ema",
+  weights: str | None = None,
   formats: Sequence[str] | None = None,
+  inference_type: str = "float32",
+  calibration_images: int = 200,
   check: bool = True,
   validation_files: str | None = None,
 ) -> str:
   """Exports a training run and checks it on held-out images.
 
   Args:
-    model_dir: Folder of the training run.
+    model_dir: Folder of the training run, or of imported weights.
     export_dir: Folder to write to.
     checkpoint: Checkpoint of the run; its newest if None.
-    weights: `"ema"` or `"raw"`.
-    formats: Names in `serving.export.FORMATS`; all if None.
+    weights: `"ema"` or `"raw"`; EMA weights where the run keeps them if None.
+    formats: Names in `serving.export.FORMATS`; `DEFAULT_FORMATS` if None.
+    inference_type: Type of the inputs and outputs of `tflite_int8`.
+    calibration_images: Training images that `tflite_int8` is calibrated with.
     check: Whether to check the export on the validation files.
     validation_files: Pattern of TFRecords for the check; the run's own if None.
 
@@ -37,23 +43,58 @@ def export_run(
   Raises:
     UserError: If the run cannot be exported, or the export is not what was evaluated.
   """
+  formats = list(export.DEFAULT_FORMATS) if formats is None else list(formats)
+  export.check_formats(formats)
   params = run_record.load(model_dir, exp_cfg.ImageClassificationTask())
-  input_path = params.task.validation_data.input_path
-  dataset = DatasetInfo.find(os.path.dirname(input_path))
+  weights = weights or evaluator.default_weights(params)
+  dataset = evaluator.dataset_info(params)
+  calibrates = "tflite_int8" in formats and calibration_images > 0
+  images = _calibration_images(params, calibration_images) if calibrates else []
   result = export.export(
     params,
     checkpoint or model_dir,
     export_dir,
     weights=weights,
-    formats=list(export.FORMATS) if formats is None else formats,
-    label_names=dataset.label_names if dataset else None,
+    formats=formats,
+    label_names=evaluator.label_names(params, model_dir),
     significant_bits=dataset.significant_bits if dataset else 16,
+    quantization=tflite.Quantization(images, inference_type),
   )
+  input_path = validation_files or params.task.validation_data.input_path
   if not check:
     return result.summary()
+  if not input_path or not set(formats) & set(exported_models.FILES):
+    return f"{result.summary()}\nnot checked: no --validation_files, or no model to run"
   print(result.summary(), "checking it in a fresh process …", sep="\n", flush=True)
-  expected = metrics.logged_accuracies(
+  logged = metrics.logged_accuracies(
     model_dir, params, result.restored.global_step, weights
   )
-  checked = verify.check_export(export_dir, validation_files or input_path, expected)
-  return checked.summary(expected)
+  predicted = _predicted(params, result, export_dir, input_path)
+  checked = verify.check_export(export_dir, input_path, logged, predicted)
+  return checked.summary(logged)
+
+
+def _calibration_images(params: cfg.ExperimentConfig, count: int) -> list[bytes]:
+  data = params.task.train_data
+  files = record_files.match_files(data.input_path)
+  fields = {"image_field_key": data.image_field_key}
+  return encoded_examples.draw_images(files, fields, count, data.seed)
+
+
+def _predicted(
+  params: cfg.ExperimentConfig,
+  result: export.ExportResult,
+  export_dir: str,
+  input_path: str,
+) -> np.ndarray:
+  """Returns the classes that the checkpoint itself predicts, `[n]`."""
+  content = metadata.read(export_dir)
+  module, _ = export.build_module(
+    params,
+    result.restored.path,
+    result.restored.weights,
+    content["image_decoding"]["significant_bits"],
+  )
+  models = {"checkpoint": export.as_predict(module)}
+  _, probabilities = verify.predict(models, input_path, content["data"], "checkpoint")
+  return probabilities["checkpoint"].argmax(-1)

@@ -58,7 +58,7 @@ def evaluate(
   result = whole_set.evaluate(
     params,
     checkpoint or run_dir,
-    weights=weights or ("ema" if params.trainer.optimizer_config.ema else "raw"),
+    weights=weights or default_weights(params),
     distribution_strategy=distribution_strategy,
   )
   lines = [set_report.table(result, names)]
@@ -90,8 +90,17 @@ def dataset_info(params: cfg.ExperimentConfig) -> DatasetInfo | None:
   return DatasetInfo.find(os.path.dirname(input_path)) if input_path else None
 
 
-def class_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str]:
-  """Returns the name of each class of a run, its number where nothing says it.
+def default_weights(params: cfg.ExperimentConfig) -> str:
+  """Returns `"ema"` where a run keeps EMA weights, else `"raw"`.
+
+  Args:
+    params: Experiment of the run.
+  """
+  return "ema" if params.trainer.optimizer_config.ema else "raw"
+
+
+def label_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str] | None:
+  """Returns the name of each class of a run, None where nothing says it.
 
   Args:
     params: Experiment of the run.
@@ -100,9 +109,18 @@ def class_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str]:
   dataset, num_classes = dataset_info(params), params.task.model.num_classes
   imported = import_record.find(run_dir) or {}
   names = dataset.label_names if dataset else imported.get("label_names")
-  if names and len(names) == num_classes:
-    return names
-  return [str(label) for label in range(num_classes)]
+  return list(names) if names and len(names) == num_classes else None
+
+
+def class_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str]:
+  """Returns the name of each class of a run, its number where nothing says it.
+
+  Args:
+    params: Experiment of the run.
+    run_dir: Its folder, or that of imported weights.
+  """
+  numbers = [str(label) for label in range(params.task.model.num_classes)]
+  return label_names(params, run_dir) or numbers
 
 
 def evaluate_continuously(

@@ -7,7 +7,7 @@ from typing import Any
 from official.core import config_definitions as cfg
 
 from mnv2_hpu.reporting import curves
-from mnv2_hpu.serving.verify import Verification
+from mnv2_hpu.serving.check_result import Verification
 
 # Metric of metrics.json -> tag under which training logs it.
 TAGS = {

@@ -9,15 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from mnv2_hpu.checkpoints import restore
-from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import run_record
 from mnv2_hpu.data_preparation import images, input_files
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import evaluator
-from mnv2_hpu.serving import exported_models, metadata
-from mnv2_hpu.serving.image_classification import ClassificationModule
+from mnv2_hpu.serving import export, exported_models, metadata
 
 BATCH_SIZE = 32
 TOP = 3  # classes of a prediction
@@ -81,17 +78,12 @@ def load(path: str) -> Predictor:
 
 def _of_run(run_dir: str, checkpoint: str) -> Predictor:
   params = run_record.load(run_dir, exp_cfg.ImageClassificationTask())
-  keras.mixed_precision.set_global_policy("float32")  # as an export computes
   dataset = evaluator.dataset_info(params)
   bits = dataset.significant_bits if dataset else 16
-  module = ClassificationModule(params, significant_bits=bits)
-  weights = "ema" if params.trainer.optimizer_config.ema else "raw"
-  restore.restore_weights(module.model, checkpoint, weights)
+  weights = evaluator.default_weights(params)
+  module, _ = export.build_module(params, checkpoint, weights, bits)
 
-  def predict(encoded: tf.Tensor) -> dict[str, np.ndarray]:
-    outputs = module.inference_from_image_bytes(encoded)
-    return {name: value.numpy() for name, value in outputs.items()}
-
+  predict = export.as_predict(module)
   return Predictor(predict, evaluator.class_names(params, run_dir), bits)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.reporting.plots import Sample
-from mnv2_hpu.serving import metadata, verify
+from mnv2_hpu.serving import check_result, metadata
 
 
 def read_samples(
@@ -21,7 +21,7 @@ def read_samples(
   predicted = probabilities.argmax(-1)
   chosen = choose_samples(labels, predicted, max_samples)
   images = encoded_examples.read_images(
-    record_files.match_files(verify.read_result(export_dir).input_path),
+    record_files.match_files(check_result.read_result(export_dir).input_path),
     metadata.read(export_dir)["data"],
     chosen,
   )

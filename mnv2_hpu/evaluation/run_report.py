@@ -14,7 +14,7 @@ from mnv2_hpu.core import run_record
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import metrics, predictions
 from mnv2_hpu.reporting import curves, plots, report
-from mnv2_hpu.serving import metadata, verify
+from mnv2_hpu.serving import check_result, metadata
 
 MAX_SAMPLES = 50
 _MAX_FIGURE_SAMPLES = 36
@@ -41,8 +41,8 @@ def write_run_report(
   exported = metadata.read(export_dir)
   _check_same_run(model_dir, export_dir, exported["path"])
   logged = curves.read(model_dir)
-  values = metrics.run_metrics(logged, exported, verify.read_result(export_dir))
-  labels, by_format = verify.read_predictions(export_dir)
+  values = metrics.run_metrics(logged, exported, check_result.read_result(export_dir))
+  labels, by_format = check_result.read_predictions(export_dir)
   probabilities = next(iter(by_format.values()))
   samples = predictions.read_samples(export_dir, labels, probabilities, MAX_SAMPLES)
   num_classes = exported["num_classes"]

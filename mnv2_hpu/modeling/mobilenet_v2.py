@@ -17,6 +17,7 @@ from mnv2_hpu.modeling import block_specs
 OUTPUT_STRIDES = (8, 16, 32)
 _CONVOLUTION = {"data_format": "channels_last", "use_bias": False}
 FINEST_LEVEL = 2  # level l has stride 2**l
+BATCH_NORM = "BatchNorm"  # name in the scope of its convolution, as slim's
 
 
 def _check_arguments(
@@ -228,18 +229,21 @@ class MobileNetV2(keras.Model):
     return keras.layers.ZeroPadding2D(1, name=f"{name}/pad")(x), "valid"
 
   def _normalize(self, x: tf.Tensor, name: str, activate: bool = True) -> tf.Tensor:
-    x = keras.layers.BatchNormalization(
+    x = self._batch_norm(f"{name}/{BATCH_NORM}")(x)
+    if not activate:
+      return x
+    function = _activation_function(self._activation)
+    return keras.layers.Activation(function, name=f"{name}/activation")(x)
+
+  def _batch_norm(self, name: str) -> keras.layers.Layer:
+    return keras.layers.BatchNormalization(
       axis=-1,
       # TF1's graph subtracts the float32 momentum from 1, which gives 0.00300002.
       momentum=float(np.float32(self._norm_momentum)),
       epsilon=self._norm_epsilon,
       synchronized=self._use_sync_bn,
-      name=f"{name}/BatchNorm",
-    )(x)
-    if not activate:
-      return x
-    function = _activation_function(self._activation)
-    return keras.layers.Activation(function, name=f"{name}/activation")(x)
+      name=name,
+    )
 
   @property
   def output_specs(self) -> Mapping[str, tf.TensorShape]:

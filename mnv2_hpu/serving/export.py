@@ -1,26 +1,30 @@
-"""Writes a trained model as SavedModel and TFLite, with metadata of what they are."""
+"""Writes a trained model in every format, with metadata of what it is."""
 
 import contextlib
 import dataclasses
 import json
 import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Sequence
+from typing import IO, Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
 from mnv2_hpu import files
-from mnv2_hpu.checkpoints import restore
+from mnv2_hpu.checkpoints import library_files, restore
 from mnv2_hpu.compat import keras
-from mnv2_hpu.errors import UserError, did_you_mean
-from mnv2_hpu.serving import metadata
+from mnv2_hpu.errors import UserError, did_you_mean, shorten
+from mnv2_hpu.serving import exported_models, folded_network, metadata, tflite
 from mnv2_hpu.serving.image_classification import ClassificationModule
 
 # Function of the module -> signature of the SavedModel.
-SIGNATURES = {"image_tensor": "serving_default", "image_bytes": "image_bytes"}
+SIGNATURES = {
+  "image_tensor": "serving_default",
+  "image_bytes": "image_bytes",
+  "preprocessed": "preprocessed",
+}
+DEFAULT_FORMATS = ("saved_model", "tflite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +51,68 @@ class ExportResult:
     )
 
 
+class _Job(NamedTuple):
+  """What a format is written from.
+
+  Attributes:
+    module: The program, its network without batch norms.
+    trained: The network as it was trained.
+    export_dir: Folder to write to.
+    content: Content of `export.json`.
+    stack: Moves what was written into place when it closes.
+    quantization: How `tflite_int8` is made.
+  """
+
+  module: ClassificationModule
+  trained: keras.Model
+  export_dir: str
+  content: dict[str, Any]
+  stack: contextlib.ExitStack
+  quantization: tflite.Quantization
+
+
+def build_module(
+  params: cfg.ExperimentConfig,
+  checkpoint: str,
+  weights: str,
+  significant_bits: int = 16,
+) -> tuple[ClassificationModule, restore.RestoredCheckpoint]:
+  """Returns the program of a checkpoint, computing in float32, and what was read.
+
+  Args:
+    params: Experiment that the checkpoint was trained with.
+    checkpoint: Prefix of its files, or a folder: its newest checkpoint.
+    weights: `"ema"` or `"raw"`.
+    significant_bits: Bits that 16-bit images use, as the data set was prepared.
+
+  Raises:
+    UserError: If the checkpoint cannot serve (`checkpoints.restore`).
+  """
+  keras.mixed_precision.set_global_policy("float32")
+  module = ClassificationModule(params, significant_bits=significant_bits)
+  return module, restore.restore_weights(module.model, checkpoint, weights)
+
+
+def as_predict(module: ClassificationModule) -> exported_models.Predict:
+  """Returns the program as a function of the kind that an export is loaded as."""
+
+  def predict(encoded: tf.Tensor) -> dict[str, np.ndarray]:
+    outputs = module.inference_from_image_bytes(encoded)
+    return {name: value.numpy() for name, value in outputs.items()}
+
+  return predict
+
+
 def export(
   params: cfg.ExperimentConfig,
   checkpoint: str,
   export_dir: str,
   *,
   weights: str = "ema",
-  formats: Sequence[str] = ("saved_model", "tflite"),
+  formats: Sequence[str] = DEFAULT_FORMATS,
   label_names: Sequence[str] | None = None,
   significant_bits: int = 16,
+  quantization: tflite.Quantization | None = None,
 ) -> ExportResult:
   """Exports the model of a checkpoint, computing in float32.
 
@@ -71,106 +128,98 @@ def export(
     formats: Names in `FORMATS`.
     label_names: Name of each class, for the metadata.
     significant_bits: Bits that 16-bit images use, as the data set was prepared.
+    quantization: How `tflite_int8` is made; needed for that alone.
 
   Raises:
-    UserError: If a format is unknown, or the checkpoint cannot serve
-      (`checkpoints.restore`).
+    UserError: If a format is unknown or cannot express the network, or the checkpoint
+      cannot serve (`checkpoints.restore`).
   """
-  for name in formats:
-    if name not in FORMATS:
-      raise UserError(f"--formats holds {name!r}. {did_you_mean(name, FORMATS)}")
-  if not formats:
-    raise UserError(f"--formats is empty; allowed are {', '.join(FORMATS)}.")
-  keras.mixed_precision.set_global_policy("float32")
-  module = ClassificationModule(params, significant_bits=significant_bits)
-  restored = restore.restore_weights(module.model, checkpoint, weights)
+  check_formats(formats)
+  _check_folder(export_dir)
+  module, restored = build_module(params, checkpoint, weights, significant_bits)
+  trained = module.model
+  module.model = folded_network.fold_batch_norms(trained)
   content = metadata.describe(module, restored, label_names)
+  content["formats"] = list(formats)
   os.makedirs(export_dir, exist_ok=True)
   written = {}
   # All are moved into place when the block ends, in reverse order.
   with contextlib.ExitStack() as stack:
     path = os.path.join(export_dir, metadata.FILE)
     _write_json(stack.enter_context(files.atomic_write(path)), content)
+    quantization = quantization or tflite.Quantization()
+    job = _Job(module, trained, export_dir, content, stack, quantization)
     for name in formats:
-      written[name] = FORMATS[name](module, export_dir, content, stack)
+      written[name] = FORMATS[name](job, name)
   return ExportResult(export_dir, written, path, restored)
 
 
-def _write_saved_model(
-  module: ClassificationModule,
-  export_dir: str,
-  content: dict[str, Any],
-  stack: contextlib.ExitStack,
-) -> str:
-  path = os.path.join(export_dir, "saved_model")
-  folder = stack.enter_context(files.atomic_folder(path))
-  signatures = module.get_inference_signatures(SIGNATURES)
-  tf.saved_model.save(_Variables(module.model), folder, signatures=signatures)
-  extra = os.path.join(folder, metadata.SAVED_MODEL_DIR)
+def _check_folder(export_dir: str) -> None:
+  """Refuses a folder that holds something, but no export that could be replaced."""
+  content = sorted(os.listdir(export_dir)) if os.path.isdir(export_dir) else []
+  if content and metadata.FILE not in content:
+    raise UserError(
+      f"--export_dir={export_dir!r} holds {shorten(content)}, but no {metadata.FILE}: "
+      "it is no earlier export. Give a folder that is empty or does not exist."
+    )
+
+
+def check_formats(formats: Sequence[str]) -> None:
+  """Raises a UserError if a name is not in `FORMATS`, or there is none."""
+  for name in formats:
+    if name not in FORMATS:
+      raise UserError(f"--formats holds {name!r}. {did_you_mean(name, FORMATS)}")
+  if not formats:
+    raise UserError(f"--formats is empty; allowed are {', '.join(FORMATS)}.")
+
+
+def _write_saved_model(job: _Job, name: str) -> str:
+  path = os.path.join(job.export_dir, name)
+  folder = job.stack.enter_context(files.atomic_folder(path))
+  signatures = job.module.get_inference_signatures(SIGNATURES)
+  # Saving the Keras model itself would trace every layer, in training mode as well:
+  # minutes and megabytes for functions that nobody calls.
+  variables = tf.Module()
+  variables.all_weights = list(job.module.model.variables)
+  tf.saved_model.save(variables, folder, signatures=signatures)
+  # TensorFlow Serving's place for files of the user's: metadata stays with the model.
+  extra = os.path.join(folder, "assets.extra")
   os.makedirs(extra)
   with open(os.path.join(extra, metadata.FILE), "w", encoding="utf-8") as file:
-    _write_json(file, content)
+    _write_json(file, job.content)
   return path
 
 
-class _Variables(tf.Module):
-  """The weights that the signatures read.
-
-  Saving the Keras model itself would trace every layer, in training mode as well:
-  minutes and megabytes for functions that nobody calls.
-  """
-
-  def __init__(self, model: keras.Model) -> None:
-    super().__init__()
-    self.all_weights = list(model.variables)
-
-
-def _write_tflite(
-  module: ClassificationModule,
-  export_dir: str,
-  content: dict[str, Any],
-  stack: contextlib.ExitStack,
-) -> str:
-  del content  # a flat buffer has no place for it
-  path = os.path.join(export_dir, "model.tflite")
+def _write_tflite(job: _Job, name: str) -> str:
+  path = os.path.join(job.export_dir, exported_models.FILES[name])
   single = ClassificationModule(
-    module.params, batch_size=1, input_type="tflite", model=module.model
+    job.module.params,
+    batch_size=1,
+    input_type="tflite",
+    model=job.module.model,
+    significant_bits=job.module.significant_bits,
   )
-  function = single.get_inference_signatures({"tflite": "serving_default"})
-  converter = tf.lite.TFLiteConverter.from_concrete_functions(
-    [function["serving_default"]], _Variables(module.model)
-  )
-  with _capture_native_stderr():
-    flat_buffer = converter.convert()
-  stack.enter_context(files.atomic_write(path, "wb")).write(flat_buffer)
+  flat_buffer = tflite.convert(single, name, job.quantization)
+  job.stack.enter_context(files.atomic_write(path, "wb")).write(flat_buffer)
   return path
 
 
-@contextlib.contextmanager
-def _capture_native_stderr() -> Iterator[None]:
-  """Shows what native code writes to standard error only if the block fails.
-
-  The converter lists the operations it kept, whatever the log level.
-  """
-  sys.stderr.flush()
-  stderr = os.dup(2)
-  with tempfile.TemporaryFile() as captured:
-    os.dup2(captured.fileno(), 2)
-    try:
-      yield
-    except BaseException:
-      captured.seek(0)
-      os.write(stderr, captured.read())
-      raise
-    finally:
-      os.dup2(stderr, 2)
-      os.close(stderr)
+def _write_library_files(job: _Job, name: str) -> str:
+  path = os.path.join(job.export_dir, name)
+  folder = job.stack.enter_context(files.atomic_folder(path))
+  preprocessing, size = job.content["preprocessing"], job.module.params.task.model
+  network = library_files.Network(
+    job.trained, preprocessing["name"], size.input_size[0], job.content["label_names"]
+  )
+  library_files.write(name, network, folder)
+  return path
 
 
-# Writes each format, and returns its path.
-FORMATS: dict[str, Callable[..., str]] = {
+# Writes each format, given its name; returns its path.
+FORMATS: dict[str, Callable[[_Job, str], str]] = {
   "saved_model": _write_saved_model,
-  "tflite": _write_tflite,
+  **dict.fromkeys(tflite.KINDS, _write_tflite),
+  **dict.fromkeys(library_files.WRITERS, _write_library_files),
 }
 
 

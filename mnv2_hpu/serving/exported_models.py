@@ -18,6 +18,9 @@ from mnv2_hpu.serving import metadata, preprocessing
 FILES = {
   "saved_model": "saved_model",
   "tflite": "model.tflite",
+  "tflite_float16": "model_float16.tflite",
+  "tflite_dynamic": "model_dynamic.tflite",
+  "tflite_int8": "model_int8.tflite",
 }
 _TFLITE_SUFFIX = ".tflite"
 # What TensorFlow raises for bytes that are no model, or not a whole one.
@@ -37,7 +40,11 @@ def load(export_dir: str) -> dict[str, Predict]:
     UserError: If the folder holds no export, or a model in it is corrupt.
   """
   content = metadata.read(export_dir)
-  paths = {name: os.path.join(export_dir, file) for name, file in FILES.items()}
+  paths = {
+    name: os.path.join(export_dir, file)
+    for name, file in FILES.items()
+    if name in content.get("formats", FILES)  # not what an earlier export has left
+  }
   models = {
     name: _load(path, content) for name, path in paths.items() if os.path.exists(path)
   }
@@ -65,8 +72,8 @@ def load_one(path: str) -> tuple[Predict, dict[str, Any]]:
     folder = os.path.dirname(path) or "."
   else:
     raise UserError(
-      f"{path!r} is no exported model. Allowed are the folder of a SavedModel (with its "
-      f"saved_model.pb) and a *{_TFLITE_SUFFIX} file, both written by mnv2-export."
+      f"{path!r} is no exported model. Allowed are the folder of a SavedModel (with "
+      f"its saved_model.pb) and a *{_TFLITE_SUFFIX} file, both written by mnv2-export."
     )
   content = metadata.read(folder)
   return _load(path, content), content
@@ -86,7 +93,8 @@ def _load(path: str, content: Mapping[str, Any]) -> Predict:
 def _saved_model(path: str, content: Mapping[str, Any]) -> Predict:
   del content  # it needs none
   loaded = tf.saved_model.load(path)
-  loaded.signatures["image_bytes"]
+  if "image_bytes" not in loaded.signatures:
+    raise ValueError("it has no signature image_bytes")
 
   def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
     # Not the signature alone: its variables live as long as `loaded`.
@@ -104,13 +112,42 @@ def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
   interpreter = compat.tflite_interpreter(path, threads)
   signature = interpreter.get_signature_runner("serving_default")
 
-  @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-  def pixels(encoded: tf.Tensor) -> tf.Tensor:
-    image = image_decoding.decode_image(encoded, significant_bits)
-    return preprocess.resize(image)[tf.newaxis]
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+  def pixels(batch: tf.Tensor) -> tf.Tensor:
+    return tf.map_fn(
+      lambda image: preprocess.resize(
+        image_decoding.decode_image(image, significant_bits)
+      ),
+      batch,
+      fn_output_signature=tf.TensorSpec(
+        [preprocess.height, preprocess.width, 3], tf.float32
+      ),
+      parallel_iterations=threads,
+    )
 
   def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
-    outputs = [signature(inputs=pixels(image).numpy()) for image in encoded]
-    return {name: np.concatenate([o[name] for o in outputs]) for name in outputs[0]}
+    details = signature.get_input_details()["inputs"]
+    # A runner resizes the model to the batch that it is given.
+    outputs = signature(inputs=_quantize(pixels(encoded).numpy(), details))
+    kinds = signature.get_output_details()
+    return {name: _dequantize(value, kinds[name]) for name, value in outputs.items()}
 
   return run
+
+
+def _quantize(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+  """Returns values in the type of a tensor of TFLite."""
+  dtype, (scale, zero_point) = details["dtype"], details["quantization"]
+  if not np.issubdtype(dtype, np.integer):
+    return values.astype(dtype)
+  bounds = np.iinfo(dtype)
+  quantized = np.round(values / scale) + zero_point
+  return np.clip(quantized, bounds.min, bounds.max).astype(dtype)
+
+
+def _dequantize(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+  """Returns the numbers that a tensor of TFLite stands for."""
+  if not np.issubdtype(details["dtype"], np.integer):
+    return values
+  scale, zero_point = details["quantization"]
+  return (values.astype(np.float32) - zero_point) * np.float32(scale)

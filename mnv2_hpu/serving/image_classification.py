@@ -1,6 +1,7 @@
 """The program that is exported: images in, logits and probabilities out."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
@@ -10,6 +11,8 @@ from official.vision.serving import image_classification as upstream
 from mnv2_hpu.compat import keras
 from mnv2_hpu.dataloaders import image_decoding
 from mnv2_hpu.serving import preprocessing
+
+_PREPROCESSED = "preprocessed"
 
 
 def preprocessing_of(params: cfg.ExperimentConfig) -> preprocessing.Preprocessing:
@@ -30,7 +33,9 @@ class ClassificationModule(upstream.ClassificationModule):
   * `inference_from_image_bytes`: strings `[batch]`, encoded JPEG, PNG, BMP or GIF
     (its first frame), which may differ in size;
   * `inference_for_tflite`: float32 `[batch, height, width, 3]` of the network's input
-    size, pixel values from 0 to 255. The caller crops and resizes.
+    size, pixel values from 0 to 255. The caller crops and resizes;
+  * `inference_from_preprocessed`: float32 `[batch, height, width, 3]`, the network's
+    input itself: cropped, resized and scaled.
 
   Batch statistics are the moving ones; dropout is off.
   """
@@ -86,6 +91,35 @@ class ClassificationModule(upstream.ClassificationModule):
   def inference_for_tflite(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Returns the outputs for float32 pixels of the network's input size."""
     return self._classify(self.preprocessing.normalize(inputs))
+
+  def pixels(self, encoded: tf.Tensor) -> tf.Tensor:
+    """Returns what the TFLite model takes of an encoded image, `[height, width, 3]`."""
+    image = image_decoding.decode_image(encoded, self.significant_bits)
+    return self.preprocessing.resize(image)
+
+  @tf.function
+  def inference_from_preprocessed(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """Returns the outputs for the network's input."""
+    return self._classify(inputs)
+
+  def get_inference_signatures(
+    self, function_keys: Mapping[str, str]
+  ) -> dict[str, Callable[..., Any]]:
+    """Returns concrete functions by the name of their signature.
+
+    Args:
+      function_keys: Names of signatures by function: Model Garden's `image_tensor`,
+        `image_bytes`, `tflite`, and `preprocessed`.
+    """
+    upstream_keys = {k: v for k, v in function_keys.items() if k != _PREPROCESSED}
+    signatures = super().get_inference_signatures(upstream_keys)
+    if _PREPROCESSED in function_keys:
+      shape = [self._batch_size, *self._input_image_size, self._num_channels]
+      function = self.inference_from_preprocessed.get_concrete_function(
+        tf.TensorSpec(shape, tf.float32)
+      )
+      signatures[function_keys[_PREPROCESSED]] = function
+    return signatures
 
   def _for_each(
     self, preprocess: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor

@@ -33,6 +33,8 @@ def describe(
     "inputs": {
       "saved_model serving_default": "uint8 [batch, height, width, 3], any size",
       "saved_model image_bytes": "string [batch], encoded images of any size",
+      "saved_model preprocessed": f"float32 [batch, {height}, {width}, {channels}], "
+      "after all steps of the preprocessing",
       "tflite": f"float32 [1, {height}, {width}, {channels}], pixel values 0 to 255",
     },
     "outputs": {

@@ -11,7 +11,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import zipfile
+import pathlib
+import statistics
+import time
 from collections.abc import Mapping
 from concurrent import futures
 
@@ -23,59 +25,18 @@ from mnv2_hpu.data_preparation import images
 from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.progress import Progress
-from mnv2_hpu.serving import metadata, sample_images
+from mnv2_hpu.serving import check_result, exported_models, metadata, sample_images
 from mnv2_hpu.serving.exported_models import Predict, load
 
-RESULT = "check.json"
-PREDICTIONS = "check.npz"
-
-# Fraction of the images by which an export may differ from the run's own evaluation.
-TOLERANCE = 0.005
-# Difference of a logit between an original file and what preparation made of it, as a
-# fraction of the logits' range.
-ORIGINALS_TOLERANCE = 0.001
-
-
-@dataclasses.dataclass(frozen=True)
-class Verification:
-  """What came out.
-
-  Attributes:
-    input_path: Pattern of the TFRecords.
-    num_examples: Number of images.
-    top1: Images whose label has the highest probability, by format.
-    top5: Images whose label is among the five highest, by format.
-    max_difference: Largest absolute difference of a probability between the formats; 0
-      where there is one format.
-    originals: Largest difference of a logit between an original file and its prepared
-      form, as a fraction of the logits' range, by kind of file.
-  """
-
-  input_path: str
-  num_examples: int
-  top1: dict[str, int]
-  top5: dict[str, int]
-  max_difference: float
-  originals: dict[str, float]
-
-  def summary(self, expected: Mapping[str, float]) -> str:
-    """Returns the line to print beside the run's own accuracies."""
-    correct = [f"{name} {count}" for name, count in self.top1.items()]
-    if "top1" in expected:
-      correct.append(f"the run's evaluation {expected['top1'] * self.num_examples:.0f}")
-    else:
-      correct.append("the run logged no evaluation of these weights at this step")
-    return (
-      f"checked in a fresh process: correct of {self.num_examples} images: "
-      f"{', '.join(correct)}; largest difference of a probability "
-      f"{self.max_difference:.1e}; {len(self.originals)} kinds of image files are read "
-      "as preparation reads them"
-    )
+_LATENCY_RUNS = 20
 
 
 def check_export(
-  export_dir: str, input_path: str, expected: Mapping[str, float] | None = None
-) -> Verification:
+  export_dir: str,
+  input_path: str,
+  expected: Mapping[str, float] | None = None,
+  predicted: np.ndarray | None = None,
+) -> check_result.Verification:
   """Verifies an export in a process of its own.
 
   Args:
@@ -83,87 +44,36 @@ def check_export(
     input_path: Pattern of the TFRecords to run it over.
     expected: Accuracies of the run's own evaluation of these images with these
       weights, in [0, 1]: "top1", "top5" or both; None compares the formats only.
+    predicted: Classes that the checkpoint itself predicts, `[n]`, in the order of the
+      records; None compares the formats with each other.
 
   Raises:
-    UserError: If the export cannot be run, if an accuracy differs by more than
-      `TOLERANCE` from the one expected or between the formats, or if an original image
-      file is read otherwise than preparation reads it.
+    UserError: If the export cannot be run, if an accuracy differs by more than it may
+      (`compare`), or if an original image file is read otherwise than preparation
+      reads it.
   """
   spawn = multiprocessing.get_context("spawn")
   try:
     with futures.ProcessPoolExecutor(1, spawn) as pool:
-      result = pool.submit(verify, export_dir, input_path).result()
+      result = pool.submit(verify, export_dir, input_path, predicted).result()
   except futures.process.BrokenProcessPool as error:
     raise UserError(
       f"the export in {export_dir!r} could not be checked: the process was killed, "
       "perhaps for lack of memory. --nocheck exports all the same."
     ) from error
-  compare(result, expected or {})
+  check_result.compare(result, expected or {})
   return result
 
 
-def read_result(export_dir: str) -> Verification:
-  """Returns what the check of an export found.
-
-  Raises:
-    UserError: If its file is missing or cannot be read.
-  """
-  content = metadata.read(export_dir, RESULT)
-  try:
-    return Verification(**content)
-  except TypeError as error:  # written by another version
-    raise UserError(f"{RESULT} in {export_dir!r}: {error}. Export again.") from error
-
-
-def read_predictions(export_dir: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Returns what `predict` returned when the export was checked.
-
-  Raises:
-    UserError: If its file is missing or cannot be read.
-  """
-  path = os.path.join(export_dir, PREDICTIONS)
-  try:
-    with np.load(path) as stored:
-      arrays = dict(stored)
-    return arrays.pop("labels"), arrays
-  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-    raise UserError(f"{path!r} cannot be read: {error}. Export again.") from error
-
-
-def compare(result: Verification, expected: Mapping[str, float]) -> None:
-  """Compares the counts of the formats with each other and with the expected ones.
-
-  >>> result = Verification("val-*", 1000, {"tflite": 990}, {}, 0.0, {})
-  >>> compare(result, {"top1": 0.992})
-
-  Raises:
-    UserError: If any two differ by more than `TOLERANCE` of the images, or originals by
-      more than `ORIGINALS_TOLERANCE`.
-  """
-  for metric, counts in (("top1", result.top1), ("top5", result.top5)):
-    known = dict(counts)
-    if metric in expected:
-      known["the run's evaluation"] = round(expected[metric] * result.num_examples)
-    gap = max(known.values(), default=0) - min(known.values(), default=0)
-    if gap > TOLERANCE * result.num_examples:
-      found = ", ".join(f"{name} {count}" for name, count in known.items())
-      raise UserError(
-        f"what was exported is not what was evaluated: correct ({metric}) of "
-        f"{result.num_examples} images: {found}; they may differ by {TOLERANCE:.1%}. "
-        "Do not use this export. Are the images those of the run's evaluation "
-        "(task.validation_data.input_path), with the same preprocessing?"
-      )
-  differing = [k for k, v in result.originals.items() if v > ORIGINALS_TOLERANCE]
-  if differing:
-    raise UserError(
-      f"the export reads image files otherwise than training saw them: "
-      f"{', '.join(differing)}. Do not use this export for such files; convert them "
-      "to RGB first, as preparation does."
-    )
-
-
-def verify(export_dir: str, input_path: str) -> Verification:
+def verify(
+  export_dir: str, input_path: str, predicted: np.ndarray | None = None
+) -> check_result.Verification:
   """Runs an export over records and originals; writes `RESULT` and `PREDICTIONS`.
+
+  Args:
+    export_dir: Folder that `serving.export` wrote.
+    input_path: Pattern of the TFRecords to run it over.
+    predicted: As for `check_export`.
 
   Raises:
     UserError: If the folder holds no export, or there are no records.
@@ -171,16 +81,44 @@ def verify(export_dir: str, input_path: str) -> Verification:
   models, content = load(export_dir), metadata.read(export_dir)
   labels, probabilities = predict(models, input_path, content["data"])
   originals = compare_originals(models, content["image_decoding"]["significant_bits"])
-  result = evaluate(labels, probabilities, input_path, originals)
-  with files.atomic_write(os.path.join(export_dir, PREDICTIONS), "wb") as file:
+  result = evaluate(labels, probabilities, input_path, originals, predicted)
+  result = dataclasses.replace(
+    result,
+    megabytes={name: _megabytes(export_dir, name) for name in models},
+    latency_ms={name: _latency(run) for name, run in models.items()},
+  )
+  with files.atomic_write(
+    os.path.join(export_dir, check_result.PREDICTIONS), "wb"
+  ) as file:
     np.savez(file, labels=labels, **probabilities)
-  with files.atomic_write(os.path.join(export_dir, RESULT)) as file:
+  with files.atomic_write(os.path.join(export_dir, check_result.RESULT)) as file:
     json.dump(dataclasses.asdict(result), file, indent=2)
   return result
 
 
+def _megabytes(export_dir: str, name: str) -> float:
+  path = pathlib.Path(export_dir, exported_models.FILES[name])
+  parts = [path, *path.rglob("*")]
+  return round(sum(p.stat().st_size for p in parts if p.is_file()) / 1e6, 3)
+
+
+def _latency(run: Predict) -> float:
+  """Returns the median milliseconds of one encoded image."""
+  encoded = tf.constant([sample_images.sample_images()["BMP"]])
+  run(encoded)
+  seconds = []
+  for _ in range(_LATENCY_RUNS):
+    start = time.perf_counter()
+    run(encoded)
+    seconds.append(time.perf_counter() - start)
+  return round(1000 * statistics.median(seconds), 2)
+
+
 def predict(
-  models: Mapping[str, Predict], input_path: str, fields: Mapping[str, str]
+  models: Mapping[str, Predict],
+  input_path: str,
+  fields: Mapping[str, str],
+  description: str = "check export",
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """Runs every format over all records.
 
@@ -188,6 +126,7 @@ def predict(
     models: Formats, as `exported_models.load` returns them.
     input_path: Pattern of TFRecords.
     fields: Names of their features, as `encoded_examples` takes them.
+    description: Name of the work, for the progress.
 
   Returns:
     The labels, `[n]`, and the probabilities by format, `[n, num_classes]`.
@@ -199,7 +138,7 @@ def predict(
   total = record_files.count_examples(records)
   labels: list[np.ndarray] = []
   probabilities: dict[str, list[np.ndarray]] = {name: [] for name in models}
-  with Progress(total, "image", "check export") as progress:
+  with Progress(total, "image", description) as progress:
     for encoded, batch_labels in encoded_examples.read_examples(records, fields):
       labels.append(batch_labels)
       for name, run in models.items():
@@ -241,7 +180,8 @@ def evaluate(
   probabilities: Mapping[str, np.ndarray],
   input_path: str,
   originals: Mapping[str, float],
-) -> Verification:
+  predicted: np.ndarray | None = None,
+) -> check_result.Verification:
   """Counts what is correct.
 
   Args:
@@ -249,6 +189,7 @@ def evaluate(
     probabilities: Predictions by format, `[n, num_classes]`.
     input_path: Pattern of the TFRecords.
     originals: What `compare_originals` found.
+    predicted: As for `check_export`.
   """
   ranked = {
     name: np.argsort(-values, axis=1, kind="stable") == labels[:, np.newaxis]
@@ -257,5 +198,23 @@ def evaluate(
   top1, top5 = (
     {name: int(hits[:, :k].sum()) for name, hits in ranked.items()} for k in (1, 5)
   )
-  difference = float(np.ptp(np.stack(list(probabilities.values())), axis=0).max())
-  return Verification(input_path, len(labels), top1, top5, difference, dict(originals))
+  floats = [
+    v for name, v in probabilities.items() if name not in check_result.QUANTIZED
+  ]
+  difference = float(np.ptp(np.stack(floats), axis=0).max()) if floats else 0.0
+  agreement = {}
+  if predicted is not None:
+    agreement = {
+      name: int((values.argmax(-1) == predicted).sum())
+      for name, values in probabilities.items()
+    }
+  return check_result.Verification(
+    input_path,
+    len(labels),
+    top1,
+    top5,
+    difference,
+    dict(originals),
+    None if predicted is None else int((predicted == labels).sum()),
+    agreement,
+  )

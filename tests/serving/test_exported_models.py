@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow  # for the export that most of them share
 
 
 @pytest.mark.parametrize("name", ["saved_model", "tflite"])
-def test_one_model_is_loaded_with_its_metadata(trained, exported, name):
+def test_single_is_loaded_with_its_metadata(trained, exported, name):
   together = exported_models.load(exported.export_dir)[name]
   run, content = exported_models.load_one(exported.files[name])
   assert content["global_step"] == 42

@@ -206,7 +206,7 @@ def test_a_head_that_fits_is_read(tmp_path, capsys):
   source = _source(7)
   model, said = _start(tmp_path, {"model": source}, "fitting", capsys)
   _assert_equal(model.variables, source.variables)
-  assert "from_scratch" not in said
+  assert "from scratch" not in said
 
 
 def test_a_backbone_alone_is_a_start(tmp_path, capsys):

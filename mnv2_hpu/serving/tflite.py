@@ -1,0 +1,105 @@
+"""Converts a network to TFLite: float32, float16, or with weights of 8 bits."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.serving.image_classification import ClassificationModule
+
+INFERENCE_TYPES = {"float32": tf.float32, "uint8": tf.uint8, "int8": tf.int8}
+# Format -> kind of numbers.
+KINDS = {
+  "tflite": "float32",
+  "tflite_float16": "float16",
+  "tflite_dynamic": "dynamic",
+  "tflite_int8": "int8",
+}
+
+
+class Quantization(NamedTuple):
+  """How `tflite_int8` is made.
+
+  Attributes:
+    images: Encoded images of the training set, to measure ranges of activations on.
+    inference_type: Type of inputs and outputs, a name in `INFERENCE_TYPES`.
+  """
+
+  images: Sequence[bytes] = ()
+  inference_type: str = "float32"
+
+
+def convert(
+  module: ClassificationModule, format_name: str, quantization: Quantization
+) -> bytes:
+  """Returns the flat buffer of a network that takes pixels of its input size.
+
+  Args:
+    module: What is exported, for batches of one.
+    format_name: Name in `KINDS`.
+    quantization: For `tflite_int8`.
+
+  Raises:
+    UserError: If there are no images to calibrate with.
+  """
+  signatures = module.get_inference_signatures({"tflite": "serving_default"})
+  variables = tf.Module()
+  variables.all_weights = list(module.model.variables)
+  converter = tf.lite.TFLiteConverter.from_concrete_functions(
+    [signatures["serving_default"]], variables
+  )
+  kind = KINDS[format_name]
+  if kind != "float32":
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+  if kind == "float16":
+    converter.target_spec.supported_types = [tf.float16]
+  if kind == "int8":
+    _quantize(converter, module, quantization)
+  with _capture_native_stderr():
+    return converter.convert()
+
+
+def _quantize(
+  converter: Any, module: ClassificationModule, quantization: Quantization
+) -> None:
+  if not quantization.images:
+    raise UserError(
+      "tflite_int8 is calibrated with images of the training set, of which there are "
+      "none. Leave --calibration_images above 0; the run's training files must exist."
+    )
+
+  def pixels() -> Iterator[list[np.ndarray]]:
+    for encoded in quantization.images:
+      yield [module.pixels(encoded).numpy()[np.newaxis]]
+
+  converter.representative_dataset = pixels
+  converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+  dtype = INFERENCE_TYPES[quantization.inference_type]
+  converter.inference_input_type = converter.inference_output_type = dtype
+
+
+@contextlib.contextmanager
+def _capture_native_stderr() -> Iterator[None]:
+  """Shows what native code writes to standard error only if the block fails.
+
+  The converter lists the operations it kept, whatever the log level.
+  """
+  sys.stderr.flush()
+  stderr = os.dup(2)
+  with tempfile.TemporaryFile() as captured:
+    os.dup2(captured.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      captured.seek(0)
+      os.write(stderr, captured.read())
+      raise
+    finally:
+      os.dup2(stderr, 2)
+      os.close(stderr)
