@@ -12,7 +12,7 @@ uv=$(tools/uv.sh "$python")
 
 # uv does not read pip's settings: where pip is told of another registry, so is uv.
 setting() {
-  "$python" -m pip config list 2>/dev/null |
+  { "$python" -m pip config list 2>/dev/null || true; } | # Debian's may have no pip
     sed -n "s/^\(:env:\|global\|install\)\.$1='\(.*\)'\$/\2/p" | head -n 1
 }
 if [[ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]]; then
