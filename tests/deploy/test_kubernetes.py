@@ -1,6 +1,7 @@
 """The manifests: against Kubernetes' published schemas, and against each other."""
 
 import copy
+import os
 import pathlib
 import re
 
@@ -142,8 +143,12 @@ def test_the_evaluator_follows_the_training_and_takes_no_device(name, trains):
   found = containers(name)
   training, evaluator = found[trains], found["evaluator"]
 
-  (folder,) = [a for a in training["command"] if a.startswith("--model_dir=/data/")]
+  (folder,) = [a for a in training["command"] if a.startswith("--model_dir=")]
   assert {folder, "--continuous"} <= set(evaluator["command"])
+  # Whichever is first, its folder can be made: of a volume only the top exists.
+  assert (
+    os.path.dirname(folder.split("=")[1]) == evaluator["volumeMounts"][0]["mountPath"]
+  )
   assert "--mode=train" in training["command"]
   assert "habana.ai/gaudi" not in evaluator["resources"]["limits"]
 
