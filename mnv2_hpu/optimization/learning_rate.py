@@ -105,11 +105,11 @@ def learning_rate_table(
   """
   last = train_steps - 1
   steps = sorted({math.floor(last * i / (num_rows - 1)) for i in range(num_rows)})
-
-  def rate_at(step: int) -> float:
-    rate = learning_rate(step) if callable(learning_rate) else learning_rate
-    return float(rate.numpy() if hasattr(rate, "numpy") else rate)  # replicas' variable
-
   return [
-    LearningRateRow(step, step / steps_per_epoch, rate_at(step)) for step in steps
+    LearningRateRow(
+      step,
+      step / steps_per_epoch,
+      float(learning_rate(step) if callable(learning_rate) else learning_rate),
+    )
+    for step in steps
   ]

@@ -151,7 +151,11 @@ def test_an_interrupted_fine_tuning_resumes_bit_by_bit(
 
 def test_two_ranks_fine_tune_one_network(colours, start, tmp_path):
   """Ranks whose variables differ at a checkpoint would end the training."""
-  two = {"distribution_strategy": "multi_worker_mirrored", "batch_size": 2}
+  two = {
+    "distribution_strategy": "multi_worker_mirrored",
+    "batch_size": 2,
+    "learning_rate_schedule": "cosine",
+  }
   done = subprocess.run(
     [
       *(sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", "--", sys.executable),
