@@ -145,9 +145,9 @@ def restore_start(model: keras.Model, checkpoint: str, modules: str) -> str:
 
 
 def _unlike_head(content: "_ObjectGraph", model: keras.Model) -> str:
-  """Returns why the layers above the backbone start from scratch; "" where they fit."""
+  """Returns why the layers above the backbone are left out; "" where they fit."""
   if "model" not in content.children():
-    return "it has no head, so this network's starts from scratch"
+    return "it has no head, so this network's is initialized"
   of_backbone = {id(variable) for variable in model.backbone.variables}
   node_of = content.match("model", model)
   for variable in model.variables:
@@ -156,8 +156,9 @@ def _unlike_head(content: "_ObjectGraph", model: keras.Model) -> str:
       continue
     there, here = content.value(node).shape, tuple(variable.shape)
     if there != here:
-      head = f"its head has {there[-1]} classes"
-      return f"{head}, so this one of {here[-1]} starts from scratch"
+      return (
+        f"its head has {there[-1]} classes, so this one of {here[-1]} is initialized"
+      )
   return ""
 
 

@@ -90,8 +90,8 @@ class Recipe(InputFields, PreprocessingFields):
   decay_rate: float = 0.98  # factor of each decay
   decay_epochs: float = 2.5  # epochs between two decays
   staircase: bool = True  # decay in steps, not continuously
-  warmup_epochs: float | None = None  # None leaves it to the scaling rule, but at least
-  min_warmup_fraction: float = 0.0  # warm up over this part of the training
+  warmup_epochs: float | None = None  # None: the scaling rule, but at least
+  min_warmup_fraction: float = 0.0  # fraction of the training
 
   # ---- EMA weights ----
   ema_decay: float | None = 0.9999  # 0 keeps no EMA weights

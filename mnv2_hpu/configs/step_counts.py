@@ -16,8 +16,8 @@ MIN_BATCH_SIZE = 16  # images per replica: batch statistics of fewer are too noi
 MIN_TRAIN_EPOCHS = 50
 MIN_TRAIN_STEPS = 1500
 MAX_EVALUATIONS = 50  # each with a checkpoint: seconds that small trainings notice
-NORM_MEMORY = 1 / 100  # moving batch statistics average over this part of the steps
-EMA_MEMORY = 1 / 50  # EMA weights average over this part of the steps
+NORM_MEMORY = 1 / 100  # memory of moving batch statistics, fraction of the steps
+EMA_MEMORY = 1 / 50  # memory of EMA weights, fraction of the steps
 # Half-lives after which an average holds less than 1% of what it started from.
 HALF_LIVES = 7
 
@@ -26,8 +26,8 @@ def batch_size(num_examples: int, num_replicas: int = 1) -> int:
   """Returns the images per replica: a power of two, but at most the recipe's default.
 
   Args:
-    num_examples: Training images.
-    num_replicas: Replicas that share a step.
+    num_examples: Number of training images.
+    num_replicas: Number of replicas that share a step.
 
   >>> [batch_size(n) for n in (20, 160, 300, 1000, 3000)]
   [16, 16, 32, 96, 96]
@@ -64,8 +64,8 @@ def decay(train_steps: int, memory: float, largest: float) -> float:
   """Returns the decay of an average that remembers a fraction of the training.
 
   Args:
-    train_steps: Steps of the training.
-    memory: Fraction of them that the average is taken over, which is 1 / (1 - decay).
+    train_steps: Number of steps of the training.
+    memory: Fraction of the steps in the average's memory of 1 / (1 - decay) steps.
     largest: Decay of a training long enough for it.
 
   >>> decay(1500, memory=1 / 100, largest=0.997)
@@ -102,7 +102,7 @@ def complete(recipe: Recipe, num_replicas: int) -> tuple[CompleteRecipe, list[st
 
   Args:
     recipe: Recipe whose number of training images is known.
-    num_replicas: Replicas that share a step.
+    num_replicas: Number of replicas that share a step.
 
   Raises:
     UserError: If the number of images or the batch is impossible.
@@ -133,7 +133,7 @@ def complete(recipe: Recipe, num_replicas: int) -> tuple[CompleteRecipe, list[st
     choose(
       name,
       evaluation_epochs(values["train_epochs"]),
-      f"at most {MAX_EVALUATIONS} of them",
+      f"at most {MAX_EVALUATIONS} in the training",
     )
   steps = schedule.steps(values["train_epochs"])
   for name, memory in (("norm_momentum", NORM_MEMORY), ("ema_decay", EMA_MEMORY)):

@@ -11,9 +11,13 @@ from official.core import config_definitions as cfg
 
 from mnv2_hpu import driver_flags
 from mnv2_hpu.compat import keras
-from mnv2_hpu.configs import step_counts
 from mnv2_hpu.configs.image_classification import DataConfig
-from mnv2_hpu.core import checkpoint_integrity, config_check, run_record
+from mnv2_hpu.core import (
+  checkpoint_integrity,
+  config_check,
+  moving_averages,
+  run_record,
+)
 from mnv2_hpu.dataloaders import record_files
 from mnv2_hpu.distribute import ranks
 from mnv2_hpu.errors import UserError
@@ -185,47 +189,6 @@ def _learning_rate_rule(config: cfg.ExperimentConfig) -> str:
   return text if scale == 1 else f"{text}, {scale:g} times the rate of one replica"
 
 
-def _averages(config: cfg.ExperimentConfig) -> dict[str, float]:
-  """Returns the decay of each moving average of a training, by its field."""
-  found = {}
-  norm = getattr(config.task.model, "norm_activation", None)
-  if norm is not None:
-    found["norm_momentum"] = norm.norm_momentum
-  ema = config.trainer.optimizer_config.ema
-  if ema is not None:
-    found["ema_decay"] = ema.average_decay
-  return found
-
-
-def _moving_averages(config: cfg.ExperimentConfig) -> list[tuple[str, str]]:
-  text = ", ".join(
-    f"{name} {decay:g} (half-life of {step_counts.half_life(decay):,.0f} steps)"
-    for name, decay in _averages(config).items()
-  )
-  return [("averages", text)] if text else []
-
-
-def check_averages(config: cfg.ExperimentConfig) -> str:
-  """Returns a warning if the steps are too few for the moving averages, else ""."""
-  steps = config.trainer.train_steps
-  slow = {
-    name: decay
-    for name, decay in _averages(config).items()
-    if step_counts.steps_needed(decay) > steps
-  }
-  if not slow:
-    return ""
-  values = " and ".join(f"{name} {decay:g}" for name, decay in slow.items())
-  slowest = max(slow.values())
-  return (
-    f"{steps:,} steps are few for {values}, whose half-life is "
-    f"{step_counts.half_life(slowest):,.0f} steps: evaluation would see statistics of "
-    f"the first steps. Train {step_counts.steps_needed(slowest):,} steps or more "
-    f"(train_epochs, or a smaller batch_size), or bind {' and '.join(slow)} to None, "
-    "which chooses by the steps."
-  )
-
-
 def _files(data: cfg.DataConfig) -> str:
   if not data.input_path:
     return f"TensorFlow Datasets {data.tfds_name} {data.tfds_split}"
@@ -261,7 +224,7 @@ def summary(
     ("global batch", batch),
     *_durations(config),
     *(("chosen", reason) for reason in getattr(config.task, "chosen", ())),
-    *_moving_averages(config),
+    *moving_averages.rows(config),
     ("learning-rate rule", _learning_rate_rule(config)),
     ("learning rate", _learning_rates(config, optimizer)),
     ("training input", _files(train)),

@@ -25,6 +25,7 @@ from mnv2_hpu.core import (
   evaluations,
   finite,
   inputs,
+  moving_averages,
   run_record,
   startup,
   termination,
@@ -161,7 +162,7 @@ class Trainer(base_trainer.Trainer):
     self._init_faults(train)
     if train and self._is_chief:
       print(startup.summary(config, task, model, optimizer, strategy), flush=True)
-      if warning := startup.check_averages(config):
+      if warning := moving_averages.warning(config):
         logging.warning(warning)
 
   def _init_faults(self, train: bool) -> None:

@@ -198,7 +198,7 @@ def test_a_head_of_other_classes_is_left_out_and_said(tmp_path, capsys):
   model, said = _start(tmp_path, content, "fitting", capsys)
   _assert_equal(model.backbone.variables, source.backbone.variables)
   _assert_equal(model.variables[-2:], fresh.variables[-2:])
-  assert "its head has 3 classes, so this one of 7 starts from scratch" in said
+  assert "its head has 3 classes, so this one of 7 is initialized" in said
   assert said.count("\n") == 1
 
 
@@ -206,7 +206,7 @@ def test_a_head_that_fits_is_read(tmp_path, capsys):
   source = _source(7)
   model, said = _start(tmp_path, {"model": source}, "fitting", capsys)
   _assert_equal(model.variables, source.variables)
-  assert "from scratch" not in said
+  assert "initialized" not in said
 
 
 def test_a_backbone_alone_is_a_start(tmp_path, capsys):

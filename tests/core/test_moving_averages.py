@@ -5,14 +5,14 @@ import pytest
 import mnv2_hpu
 from mnv2_hpu.configs import image_classification
 from mnv2_hpu.configs.recipe import Recipe
-from mnv2_hpu.core import startup
+from mnv2_hpu.core import moving_averages
 
 mnv2_hpu.register()
 
 
 def _warning(**values):
   recipe = Recipe(data_dir="data", num_classes=5, num_train_examples=160, **values)
-  return startup.check_averages(image_classification.experiment(recipe))
+  return moving_averages.warning(image_classification.experiment(recipe))
 
 
 def test_too_few_steps_are_said_with_the_steps_needed():
