@@ -6,15 +6,15 @@ from mnv2_hpu.configs import step_counts
 
 
 def _decays(config: cfg.ExperimentConfig) -> dict[str, float]:
-  """Returns the decay of each moving average of a training, by its field."""
+  """Returns the decay of each moving average of a training that moves, by its field."""
   found = {}
   norm = getattr(config.task.model, "norm_activation", None)
-  if norm is not None:
+  if norm is not None and not getattr(config.task, "freeze_backbone", False):
     found["norm_momentum"] = norm.norm_momentum
   ema = config.trainer.optimizer_config.ema
   if ema is not None:
     found["ema_decay"] = ema.average_decay
-  return found
+  return {name: decay for name, decay in found.items() if 0 < decay < 1}
 
 
 def rows(config: cfg.ExperimentConfig) -> list[tuple[str, str]]:

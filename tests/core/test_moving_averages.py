@@ -34,6 +34,8 @@ def test_only_the_slow_average_is_named():
   [
     {"train_epochs": 400, "norm_momentum": 0.9, "ema_decay": 0.99},
     {"train_epochs": 50, "norm_momentum": 0.9, "ema_decay": 0.0},
+    {"train_epochs": 1, "norm_momentum": 1.0, "ema_decay": 0.0},  # never moves
+    {"train_epochs": 1, "freeze_backbone": True, "ema_decay": 0.0},
     dict.fromkeys(("batch_size", "train_epochs", "norm_momentum", "ema_decay")),
   ],
 )
