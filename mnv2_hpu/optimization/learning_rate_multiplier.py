@@ -8,6 +8,8 @@ import tensorflow as tf
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError
 
+_MULTIPLIED = "multiplied"  # key of Keras's `apply_state`; its own are tuples
+
 
 def multiply_learning_rate(
   optimizer: keras.optimizers.legacy.Optimizer,
@@ -41,17 +43,25 @@ def multiply_learning_rate(
     for variable in variables
     for of_replica in getattr(variable, "values", (variable,))
   )
-  update, rate = optimizer._resource_apply_dense, optimizer._decayed_lr
+  prepare, update = optimizer._prepare, optimizer._resource_apply_dense
 
-  def update_at_own_rate(
-    gradient: tf.Tensor, variable: tf.Variable, apply_state: Any = None
-  ) -> tf.Operation:
-    if variable._unique_id not in optimizer.multiplied_variables:
-      return update(gradient, variable, apply_state=apply_state)
+  def prepare_both(variables: Sequence[tf.Variable]) -> dict[Any, Any]:
+    """Returns what updates are computed from, once for each of the two rates."""
+    state = prepare(variables)
+    rate = optimizer._decayed_lr
     optimizer._decayed_lr = lambda dtype: rate(dtype) * tf.cast(multiplier, dtype)
     try:
-      return update(gradient, variable, apply_state={})  # computed for this variable
+      state[_MULTIPLIED] = prepare(variables)
     finally:
       optimizer._decayed_lr = rate
+    return state
 
+  def update_at_own_rate(
+    gradient: tf.Tensor, variable: tf.Variable, apply_state: dict[Any, Any]
+  ) -> tf.Operation:
+    if variable._unique_id in optimizer.multiplied_variables:
+      apply_state = apply_state[_MULTIPLIED]
+    return update(gradient, variable, apply_state=apply_state)
+
+  optimizer._prepare = prepare_both
   optimizer._resource_apply_dense = update_at_own_rate
