@@ -57,6 +57,14 @@ def _check_scheme(given: str, scheme: str) -> None:
     )
 
 
+def nearest_existing(folder: str) -> str:
+  """Returns the absolute path of a local folder, or of the nearest one that exists."""
+  existing = os.path.abspath(folder)
+  while not os.path.lexists(existing):
+    existing = os.path.dirname(existing)
+  return existing
+
+
 def check_writable(folder: str) -> None:
   """Checks that a local folder can be written, or made where it is missing.
 
@@ -65,9 +73,7 @@ def check_writable(folder: str) -> None:
   """
   if _SCHEME.match(folder):
     return
-  existing = os.path.abspath(folder)
-  while not os.path.lexists(existing):
-    existing = os.path.dirname(existing)
+  existing = nearest_existing(folder)
   where = "" if existing == os.path.abspath(folder) else f"{existing!r} above it "
   if not os.path.isdir(existing):
     raise UserError(f"{folder!r} cannot be a folder: {where or 'it '}is a file.")

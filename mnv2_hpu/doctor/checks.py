@@ -1,6 +1,5 @@
 """The checks: one function each, from the environment to a line of the report."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -10,24 +9,12 @@ from packaging.version import Version
 
 from mnv2_hpu import __version__, compat
 from mnv2_hpu.distribute import hpu_environment
+from mnv2_hpu.doctor import machine_checks
 from mnv2_hpu.doctor.environment import Environment
+from mnv2_hpu.doctor.results import FAIL, NOTE, OK, WARN, CheckResult
 
-OK, NOTE, WARN, FAIL = "ok", "note", "warn", "fail"
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckResult:
-  """One line of the doctor's report."""
-
-  status: str  # OK, NOTE, WARN or FAIL
-  topic: str
-  text: str
-  advice: str = ""  # what to do; empty where nothing is to be done
-
-
-# CPU features with which TensorFlow turns oneDNN on by itself.
-ONEDNN_FEATURES = frozenset({"avx512_vnni", "avx512_bf16", "amx_tile"})
-SHOWN_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+# As Habana writes the version of the bridge's pair.
+DRIVER_PACKAGE = "-".join(hpu_environment.BRIDGE[1].rsplit(".", 1))
 
 HOROVOD_BUILD = (
   "HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 "
@@ -50,41 +37,11 @@ def python(env: Environment) -> CheckResult:
   if running in tried:
     return CheckResult(OK, "Python", text)
   return CheckResult(
-    FAIL, "Python", text, f"Use Python {', '.join(sorted(tried, key=Version))}."
-  )
-
-
-def system(env: Environment) -> CheckResult:
-  """The locks are made for Linux on x86-64."""
-  if env.system == "Linux x86_64":
-    return CheckResult(OK, "system", env.system)
-  return CheckResult(
-    WARN, "system", env.system, "The locked requirements are for Linux x86_64 only."
-  )
-
-
-def processor(env: Environment) -> CheckResult:
-  """The cores that may be used, and the vector instructions."""
-  features = " ".join(name for name in SHOWN_FEATURES if name in env.cpu_flags)
-  return CheckResult(OK, "processor", f"{env.cores} cores, {features or 'no AVX2'}")
-
-
-def onednn(env: Environment) -> CheckResult:
-  """Whether TensorFlow, started without help, uses oneDNN on this CPU."""
-  by_itself = bool(ONEDNN_FEATURES & env.cpu_flags)
-  if env.onednn == "1" or (env.onednn is None and by_itself):
-    return CheckResult(OK, "oneDNN", "on")
-  why = (
-    f"TF_ENABLE_ONEDNN_OPTS={env.onednn}"
-    if env.onednn
-    else "this CPU lacks AVX-512 VNNI"
-  )
-  return CheckResult(
-    WARN,
-    "oneDNN",
-    f"off by default: {why}",
-    "mnv2-train turns it on unless the variable is set; before "
-    "`python -m official.vision.train`: export TF_ENABLE_ONEDNN_OPTS=1",
+    FAIL,
+    "Python",
+    text,
+    f"Use Python {', '.join(sorted(tried, key=Version))}. "
+    f"make setup PYTHON=python{tried[0]}",
   )
 
 
@@ -201,31 +158,11 @@ def horovod(env: Environment) -> CheckResult:
   )
 
 
-def compiler(env: Environment) -> CheckResult:
-  """Horovod is built from source."""
-  if env.compiler:
-    return CheckResult(OK, "C++ compiler", env.compiler)
-  return CheckResult(
-    WARN, "C++ compiler", "none was found", "Horovod needs one: apt install g++"
-  )
-
-
 def devices(env: Environment) -> CheckResult:
   """The devices that TensorFlow sees without Habana's bridge."""
   types = env.tensorflow.devices if env.tensorflow else ()
   shown = ", ".join(f"{types.count(kind)} {kind}" for kind in sorted(set(types)))
   return CheckResult(OK if types else NOTE, "devices", shown or "unknown")
-
-
-def disk(env: Environment) -> CheckResult:
-  """Room for the environment (2 GB) and the runs."""
-  text = f"{env.free_gigabytes:.0f} GB free in the working directory"
-  if env.free_gigabytes >= 4:
-    return CheckResult(OK, "disk", text)
-  status = WARN if env.free_gigabytes >= 1 else FAIL
-  return CheckResult(
-    status, "disk", text, "Free some: checkpoints and TFRecords need room."
-  )
 
 
 def driver(env: Environment) -> CheckResult:
@@ -235,28 +172,36 @@ def driver(env: Environment) -> CheckResult:
     return CheckResult(NOTE, topic, "none: only Gaudi needs it")
   if compat.minor(env.driver) == hpu_environment.DRIVER:
     return CheckResult(OK, topic, env.driver)
-  return CheckResult(FAIL, topic, f"{env.driver} does not fit", hpu_environment.FITS)
+  return CheckResult(
+    FAIL,
+    topic,
+    f"{env.driver} does not fit",
+    f"{hpu_environment.FITS} From Habana's repository: sudo apt install "
+    f"habanalabs-dkms={DRIVER_PACKAGE}",
+  )
 
 
 CHECKS: tuple[Callable[[Environment], CheckResult], ...] = (
   python,
-  system,
-  processor,
-  onednn,
+  machine_checks.system,
+  machine_checks.processor,
+  machine_checks.onednn,
   tensorflow,
   keras,
   bridge,
   driver,
   horovod,
-  compiler,
+  machine_checks.compiler,
   devices,
-  disk,
+  machine_checks.memory,
+  machine_checks.disk,
 )
 
 
 def run(env: Environment) -> list[CheckResult]:
   """Returns the results of all checks."""
-  return [*(check(env) for check in CHECKS), *requirements(env)]
+  of_folders = [result for f in env.folders for result in machine_checks.folder(f)]
+  return [*(check(env) for check in CHECKS), *of_folders, *requirements(env)]
 
 
 def hpu(available: bool, reason: str) -> CheckResult:
@@ -273,7 +218,7 @@ def report(results: Sequence[CheckResult]) -> str:
   warn  disk                 2 GB free
                              -> Free some.
   ...
-  0 ok, 1 warnings, 0 failures
+  0 ok, 1 warning, 0 failures
   """
   lines = []
   for result in results:
@@ -283,5 +228,9 @@ def report(results: Sequence[CheckResult]) -> str:
   lines.append("No Gaudi device has confirmed yet:")
   lines += [f"  - {what}" for what in hpu_environment.UNCONFIRMED]
   count = Counter(result.status for result in results)
-  lines.append(f"{count[OK]} ok, {count[WARN]} warnings, {count[FAIL]} failures")
+  counts = [
+    f"{count[status]} {word}{'s' * (count[status] != 1)}"
+    for status, word in ((WARN, "warning"), (FAIL, "failure"))
+  ]
+  lines.append(", ".join([f"{count[OK]} ok", *counts]))
   return "\n".join(lines)

@@ -16,6 +16,9 @@ from packaging.requirements import Requirement
 
 from mnv2_hpu import compat
 from mnv2_hpu.distribute import hpu_environment
+from mnv2_hpu.doctor import folders as folder_trials
+from mnv2_hpu.doctor import memory as memory_limits
+from mnv2_hpu.doctor import tensorflow_probe
 
 _DISTRIBUTION = "mnv2-hpu"
 
@@ -48,6 +51,8 @@ class Environment:
   driver: str | None  # Gaudi's, such as "1.14.0-9e8ecf8"
   tensorflow: TensorFlowInfo | None
   tensorflow_error: str  # why `tensorflow` is None
+  memory: Sequence[memory_limits.MemoryLimit] = ()
+  folders: Sequence[folder_trials.Folder] = ()  # that the user named
 
   def version(self, distribution: str) -> str | None:
     """Returns the installed version of a distribution, None where it is absent."""
@@ -88,29 +93,35 @@ def _horovod_has_tensorflow() -> bool:
   return any(list(Path(f, "tensorflow").glob("mpi_lib*.so")) for f in folders)
 
 
-def _tensorflow() -> TensorFlowInfo:
-  import tensorflow as tf
-
-  return TensorFlowInfo(
-    version=tf.__version__,
-    cuda_build=tf.test.is_built_with_cuda(),
-    devices=tuple(d.device_type for d in tf.config.list_physical_devices()),
-    keras=compat.STACKS[compat.stack()].keras,
-  )
-
-
-def collect(environ: Mapping[str, str]) -> Environment:
+def collect(
+  environ: Mapping[str, str], named_folders: Mapping[str, str] | None = None
+) -> Environment:
   """Examines this machine.
 
   Args:
     environ: Environment variables as the user set them.
+    named_folders: Local folders to try, by the flags that named them.
   """
-  tensorflow, error = None, ""
-  try:
-    tensorflow = _tensorflow()
-  # A broken set of packages fails in many ways; the check shows which.
-  except (ImportError, AttributeError, TypeError, OSError) as failure:
-    error = f"{type(failure).__name__}: {failure}"
+  process = tensorflow_probe.start()  # imports while this process looks at the rest
+  found = _collect_rest(environ, named_folders or {})
+  tensorflow, error = tensorflow_probe.result(process)
+  if tensorflow is None:
+    return dataclasses.replace(found, tensorflow_error=error)
+  keras = compat.STACKS[compat.stack()].keras
+  return dataclasses.replace(
+    found,
+    tensorflow=TensorFlowInfo(
+      tensorflow["version"],
+      tensorflow["cuda_build"],
+      tuple(tensorflow["devices"]),
+      keras,
+    ),
+  )
+
+
+def _collect_rest(
+  environ: Mapping[str, str], named_folders: Mapping[str, str]
+) -> Environment:
   return Environment(
     python=sys.version_info[:3],
     executable=sys.executable,
@@ -124,8 +135,10 @@ def collect(environ: Mapping[str, str]) -> Environment:
     requirements=requirements("{}.{}".format(*sys.version_info)),
     horovod_has_tensorflow=_horovod_has_tensorflow(),
     driver=hpu_environment.driver_version(),
-    tensorflow=tensorflow,
-    tensorflow_error=error,
+    tensorflow=None,
+    tensorflow_error="",
+    memory=memory_limits.limits(),
+    folders=[folder_trials.examine(flag, path) for flag, path in named_folders.items()],
   )
 
 

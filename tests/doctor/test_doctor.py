@@ -24,6 +24,7 @@ GOOD = Environment(
   distributions={
     "absl-py": "1.4.0",
     "gin-config": "0.5.0",
+    "h5py": "3.11.0",
     "habana-tensorflow": "1.14.0.493",
     "horovod": "0.28.1",
     "keras": "2.15.0",
@@ -32,6 +33,7 @@ GOOD = Environment(
     "packaging": "24.0",
     "pillow": "11.0.0",
     "protobuf": "3.20.3",
+    "safetensors": "0.5.0",
     "scikit-learn": "1.5.0",
     "standard-imghdr": "3.13.0",
     "tensorboard": "2.15.2",
@@ -205,7 +207,7 @@ def test_report_puts_advice_below_its_line():
 
   assert [line.split()[0] for line in lines[:3]] == ["ok", "fail", "->"]
   assert lines[2].endswith("-> fix it")
-  assert lines[-1] == "1 ok, 0 warnings, 1 failures"
+  assert lines[-1] == "1 ok, 0 warnings, 1 failure"
 
 
 def test_what_no_device_has_confirmed_is_listed():
