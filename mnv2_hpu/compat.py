@@ -48,6 +48,9 @@ STACKS = {
 }
 
 
+KERAS_MODULES = tuple(stack.keras.replace("-", "_") for stack in STACKS.values())
+
+
 def version(distribution: str) -> str | None:
   """Returns the installed version of a distribution, or None where it is absent.
 

@@ -11,9 +11,11 @@ import subprocess
 import sys
 from typing import Any
 
+from mnv2_hpu import compat
+
 # TensorFlow's import goes on without these, which cost a quarter of its time (2.15) or
 # half (2.20). Keras is judged by its version; the last one finds Google's TPUs.
-_SKIPPED = ("keras", "tf_keras", "googleapiclient")
+_SKIPPED = (*compat.KERAS_MODULES, "googleapiclient")
 
 
 def start() -> subprocess.Popen[str]:
