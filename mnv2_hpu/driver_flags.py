@@ -38,6 +38,11 @@ def driver_experiment() -> str | None:
   return _get("experiment")
 
 
+def profile_steps() -> list[str] | None:
+  """Returns `--profile_steps` of `mnv2-train` as it was split at the commas."""
+  return _get("profile_steps")
+
+
 def alias_modes() -> None:
   """Gives `--mode=continuous_train_and_eval` its meaning in the vision driver.
 

@@ -30,6 +30,7 @@ SHOWN_FLAGS = (
   "gin_params",
   "config_file",
   "params_override",
+  "profile_steps",
 )
 
 
@@ -43,6 +44,7 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     "enable_async_checkpointing", True, "Model Garden's own.", allow_override=True
   )
+  flags.DEFINE_list("profile_steps", None, "Trace steps FIRST,LAST for TensorBoard.")
   flags.DEFINE_bool(
     "dry_run", False, "Print the resolved experiment, each value's source, and stop."
   )
@@ -58,10 +60,8 @@ def main(argv: Sequence[str]) -> int:
 
     print(resolve.describe(resolve.resolve(flags.FLAGS)))
     return 0
-  is_local = "://" not in flags.FLAGS.model_dir
-  if (
-    is_local and not flags.FLAGS["verbosity"].present and cluster.rank(os.environ) == 0
-  ):
+  is_quiet = "://" not in flags.FLAGS.model_dir and not flags.FLAGS["verbosity"].present
+  if is_quiet and cluster.rank(os.environ) == 0:
     log_filters.move_details_to(os.path.join(flags.FLAGS.model_dir, "train.log"))
   given = flags.FLAGS.enable_async_checkpointing
   from official.vision import train  # defines that flag again

@@ -26,6 +26,7 @@ from mnv2_hpu.core import (
   finite,
   inputs,
   moving_averages,
+  profiling,
   run_record,
   startup,
   termination,
@@ -100,6 +101,7 @@ class Trainer(base_trainer.Trainer):
     self._is_chief = ranks.rank(strategy) == 0
     with ranks.failing_together(strategy):
       startup.check_settings(config, task, strategy, train, evaluate)
+      self._profile_steps = profiling.requested(config.trainer.train_steps)
       if self._is_chief:
         startup.check_model_dir(
           task.logging_dir, config, model, train, allow_config_change
@@ -215,7 +217,12 @@ class Trainer(base_trainer.Trainer):
 
   def create_train_loop_fn(self) -> Any:
     """Returns orbit's inner loop, in chunks after which a SIGTERM is noticed."""
-    return chunks.run_in_chunks(super().create_train_loop_fn(), self._train_chunks)
+    loop = super().create_train_loop_fn()
+    if self._is_chief:
+      loop = profiling.trace_steps(
+        loop, self._profile_steps, self._step, self.task.logging_dir
+      )
+    return chunks.run_in_chunks(loop, self._train_chunks)
 
   def train(self, num_steps: tf.Tensor) -> dict[str, Any]:
     """Trains so many steps, or fewer where the uninterrupted run ends a loop."""
