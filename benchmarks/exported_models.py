@@ -1,0 +1,188 @@
+"""Milliseconds per image of exported models: ours, Model Garden's, Keras Applications'.
+
+One process; the models take turns round by round (A B C A B C …). Each gets one uint8
+image of the network's input size, and scales it itself. Prints medians and the ratio to
+our model of the same kind, round by round. Weights are as initialized: speed does not
+depend on them.
+
+  python benchmarks/exported_models.py --image_size=224 --rounds=9
+"""
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+
+from mnv2_hpu import tf_environment
+
+tf_environment.configure()
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from official.core import exp_factory
+from official.vision.serving import export_saved_model_lib
+
+import mnv2_hpu
+from mnv2_hpu import compat
+from mnv2_hpu.compat import keras
+
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Times that every model is measured.")
+_RUNS = flags.DEFINE_integer("runs", 10, "Images of one measurement.")
+
+CLASSES = 1001
+
+
+def _images(count):
+  """Returns uint8 images `[count, 1, size, size, 3]`."""
+  size = _IMAGE_SIZE.value
+  return np.random.default_rng(0).integers(0, 256, (count, 1, size, size, 3), np.uint8)
+
+
+def _ours(folder):
+  """Exports our network; returns the folder of its models."""
+  from official.core import config_definitions as cfg
+  from official.core import task_factory
+
+  from mnv2_hpu.configs import image_classification as exp_cfg
+  from mnv2_hpu.serving import export, tflite
+
+  task = exp_cfg.ImageClassificationTask()
+  task.model.num_classes = CLASSES
+  task.model.input_size = [_IMAGE_SIZE.value, _IMAGE_SIZE.value, 3]
+  params = cfg.ExperimentConfig(task=task)
+  model = task_factory.get_task(task).build_model()
+  checkpoint = tf.train.Checkpoint(model=model).write(f"{folder}/ckpt")
+  images = [tf.io.encode_png(image[0]).numpy() for image in _images(20)]
+  export.export(
+    params,
+    checkpoint,
+    f"{folder}/ours",
+    weights="raw",
+    formats=["saved_model", "tflite", "tflite_int8"],
+    quantization=tflite.Quantization(images, "uint8"),
+  )
+  return f"{folder}/ours"
+
+
+def _stock(folder):
+  """Exports Model Garden's MobileNetV2 by its own exporter; returns the SavedModel."""
+  params = exp_factory.get_exp_config("mobilenet_imagenet")
+  params.task.model.input_size = [_IMAGE_SIZE.value, _IMAGE_SIZE.value, 3]
+  params.task.model.num_classes = CLASSES
+  from official.core import task_factory
+
+  model = task_factory.get_task(params.task).build_model()
+  checkpoint = tf.train.Checkpoint(model=model).save(f"{folder}/stock/ckpt")
+  export_saved_model_lib.export_inference_graph(
+    input_type="image_tensor",
+    batch_size=1,
+    input_image_size=[_IMAGE_SIZE.value] * 2,
+    params=params,
+    checkpoint_path=checkpoint,
+    export_dir=f"{folder}/stock/model",
+  )
+  return f"{folder}/stock/model"
+
+
+def _convert(function, model, int8):
+  holder = tf.Module()
+  holder.all_weights = list(model.variables)
+  converter = tf.lite.TFLiteConverter.from_concrete_functions(
+    [function.get_concrete_function()], holder
+  )
+  if int8:
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: (
+      [image.astype(np.float32)] for image in _images(20)
+    )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.uint8
+  return converter.convert()
+
+
+def _keras(folder):
+  """Writes Keras Applications' network in the same forms; returns their folder."""
+  size = _IMAGE_SIZE.value
+  model = keras.applications.MobileNetV2((size, size, 3), weights=None, classes=CLASSES)
+
+  @tf.function(input_signature=[tf.TensorSpec([1, size, size, 3], tf.uint8)])
+  def serve(images):
+    return {"probs": model(tf.cast(images, tf.float32) / 127.5 - 1.0, training=False)}
+
+  @tf.function(input_signature=[tf.TensorSpec([1, size, size, 3], tf.float32)])
+  def pixels(images):
+    return {"probs": model(images / 127.5 - 1.0, training=False)}
+
+  holder = tf.Module()
+  holder.all_weights = list(model.variables)
+  tf.saved_model.save(holder, f"{folder}/keras", signatures=serve)
+  for name, int8 in (("model", False), ("model_int8", True)):
+    with open(f"{folder}/keras/{name}.tflite", "wb") as file:
+      file.write(_convert(pixels, model, int8))
+  return f"{folder}/keras"
+
+
+def _saved_model(path):
+  loaded = tf.saved_model.load(path)
+  return lambda image: loaded.signatures["serving_default"](tf.constant(image))
+
+
+def _tflite(path):
+  interpreter = compat.tflite_interpreter(path, len(os.sched_getaffinity(0)))
+  interpreter.allocate_tensors()
+  (given,) = interpreter.get_input_details()
+
+  def run(image):
+    interpreter.set_tensor(given["index"], image.astype(given["dtype"]))
+    interpreter.invoke()
+
+  return run
+
+
+def _milliseconds(run, images):
+  start = time.perf_counter()
+  for image in images:
+    run(image)
+  return 1000 * (time.perf_counter() - start) / len(images)
+
+
+def main(argv):
+  """Exports, measures and prints a table."""
+  del argv
+  mnv2_hpu.register()
+  with tempfile.TemporaryDirectory() as folder:
+    ours, stock, keras_dir = _ours(folder), _stock(folder), _keras(folder)
+    models = {
+      ("SavedModel", "mnv2_hpu"): _saved_model(f"{ours}/saved_model"),
+      ("SavedModel", "Model Garden"): _saved_model(stock),
+      ("SavedModel", "Keras Applications"): _saved_model(keras_dir),
+      ("TFLite", "mnv2_hpu"): _tflite(f"{ours}/model.tflite"),
+      ("TFLite", "Keras Applications"): _tflite(f"{keras_dir}/model.tflite"),
+      ("TFLite int8", "mnv2_hpu"): _tflite(f"{ours}/model_int8.tflite"),
+      ("TFLite int8", "Keras Applications"): _tflite(f"{keras_dir}/model_int8.tflite"),
+    }
+    images = list(_images(_RUNS.value))
+    times = {key: [] for key in models}
+    for round_number in range(_ROUNDS.value + 1):
+      for key, run in models.items():
+        value = _milliseconds(run, images)
+        if round_number:  # the first one compiles
+          times[key].append(value)
+  print(
+    f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, "
+    f"{compat.MODEL_GARDEN} {compat.version(compat.MODEL_GARDEN)}; ms per image, "
+    f"median of {_ROUNDS.value}, batch 1, {_IMAGE_SIZE.value} x {_IMAGE_SIZE.value}"
+  )
+  for (kind, name), values in times.items():
+    ratios = [b / a for a, b in zip(times[kind, "mnv2_hpu"], values, strict=True)]
+    print(
+      f"  {kind:<11} {name:<19} {statistics.median(values):7.2f}  it / mnv2_hpu: "
+      f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+
+
+if __name__ == "__main__":
+  app.run(main)
