@@ -1,5 +1,8 @@
 """Which steps are traced, and what a mistake in the flag says."""
 
+import importlib
+import re
+
 import pytest
 import tensorflow as tf
 
@@ -54,7 +57,15 @@ def test_all_steps_are_made_the_traced_ones_one_by_one(loop, tmp_path):
   run(None, tf.constant(5))
 
   assert loop.calls == [3, 1, 1, 1, 4]
-  assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == 1
+  (trace,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
+  # As TensorBoard's plugin reads it.
+  name = "tensorflow.python.profiler.internal._pywrap_profiler"
+  converter = importlib.import_module(name)
+  if not hasattr(converter, "xspace_to_tools_data"):
+    converter = importlib.import_module(f"{name}_plugin")
+  shown, is_converted = converter.xspace_to_tools_data([str(trace)], "trace_viewer")
+  assert is_converted
+  assert set(re.findall(rb"train \d+", shown)) == {b"train 4", b"train 5", b"train 6"}
 
 
 def test_a_run_that_resumes_behind_the_range_is_not_traced(loop, tmp_path):

@@ -84,6 +84,20 @@ def test_killed_and_restarted_run_is_the_undisturbed_one(
   _assert_same_run(tmp_path, undisturbed)
 
 
+def test_a_run_that_resumes_with_a_profiler_is_the_undisturbed_one(
+  undisturbed, digits_records, programs, tmp_path
+):
+  args = _args(digits_records, tmp_path)
+  killed = programs.run("helpers_faulty_run", "stepping:6", *args)
+  assert killed.returncode == -9, killed.output[-3000:]
+  train = ("helpers_small_network", "mnv2_hpu.cli.train")
+  done = programs.run(*train, *args, "--profile_steps=6,7")
+  assert done.returncode == 0, done.output[-3000:]
+  assert "The trace of steps 6 to 7 is in" in done.output
+  assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == 1
+  _assert_same_run(tmp_path, undisturbed)
+
+
 @pytest.mark.parametrize("step", [2, 4])  # while training; at an evaluation
 def test_sigterm_saves_a_checkpoint_from_which_the_run_goes_on(
   step, undisturbed, digits_records, programs, tmp_path
