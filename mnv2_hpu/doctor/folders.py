@@ -1,5 +1,6 @@
 """The folders that a run reads and writes: tried by writing a file."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -59,9 +60,10 @@ def examine(flag: str, path: str, clock: Callable[[], float] = time.time) -> Fol
 
 def _newest(folder: str) -> tuple[str, float]:
   """Returns the file of the folder that was changed last, and when."""
+  changed = []
   with os.scandir(folder) as entries:
-    changed = (
-      (entry.stat(follow_symlinks=False).st_mtime, entry.path) for entry in entries
-    )
-    time_, path = max(changed, default=(0.0, ""))
-  return path, time_
+    for entry in entries:
+      with contextlib.suppress(FileNotFoundError):  # a run has replaced it meanwhile
+        changed.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
+  seconds, path = max(changed, default=(0.0, ""))
+  return path, seconds
