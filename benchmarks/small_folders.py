@@ -35,6 +35,7 @@ _IMAGE_SIZE = flags.DEFINE_integer("image_size", 64, "Pixels of the tables' netw
 # What gin/image_folder.gin held before its values followed from the number of images.
 BEFORE = {
   "batch_size": 96,
+  "learning_rate": 0.045,
   "train_epochs": 50,
   "norm_momentum": 0.99,
   "ema_decay": 0.999,

@@ -83,7 +83,7 @@ class Recipe(InputFields, PreprocessingFields):
   rho: float = 0.9  # decay of RMSProp's mean square
   momentum: float = 0.9
   epsilon: float = 1.0  # inside RMSProp's root
-  learning_rate: float = 0.045  # for one replica
+  learning_rate: float | None = 0.045  # for one replica
   # One of optimizers.LEARNING_RATE_SCHEDULES.
   learning_rate_schedule: str = "exponential_slim"
   learning_rate_scaling: str = "linear"  # one of schedules.SCALING_RULES
@@ -159,6 +159,7 @@ class CompleteRecipe(Recipe):
   """A recipe in which nothing is left to `step_counts`; its defaults are `Recipe`'s."""
 
   norm_momentum: float
+  learning_rate: float
   ema_decay: float
   batch_size: int
   train_epochs: float

@@ -40,6 +40,15 @@ def batch_size(num_examples: int, num_replicas: int = 1) -> int:
   return max(MIN_BATCH_SIZE, 2 ** int(math.log2(max(1, wanted))))
 
 
+def learning_rate(batch_size: int) -> float:
+  """Returns the rate of a replica: linear in its batch (arXiv 1706.02677, section 2.1).
+
+  >>> learning_rate(96), learning_rate(16)
+  (0.045, 0.0075)
+  """
+  return round((Recipe.learning_rate or 0) * batch_size / (Recipe.batch_size or 1), 6)
+
+
 def train_epochs(schedule: Schedule) -> float:
   """Returns the epochs of a training: enough of them, and enough steps.
 
@@ -122,6 +131,10 @@ def complete(recipe: Recipe, num_replicas: int) -> tuple[CompleteRecipe, list[st
     "batch_size",
     batch_size(images, num_replicas),
     f"at least {MIN_STEPS_PER_EPOCH} steps an epoch of {images:,} images",
+  )
+  rate = learning_rate(values["batch_size"])
+  choose(
+    "learning_rate", rate, f"{Recipe.learning_rate} for {Recipe.batch_size} images"
   )
   schedule = Schedule(images, values["batch_size"] * num_replicas)
   choose(

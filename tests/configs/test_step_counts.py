@@ -13,6 +13,7 @@ from mnv2_hpu.configs.schedules import Schedule
 mnv2_hpu.register()
 CHOSEN = (
   "batch_size",
+  "learning_rate",
   "train_epochs",
   "eval_every_epochs",
   "checkpoint_every_epochs",
@@ -56,6 +57,9 @@ def test_every_folder_gets_enough_steps_for_its_averages(recipe, images):
     steps / 20, abs=1
   )
   assert len(config.task.chosen) == len(CHOSEN)
+  rate = 0.045 * config.task.train_data.global_batch_size / 96
+  initial = _optimizer(config).learning_rate.cosine.initial_learning_rate
+  assert initial == pytest.approx(rate)
   assert steps / config.trainer.validation_interval <= step_counts.MAX_EVALUATIONS * 1.5
 
 
@@ -63,6 +67,7 @@ def test_what_is_bound_wins(recipe):
   bound = recipe(
     160,
     batch_size=40,
+    learning_rate=0.02,
     train_epochs=7,
     norm_momentum=0.9,
     ema_decay=0.0,
@@ -72,6 +77,7 @@ def test_what_is_bound_wins(recipe):
   )
   config = image_classification.experiment(bound)
   assert config.task.train_data.global_batch_size == 40
+  assert _optimizer(config).learning_rate.cosine.initial_learning_rate == 0.02
   assert config.trainer.train_steps == 28
   assert config.task.model.norm_activation.norm_momentum == 0.9
   assert config.trainer.validation_interval == 20

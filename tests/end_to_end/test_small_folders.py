@@ -60,6 +60,7 @@ def few_digits(tmp_path_factory):
 # What gin/image_folder.gin held before its values followed from the number of images.
 BEFORE = {
   "batch_size": 96,
+  "learning_rate": 0.045,
   "train_epochs": 50,
   "norm_momentum": 0.99,
   "ema_decay": 0.999,
