@@ -59,7 +59,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
       yield path, list(value) if isinstance(value, tuple) else value
 
 
-def _recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+def recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the values that make a run what it is, by their dotted paths."""
   return {
     path: value
     for path, value in flatten(config)
@@ -129,8 +130,8 @@ def check_and_write(
   path = os.path.join(model_dir, FILE)
   current = config.as_dict()
   if tf.train.latest_checkpoint(model_dir) and tf.io.gfile.exists(path):
-    before = _recipe(_read_config(path))
-    now = _recipe(json.loads(json.dumps(current)))
+    before = recipe(_read_config(path))
+    now = recipe(json.loads(json.dumps(current)))
     # A field that one of them lacks came or went with a release.
     changed = [
       f"  {name}: {before[name]!r} -> {now[name]!r}"

@@ -1,5 +1,6 @@
 """What is said before the first step: devices, precision, batch, schedule, size."""
 
+import os
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +9,15 @@ import numpy as np
 import tensorflow as tf
 from official.core import base_task, input_reader
 from official.core import config_definitions as cfg
+from tensorboard.plugins.hparams import api as hparams
 
 from mnv2_hpu import driver_flags
 from mnv2_hpu.compat import keras
+from mnv2_hpu.configs import moving_averages
 from mnv2_hpu.configs.image_classification import DataConfig
 from mnv2_hpu.core import (
   checkpoint_integrity,
   config_check,
-  moving_averages,
   run_record,
 )
 from mnv2_hpu.dataloaders import record_files
@@ -24,6 +26,7 @@ from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import complexity
 from mnv2_hpu.optimization import learning_rate
 
+_CURVES = "train"  # folder of orbit's curves
 _SAME_ON_ALL_RANKS = (*run_record.RECIPE, "trainer.")
 
 
@@ -199,6 +202,43 @@ def _files(data: cfg.DataConfig) -> str:
   return f"{len(files)} files, {size / 1e6:,.1f} MB: {data.input_path}"
 
 
+def _network_size(
+  config: cfg.ExperimentConfig, model: keras.Model
+) -> tuple[int, int | None]:
+  """Returns trainable parameters and, where the input's size is fixed, MACs."""
+  parameters = sum(v.shape.num_elements() for v in model.trainable_variables)
+  input_size = getattr(config.task.model, "input_size", None)
+  if not (model.inputs and input_size and all(input_size)):
+    return parameters, None
+  return parameters, complexity.multiply_adds(model)
+
+
+def write_hyperparameters(
+  config: cfg.ExperimentConfig, model: keras.Model, model_dir: str, step: int
+) -> None:
+  """Writes the recipe and the network's size for TensorBoard, beside the curves.
+
+  Args:
+    config: Resolved experiment.
+    model: Network, built.
+    model_dir: Folder of the run.
+    step: Step at which this process starts.
+  """
+  parameters, macs = _network_size(config, model)
+  values = {
+    path: value if isinstance(value, bool | int | float | str) else repr(value)
+    for path, value in run_record.recipe(config.as_dict()).items()
+    if value is not None
+  }
+  writer = tf.summary.create_file_writer(os.path.join(model_dir, _CURVES))
+  with writer.as_default():
+    hparams.hparams(values)
+    tf.summary.scalar("network/trainable_parameters", parameters, step)
+    if macs is not None:
+      tf.summary.scalar("network/multiply_adds", macs, step)
+  writer.close()
+
+
 def summary(
   config: cfg.ExperimentConfig,
   task: base_task.Task,
@@ -208,13 +248,12 @@ def summary(
 ) -> str:
   """Returns the table that training prints before its first step."""
   train = config.task.train_data
-  parameters = sum(v.shape.num_elements() for v in model.trainable_variables)
+  parameters, macs = _network_size(config, model)
   batch = f"{train.global_batch_size} on {strategy.num_replicas_in_sync} replicas"
   size = f"{parameters:,} trainable parameters"
-  input_size = getattr(config.task.model, "input_size", None)
-  if model.inputs and input_size and all(input_size):
-    macs = complexity.multiply_adds(model)
-    size += f", {macs / 1e6:,.1f} M multiply-adds at {input_size[0]} x {input_size[1]}"
+  if macs is not None:
+    height, width = config.task.model.input_size[:2]
+    size += f", {macs / 1e6:,.1f} M multiply-adds at {height} x {width}"
   rows = [
     ("task", type(task).__name__),
     ("model folder", task.logging_dir),

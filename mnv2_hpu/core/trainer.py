@@ -17,6 +17,7 @@ from official.modeling import optimization
 
 from mnv2_hpu import compat, driver_flags
 from mnv2_hpu.compat import keras
+from mnv2_hpu.configs import moving_averages
 from mnv2_hpu.core import (
   actions,
   checkpoint_integrity,
@@ -25,7 +26,6 @@ from mnv2_hpu.core import (
   evaluations,
   finite,
   inputs,
-  moving_averages,
   profiling,
   run_record,
   startup,
@@ -166,6 +166,8 @@ class Trainer(base_trainer.Trainer):
       print(startup.summary(config, task, model, optimizer, strategy), flush=True)
       if warning := moving_averages.warning(config):
         logging.warning(warning)
+      if task.logging_dir:
+        startup.write_hyperparameters(config, model, task.logging_dir, self._start_step)
 
   def _init_faults(self, train: bool) -> None:
     """Prepares for signals, lost ranks and stalls; in training, starts to watch."""

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn import datasets
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
 pytestmark = [
   pytest.mark.quickstart,
@@ -102,6 +104,20 @@ def test_records_hold_a_fifth_of_each_digit(output_dir):
 
   assert len(images) == HELD_OUT
   assert np.bincount(labels.numpy()).tolist() == HELD_OUT_BY_CLASS.tolist()
+
+
+def test_tensorboard_shows_the_recipe_and_the_size_of_the_network(output_dir):
+  events = event_accumulator.EventAccumulator(str(output_dir / "model" / "train"))
+  events.Reload()
+  content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+  data = plugin_data_pb2.HParamsPluginData.FromString(content)
+  recipe = data.session_start_info.hparams
+  assert recipe["task.train_data.global_batch_size"].number_value == 64
+  assert recipe["task.model.backbone.type"].string_value == "mobilenet_v2"
+  (parameters,) = events.Tensors("network/trainable_parameters")
+  log = (output_dir / "quickstart.log").read_text()
+  count = int(tf.make_ndarray(parameters.tensor_proto))
+  assert f"{count:,} trainable parameters" in log
 
 
 def test_the_log_has_what_the_screen_leaves_out(output_dir):

@@ -3,9 +3,8 @@
 import pytest
 
 import mnv2_hpu
-from mnv2_hpu.configs import image_classification
+from mnv2_hpu.configs import image_classification, moving_averages
 from mnv2_hpu.configs.recipe import Recipe
-from mnv2_hpu.core import moving_averages
 
 mnv2_hpu.register()
 
