@@ -45,11 +45,13 @@ class KerasFile(NamedTuple):
     values: Arrays by slim's name, without `MobilenetV2/`, in its layout.
     left_out: Names of layers that are no part of MobileNetV2.
     rescaling: Name of a layer that changes the pixels before it; empty if none does.
+    image_size: Side of the images that the model takes; None where it is not said.
   """
 
   values: dict[str, np.ndarray]
   left_out: list[str]
   rescaling: str
+  image_size: int | None
 
 
 def is_keras(path: str) -> bool:
@@ -123,7 +125,7 @@ def _read(path: str, source: str | IO[bytes], config: Any) -> KerasFile:
     head = layers[heads.pop()]
     found[f"{LOGITS}/weights"] = head["kernel"][np.newaxis, np.newaxis]
     found[f"{LOGITS}/biases"] = head["bias"]
-  return KerasFile(found, heads, _rescaling(config))
+  return KerasFile(found, heads, _rescaling(config), _image_size(config))
 
 
 def _layers(file: h5py.File) -> dict[str, dict[str, np.ndarray]]:
@@ -212,13 +214,29 @@ def _of_network(
   return found, sorted(others)
 
 
-def _rescaling(config: Any) -> str:
-  """Returns the name of a layer of a model's configuration that rescales pixels."""
+def _layer_configs(config: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+  """Yields class and configuration of each layer of a model, the outer ones first."""
   if isinstance(config, Mapping):
     inner = config.get("config")
-    if config.get("class_name") in _RESCALING and isinstance(inner, Mapping):
-      return str(inner.get("name", config["class_name"]))
+    if "class_name" in config and isinstance(inner, Mapping):
+      yield str(config["class_name"]), inner
     config = list(config.values())
   if isinstance(config, list):
-    return next(filter(None, map(_rescaling, config)), "")
-  return ""
+    for item in config:
+      yield from _layer_configs(item)
+
+
+def _rescaling(config: Any) -> str:
+  """Returns the name of a layer of a model's configuration that rescales pixels."""
+  found = (str(c.get("name", k)) for k, c in _layer_configs(config) if k in _RESCALING)
+  return next(found, "")
+
+
+def _image_size(config: Any) -> int | None:
+  """Returns the side of a model's square input, None where none is fixed."""
+  for kind, inner in _layer_configs(config):
+    shape = inner.get("batch_shape") or inner.get("batch_input_shape")
+    is_image = kind == "InputLayer" and isinstance(shape, list) and len(shape) == 4
+    if is_image and isinstance(shape[1], int) and shape[1] == shape[2] > 0:
+      return shape[1]
+  return None

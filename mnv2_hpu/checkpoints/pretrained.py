@@ -157,7 +157,7 @@ def _find(path: str) -> str | None:
 
 def _read(path: str) -> tuple[dict[str, np.ndarray], PretrainedInfo]:
   """Returns the arrays of a file by slim's names, and what they are."""
-  notes = []
+  notes, image_size = [], None
   if safe_tensors.is_safetensors(path):
     tensors = safe_tensors.read(path)
     source = safe_tensors.library_of(tensors)
@@ -171,7 +171,7 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], PretrainedInfo]:
       notes.append(f"left out: {len(left_out)} tensors of the segmentation's head")
   else:
     source = "keras"
-    values, left_out, rescaling = keras_files.read(path)
+    values, left_out, rescaling, image_size = keras_files.read(path)
     if left_out:
       notes.append(f"left out: {shorten(left_out)}, which is no single Dense layer")
     if rescaling:
@@ -180,6 +180,8 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], PretrainedInfo]:
         "may expect another range than -1 to 1"
       )
   config = hub_config.read(os.path.dirname(path), source)
+  if image_size is not None:
+    config = config._replace(image_size=image_size)
   values = {f"{SCOPE}/{name}": value for name, value in values.items()}
   try:
     architecture = slim_architecture.infer({n: v.shape for n, v in values.items()})

