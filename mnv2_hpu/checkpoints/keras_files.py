@@ -236,7 +236,8 @@ def _image_size(config: Any) -> int | None:
   """Returns the side of a model's square input, None where none is fixed."""
   for kind, inner in _layer_configs(config):
     shape = inner.get("batch_shape") or inner.get("batch_input_shape")
-    is_image = kind == "InputLayer" and isinstance(shape, list) and len(shape) == 4
-    if is_image and isinstance(shape[1], int) and shape[1] == shape[2] > 0:
-      return shape[1]
+    if kind == "InputLayer" and isinstance(shape, list):
+      match shape:
+        case [_, int(height), int(width), _] if height == width > 0:
+          return height
   return None
