@@ -131,7 +131,8 @@ def _saved_model(path):
 
 
 def _tflite(path):
-  interpreter = compat.tflite_interpreter(path, len(os.sched_getaffinity(0)))
+  # One thread: those of several interpreters would wait for each other by spinning.
+  interpreter = compat.tflite_interpreter(path, 1)
   interpreter.allocate_tensors()
   (given,) = interpreter.get_input_details()
 

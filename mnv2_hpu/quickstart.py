@@ -26,12 +26,11 @@ _FOLDERS = ("images", "tfrecords", "model", "export", "saved_model")
 _FILES = ("metrics.json", "report.html", "model.tflite", "export.json")
 LOG_FILE = "quickstart.log"
 
-_PROGRESS = re.compile(r"[\w ]+: [\d,]+/[\d,]+ \w+ \((?P<percent>\d+)%\)")
-_RESULT = re.compile(
-  r"loading TensorFlow|exported |checked |wrote |warning: |"
-  r"  (format|saved_model|tflite) "
+# Progress, of which a command writes a line each ten seconds, and results.
+_SHOWN = re.compile(
+  r"[\w ]+: [\d,]+/[\d,]+ \w+ \(\d+%\)|loading TensorFlow|exported |checked |wrote |"
+  r"warning: |  (format|saved_model|tflite) "
 )
-_SECONDS_BETWEEN = 15.0  # two lines of progress
 _LAST_LINES = 20  # shown of a step that failed
 
 
@@ -107,7 +106,6 @@ def _run(log: TextIO, *command: str) -> None:
   log.write(f"{line}\n")
   environ = tf_environment.with_defaults(os.environ) | {"PYTHONUNBUFFERED": "1"}
   last: deque[str] = deque(maxlen=_LAST_LINES)
-  shown = 0.0
   with subprocess.Popen(
     [sys.executable, *command],
     env=environ,
@@ -120,12 +118,7 @@ def _run(log: TextIO, *command: str) -> None:
       log.write(text)
       log.flush()
       last.append(text)
-      progress = _PROGRESS.match(text)
-      is_due = time.monotonic() - shown >= _SECONDS_BETWEEN
-      if progress and (is_due or progress["percent"] == "100"):
-        shown = time.monotonic()
-        print(f"  {text}", end="", flush=True)
-      elif _RESULT.match(text):
+      if _SHOWN.match(text):
         print(f"  {text}", end="", flush=True)
   if process.returncode:
     raise UserError(
