@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and that a crash of the machine keeps."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -73,20 +74,49 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[str]:
 
   Yields:
     The temporary folder.
+
+  Raises:
+    BlockingIOError: If another process is writing the same folder.
   """
-  path = os.fspath(path)
-  tmp_path = path + TMP_SUFFIX
-  shutil.rmtree(tmp_path, ignore_errors=True)
-  os.makedirs(tmp_path)
+  parent, name = os.path.split(os.path.normpath(os.fspath(path)))
+  path = os.path.join(parent, name)
+  # A hidden name, that no folder of the user's has; cleared by whom has locked it.
+  tmp_path = os.path.join(parent, f".{name}{TMP_SUFFIX}")
+  os.makedirs(tmp_path, exist_ok=True)
+  descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
   try:
-    yield tmp_path
-    if os.path.isdir(path):
-      shutil.rmtree(path)
-    os.replace(tmp_path, path)
-  except BaseException:
-    shutil.rmtree(tmp_path, ignore_errors=True)
-    raise
+    _lock(descriptor, path)
+    _clear(tmp_path)
+    try:
+      yield tmp_path
+      if os.path.isdir(path):
+        shutil.rmtree(path)
+      os.replace(tmp_path, path)
+    except BaseException:
+      shutil.rmtree(tmp_path, ignore_errors=True)
+      raise
+  finally:
+    os.close(descriptor)
   fsync(os.path.dirname(path) or ".")
+
+
+def _lock(descriptor: int, path: str) -> None:
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    raise BlockingIOError(
+      error.errno, "another process is writing it; wait for its end", path
+    ) from error
+  except OSError:  # a file system without locks
+    return
+
+
+def _clear(folder: str) -> None:
+  for entry in os.scandir(folder):
+    if entry.is_dir(follow_symlinks=False):
+      shutil.rmtree(entry.path)
+    else:
+      os.remove(entry.path)
 
 
 @contextlib.contextmanager

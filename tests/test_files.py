@@ -56,7 +56,7 @@ def test_a_folder_replaces_the_earlier_one_whole(tmp_path):
 
 def test_an_error_keeps_the_earlier_folder(tmp_path):
   (tmp_path / "folder").mkdir()
-  (tmp_path / f"folder{files.TMP_SUFFIX}").mkdir()  # left by a killed write
+  (tmp_path / f".folder{files.TMP_SUFFIX}").mkdir()  # left by a killed write
 
   def fail_midway():
     with files.atomic_folder(tmp_path / "folder"):
@@ -65,3 +65,33 @@ def test_an_error_keeps_the_earlier_folder(tmp_path):
   with pytest.raises(ZeroDivisionError):
     fail_midway()
   assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_a_folder_of_the_users_with_a_like_name_is_left_alone(tmp_path):
+  mine = tmp_path / "folder.tmp"
+  mine.mkdir()
+  (mine / "thesis").touch()
+  with files.atomic_folder(tmp_path / "folder"):
+    pass
+  assert (mine / "thesis").exists()
+
+
+def test_two_cannot_write_one_folder_at_a_time(tmp_path):
+  with files.atomic_folder(tmp_path / "folder") as first:
+    with open(f"{first}/file", "w") as file:
+      file.write("first")
+    with (
+      pytest.raises(BlockingIOError, match="another process is writing it"),
+      files.atomic_folder(tmp_path / "folder"),
+    ):
+      pass
+  assert (tmp_path / "folder" / "file").read_text() == "first"
+
+
+def test_what_a_kill_has_left_is_cleared(tmp_path):
+  left = tmp_path / ".folder.tmp"
+  left.mkdir()
+  (left / "old").touch()
+  with files.atomic_folder(tmp_path / "folder"):
+    pass
+  assert list((tmp_path / "folder").iterdir()) == []

@@ -69,7 +69,11 @@ def read(folder: str, library: str) -> HubConfig:
       return _hugging_face(config, processor)
     if library == "timm" and "architecture" in config:
       return _timm(config)
-  except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+  except UserError:
+    raise
+  except (
+    *(TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError),
+  ) as error:
     raise UserError(
       f"config.json in {folder!r} has a value that cannot be used: {error!r}."
     ) from error
@@ -101,14 +105,17 @@ def _hugging_face(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Hu
       f"{SLIMS[name]!r}. These weights are of another network."
     )
   stride = int(config.get("output_stride", 32))
+  tf_padding = config.get("tf_padding", True)
+  if not isinstance(tf_padding, bool):
+    raise ValueError(f"tf_padding is {tf_padding!r}, neither true nor false")
   return HubConfig(
-    use_explicit_padding=not config.get("tf_padding", True),
-    norm_epsilon=float(config.get("layer_norm_eps", 1e-3)),
+    use_explicit_padding=not tf_padding,
+    norm_epsilon=_positive("layer_norm_eps", config.get("layer_norm_eps", 1e-3)),
     output_stride=None if stride == 32 else stride,
     preprocessing=_preprocessing(
       processor.get("image_mean"), processor.get("image_std")
     ),
-    image_size=int(config.get("image_size", 224)),
+    image_size=int(_positive("image_size", config.get("image_size", 224))),
     label_names=_label_names(config.get("id2label")),
   )
 
@@ -120,9 +127,17 @@ def _timm(config: Mapping[str, Any]) -> HubConfig:
     preprocessing=_preprocessing(
       trained.get("mean"), trained.get("std"), "model_garden"
     ),
-    image_size=int((trained.get("input_size") or [3, 224, 224])[-1]),
+    image_size=int(
+      _positive("input_size", (trained.get("input_size") or [3, 224, 224])[-1])
+    ),
     label_names=tuple(map(str, names)) if names else None,
   )
+
+
+def _positive(name: str, value: Any) -> float:
+  if isinstance(value, bool) or not 0 < float(value) < 1e9:
+    raise ValueError(f"{name} is {value!r}, no number above 0")
+  return float(value)
 
 
 def _preprocessing(mean: Any, std: Any, default: str = "inception") -> str:

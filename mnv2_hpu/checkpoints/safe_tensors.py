@@ -132,6 +132,8 @@ def _transpose(name: str, slim_name: str, tensor: np.ndarray) -> np.ndarray:
   leaf = slim_name.rpartition("/")[2]
   is_classifier = leaf == "weights" and slim_name.startswith("Logits")
   wanted = {"weights": 2 if is_classifier else 4, "depthwise_weights": 4}.get(leaf, 1)
+  if tensor.dtype.kind != "f":
+    raise UserError(f"{name} holds {tensor.dtype}; weights are floating-point numbers.")
   if tensor.ndim != wanted:
     raise UserError(
       f"{name} has shape {list(tensor.shape)}; {wanted} dimensions are expected."

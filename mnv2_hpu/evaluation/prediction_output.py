@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import prediction
 from mnv2_hpu.evaluation.prediction import TOP, Prediction
 from mnv2_hpu.progress import Progress
@@ -33,8 +35,11 @@ def predict(
     0; 1 where a file could not be read.
 
   Raises:
-    UserError: If there is no model, or an argument matches nothing.
+    UserError: If there is no model, an argument matches nothing, or the contact sheet
+      cannot be written.
   """
+  if contact_sheet:
+    _check_sheet(contact_sheet)
   files = prediction.find_images(arguments)
   predictor = prediction.load(model)
   header, row = FORMATS[output_format]
@@ -62,8 +67,25 @@ def predict(
   return int(bool(unreadable))
 
 
+def _check_sheet(path: str) -> None:
+  folder = os.path.dirname(path) or "."
+  if not path.lower().endswith(".png"):
+    raise UserError(f"--contact_sheet={path}: it is a PNG file. Give a name in .png.")
+  if os.path.isdir(path) or not os.path.isdir(folder):
+    problem = "it is a folder" if os.path.isdir(path) else f"there is no {folder!r}"
+    raise UserError(
+      f"--contact_sheet={path} cannot be written: {problem}. Give the path of a new "
+      "file in a folder that exists."
+    )
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise UserError(
+      f"--contact_sheet={path} cannot be written: {folder!r} is read-only. Give a file "
+      "in another folder."
+    )
+
+
 def _table_row(result: Prediction) -> str:
-  name = result.file
+  name = result.file.replace("\n", "␊")
   if len(name) > _FILE_WIDTH:
     name = f"…{name[1 - _FILE_WIDTH :]}"
   if result.error:
@@ -81,8 +103,8 @@ def _json_row(result: Prediction) -> str:
 
 def _csv_line(values: Iterable[object]) -> str:
   buffer = io.StringIO()
-  csv.writer(buffer, lineterminator="").writerow(values)
-  return buffer.getvalue()
+  csv.writer(buffer, lineterminator="\n").writerow(values)  # else "\n" is not quoted
+  return buffer.getvalue().removesuffix("\n")
 
 
 def _csv_row(result: Prediction) -> str:

@@ -157,9 +157,12 @@ def export(
 def _check_folder(export_dir: str) -> None:
   """Refuses a folder that holds something, but no export that could be replaced."""
   content = sorted(os.listdir(export_dir)) if os.path.isdir(export_dir) else []
-  if content and metadata.FILE not in content:
+  # An export that was killed while its files were moved leaves some of them.
+  ours = {*exported_models.FILES.values(), *library_files.WRITERS}
+  others = [n for n in content if n not in ours and not n.endswith(files.TMP_SUFFIX)]
+  if others and metadata.FILE not in content:
     raise UserError(
-      f"--export_dir={export_dir!r} holds {shorten(content)}, but no {metadata.FILE}: "
+      f"--export_dir={export_dir!r} holds {shorten(others)}, but no {metadata.FILE}: "
       "it is no earlier export. Give a folder that is empty or does not exist."
     )
 

@@ -132,6 +132,23 @@ def test_another_network_by_its_config(hub, name, value):
     load_pretrained(hub(**{name: value}))
 
 
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("tf_padding", "false"),
+    ("layer_norm_eps", float("nan")),
+    ("layer_norm_eps", 0),
+    ("image_size", -1),
+    ("image_size", float("inf")),
+    ("output_stride", float("inf")),
+    ("output_stride", "big"),
+  ],
+)
+def test_a_value_of_config_json_that_cannot_be_is_named(hub, name, value):
+  with pytest.raises(UserError, match="has a value that cannot be used"):
+    load_pretrained(hub(**{name: value}))
+
+
 def test_a_single_file_has_the_defaults_of_its_library(tmp_path):
   shutil.copy(GOLDEN / "hf_0.35" / "model.safetensors", tmp_path / "mine.safetensors")
   _, info = load_pretrained(str(tmp_path / "mine.safetensors"))
@@ -225,6 +242,7 @@ def test_a_head_of_several_layers_is_left_out(nested_keras):
       lambda t: t.update({"mobilenet_v2.conv_1x1.convolution.weight": np.zeros(3)}),
       "4 dimensions",
     ),
+    (lambda t: t.update({"classifier.bias": np.zeros(5, np.int32)}), "holds int32"),
     (
       lambda t: t.update({"classifier.bias": np.full(5, np.nan, np.float32)}),
       "NaN or infinite",

@@ -101,6 +101,30 @@ def test_csv_can_be_read_back(predictor, folder, capsys):
   assert code == 1
 
 
+def test_a_name_with_a_newline_stays_one_record(predictor, folder, capsys):
+  path = folder / "new\nline.png"
+  (folder / "red.png").rename(path)
+  _, output, _ = run(capsys, str(path), output_format="csv")
+  (row,) = csv.DictReader(io.StringIO(output))
+  assert row["file"] == str(path)
+  _, output, _ = run(capsys, str(path))
+  assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("sheet", "message"),
+  [
+    ("missing/sheet.png", "there is no "),
+    ("b.png", "it is a folder"),
+    ("sheet.jpg", "it is a PNG file"),
+  ],
+)
+def test_a_sheet_that_cannot_be_written_is_refused_at_once(folder, sheet, message):
+  (folder / "b.png").mkdir()
+  with pytest.raises(UserError, match=message):
+    prediction_output.predict("none", ["none"], "table", str(folder / sheet))
+
+
 def test_table_has_three_classes(predictor, folder, capsys):
   code, output, _ = run(capsys, str(folder / "red.png"))
 
