@@ -118,7 +118,7 @@ def test_another_export_replaces_the_one_before(trained, tmp_path):
   folder = tmp_path / "export"
   (folder / "saved_model").mkdir(parents=True)
   (folder / "saved_model" / "old").touch()
-  (folder / ".saved_model.tmp").mkdir()  # of an export that was killed
+  (folder / ".saved_model.tmp").mkdir()
   result = export.export(
     trained.params,
     trained.checkpoint,
