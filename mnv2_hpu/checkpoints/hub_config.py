@@ -69,6 +69,12 @@ def read(folder: str, library: str) -> HubConfig:
       return _hugging_face(config, processor)
     if library == "timm" and "architecture" in config:
       return _timm(config)
+    if library == "keras" and "image_size" in config:  # written by `library_files`
+      names = config.get("label_names")
+      return DEFAULTS["keras"]._replace(
+        image_size=int(_positive("image_size", config["image_size"])),
+        label_names=tuple(map(str, names)) if names else None,
+      )
   except UserError:
     raise
   except (

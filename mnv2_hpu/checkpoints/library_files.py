@@ -97,7 +97,9 @@ def _write_json(path: str, content: Mapping[str, Any]) -> None:
 def _write_tensors(path: str, tensors: Mapping[str, np.ndarray]) -> None:
   # Not `ascontiguousarray`, which gives a scalar a dimension.
   whole = {name: np.array(value, order="C") for name, value in tensors.items()}
-  safetensors.numpy.save_file(whole, path, metadata={"format": "pt"})
+  # Not `save_file`, whose files nobody else may read.
+  with open(path, "wb") as file:
+    file.write(safetensors.numpy.save(whole, metadata={"format": "pt"}))
 
 
 def _hugging_face(network: Network, folder: str) -> None:
@@ -213,6 +215,9 @@ def _keras(network: Network, folder: str) -> None:
   logits = [ours[f"{variables.LOGITS}/{leaf}"] for leaf in ("weights", "biases")]
   model.layers[-1].set_weights(logits)
   model.save_weights(os.path.join(folder, "weights.h5"))
+  # Keras reads no such file; an import does.
+  content = {"image_size": size, "label_names": network.label_names}
+  _write_json(os.path.join(folder, "config.json"), content)
 
 
 # By library: writes its files into a folder.

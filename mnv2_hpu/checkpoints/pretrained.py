@@ -25,7 +25,8 @@ from mnv2_hpu.modeling.mobilenet_v2 import MobileNetV2
 
 IMAGENET_CLASSES = 1001  # slim's: the background and ImageNet's 1,000
 _READABLE = (".safetensors", ".keras", ".h5", ".hdf5")
-_PICKLES = (".bin", ".pth", ".pt", ".pkl", ".pickle", ".npy", ".npz")
+_OF_PYTORCH = (".bin", ".pth", ".pt", ".pkl", ".pickle")
+_PICKLES = (*_OF_PYTORCH, ".npy", ".npz")
 _RESAVE = (
   "PyTorch's own files can run code when they are opened, so none is. Where the file "
   "is trusted, re-save it: `import torch, safetensors.torch as s; "
@@ -138,7 +139,7 @@ def _find(path: str) -> str | None:
       raise UserError(f"{path!r} holds {shorten(found)}. Name one of these files.")
     if found:
       return os.path.join(path, found[0])
-    pickles = [name for name in names if name.endswith(_PICKLES)]
+    pickles = [name for name in names if name.endswith(_OF_PYTORCH)]
     if pickles and not any(name.endswith(".index") for name in names):
       raise UserError(
         f"{path!r} holds {shorten(pickles)}, but no file that is read. {_RESAVE}"

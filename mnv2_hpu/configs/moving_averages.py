@@ -38,10 +38,12 @@ def warning(config: cfg.ExperimentConfig) -> str:
     return ""
   values = " and ".join(f"{name} {decay:g}" for name, decay in slow.items())
   slowest = max(slow.values())
+  chosen = " ".join(getattr(config.task, "chosen", ()))
+  bound = [name for name in slow if f"{name} = " not in chosen]
+  rebind = f", or bind {' and '.join(bound)} to None, which chooses by the steps"
   return (
     f"{steps:,} steps are few for {values}, whose half-life is "
     f"{step_counts.half_life(slowest):,.0f} steps: evaluation would see statistics of "
     f"the first steps. Train {step_counts.steps_needed(slowest):,} steps or more "
-    f"(train_epochs, or a smaller batch_size), or bind {' and '.join(slow)} to None, "
-    "which chooses by the steps."
+    f"(train_epochs, or a smaller batch_size){rebind if bound else ''}."
   )

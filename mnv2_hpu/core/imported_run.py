@@ -55,7 +55,8 @@ class ImportedCheckpoint:
       f"num_classes={info.num_classes}",
       f"            use_explicit_padding={info.use_explicit_padding}, "
       f"norm_epsilon={info.norm_epsilon}",
-      f"  images    preprocessing {info.preprocessing!r}: {_normalization(info)}",
+      f"  images    {info.image_size} x {info.image_size}, preprocessing "
+      f"{info.preprocessing!r}: {_normalization(info)}",
       f"  labels    {_labels(info)}",
       *(f"  note      {note}" for note in info.notes),
       f"  train     mnv2-train --gin_file={os.path.join(folder, GIN_FILE)} …",

@@ -73,7 +73,8 @@ def load_one(path: str) -> tuple[Predict, dict[str, Any]]:
   else:
     raise UserError(
       f"{path!r} is no exported model. Allowed are the folder of a SavedModel (with "
-      f"its saved_model.pb) and a *{_TFLITE_SUFFIX} file, both written by mnv2-export."
+      f"its saved_model.pb) and a *{_TFLITE_SUFFIX} file, both written by mnv2-export. "
+      "Weights of other libraries are imported first: mnv2-import-checkpoint."
     )
   content = metadata.read(folder)
   return _load(path, content), content

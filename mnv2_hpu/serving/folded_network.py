@@ -51,7 +51,9 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
       )
       folded.get_layer(convolution).set_weights([kernel])
       layer.set_weights([bias])
-  classifier = type(model)(**{**model.get_config(), "backbone": folded})
+  # Of zeros, since Keras warns of an initializer that is used a second time.
+  changes = {"backbone": folded, "kernel_initializer": "zeros"}
+  classifier = type(model)(**{**model.get_config(), **changes})
   for layer, trained in zip(classifier.layers, model.layers, strict=True):
     if trained is not backbone:
       layer.set_weights(trained.get_weights())

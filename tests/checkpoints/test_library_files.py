@@ -1,6 +1,7 @@
 """Files for other libraries: their names and shapes, and the same logits."""
 
 import json
+import os
 
 import import_recipes
 import numpy as np
@@ -63,9 +64,13 @@ def test_what_is_written_is_read_as_the_same_function(library, tmp_path):
   assert (info.source, info.preprocessing) == (library, preprocessing)
   images = import_recipes.images(1, 2, 64, 64)
   np.testing.assert_array_equal(model(images), written.model(images))
-  if library in ("huggingface", "timm"):
+  if library != "torchvision":  # which has no file for it
     assert info.label_names == tuple(names)
     assert info.image_size == 96
+  umask = os.umask(0)
+  os.umask(umask)
+  for path in tmp_path.iterdir():
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
 
 
 def test_keras_applications_loads_it_and_has_the_same_logits(tmp_path):

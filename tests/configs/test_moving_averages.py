@@ -40,3 +40,12 @@ def test_only_the_slow_average_is_named():
 )
 def test_enough_steps_need_no_warning(values):
   assert not _warning(**values)
+
+
+def test_what_was_chosen_is_not_to_be_chosen_again():
+  assert "bind norm_momentum to None" in _warning(
+    train_epochs=1, norm_momentum=0.99, ema_decay=None
+  )
+  warning = _warning(train_epochs=1, norm_momentum=None, ema_decay=None)
+  assert "steps are few" in warning
+  assert "to None" not in warning

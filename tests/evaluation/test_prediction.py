@@ -86,6 +86,11 @@ def test_what_matches_nothing_is_an_error(folder, pattern):
     prediction.find_images([str(folder / pattern)])
 
 
+def test_a_model_that_does_not_exist_is_said_to(tmp_path):
+  with pytest.raises(UserError, match=r"--model=.*nothing does not exist\. Give a run"):
+    prediction.load(str(tmp_path / "nothing"))
+
+
 def test_no_image_at_all_is_an_error():
   with pytest.raises(UserError, match="no image is named"):
     prediction.find_images([])
