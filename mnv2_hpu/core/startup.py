@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 from official.core import base_task, input_reader
 from official.core import config_definitions as cfg
-from tensorboard.plugins.hparams import api as hparams
 
 from mnv2_hpu import driver_flags
 from mnv2_hpu.compat import keras
@@ -224,6 +223,9 @@ def write_hyperparameters(
     model_dir: Folder of the run.
     step: Step at which this process starts.
   """
+  # Here, since importing it changes absl's flags: `register` would.
+  from tensorboard.plugins.hparams import api as hparams
+
   parameters, macs = _network_size(config, model)
   values = {
     path: value if isinstance(value, bool | int | float | str) else repr(value)
