@@ -34,6 +34,7 @@ class HubConfig(NamedTuple):
       mean and standard deviation).
     image_size: Side of the images it was trained with, in pixels.
     label_names: Name of each class; None where the file has none.
+    central_fraction: Part of an image's height and width that evaluation looks at.
   """
 
   use_explicit_padding: bool
@@ -42,6 +43,7 @@ class HubConfig(NamedTuple):
   preprocessing: str = "inception"
   image_size: int = 224
   label_names: tuple[str, ...] | None = None
+  central_fraction: float = 0.875  # slim's, and google's models on the hub
 
 
 DEFAULTS = {
@@ -74,6 +76,7 @@ def read(folder: str, library: str) -> HubConfig:
       return DEFAULTS["keras"]._replace(
         image_size=int(_positive("image_size", config["image_size"])),
         label_names=tuple(map(str, names)) if names else None,
+        central_fraction=_fraction(config.get("central_fraction", 0.875)),
       )
   except UserError:
     raise
@@ -123,6 +126,7 @@ def _hugging_face(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Hu
     ),
     image_size=int(_positive("image_size", config.get("image_size", 224))),
     label_names=_label_names(config.get("id2label")),
+    central_fraction=_central_fraction(processor),
   )
 
 
@@ -138,6 +142,22 @@ def _timm(config: Mapping[str, Any]) -> HubConfig:
     ),
     label_names=tuple(map(str, names)) if names else None,
   )
+
+
+def _central_fraction(processor: Mapping[str, Any]) -> float:
+  """Returns the part of the shorter side that Hugging Face's processor crops."""
+  if not processor.get("do_center_crop", True):
+    return 1.0
+  resized, crop = processor.get("size") or {}, processor.get("crop_size") or {}
+  if "shortest_edge" not in resized or "height" not in crop:
+    return DEFAULTS["huggingface"].central_fraction
+  return _fraction(
+    min(1.0, crop["height"] / _positive("size", resized["shortest_edge"]))
+  )
+
+
+def _fraction(value: Any) -> float:
+  return min(1.0, _positive("central_fraction", value))
 
 
 def _positive(name: str, value: Any) -> float:

@@ -25,12 +25,14 @@ class Network(NamedTuple):
     preprocessing: Name in `hub_config.RANGES`.
     image_size: Side of its images, in pixels.
     label_names: Name of each class; None where there is none.
+    central_fraction: Part of an image's height and width that evaluation looks at.
   """
 
   model: keras.Model
   preprocessing: str
   image_size: int
   label_names: Sequence[str] | None
+  central_fraction: float
 
   @property
   def config(self) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def _hugging_face(network: Network, folder: str) -> None:
     {
       "image_processor_type": "MobileNetV2ImageProcessor",
       "do_resize": True,
-      "size": {"shortest_edge": round(size / 0.875)},
+      "size": {"shortest_edge": round(size / network.central_fraction)},
       "resample": 2,  # bilinear
       "do_center_crop": True,
       "crop_size": {"height": size, "width": size},
@@ -173,7 +175,7 @@ def _of_pytorch(library: str) -> Callable[[Network, str], None]:
           "mean": mean,
           "std": deviation,
           "interpolation": "bilinear",
-          "crop_pct": 0.875,
+          "crop_pct": network.central_fraction,
         },
       }
       if network.label_names:
@@ -216,7 +218,11 @@ def _keras(network: Network, folder: str) -> None:
   model.layers[-1].set_weights(logits)
   model.save_weights(os.path.join(folder, "weights.h5"))
   # Keras reads no such file; an import does.
-  content = {"image_size": size, "label_names": network.label_names}
+  content = {
+    "image_size": size,
+    "label_names": network.label_names,
+    "central_fraction": network.central_fraction,
+  }
   _write_json(os.path.join(folder, "config.json"), content)
 
 

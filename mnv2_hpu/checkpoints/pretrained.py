@@ -51,6 +51,7 @@ class PretrainedInfo:
       mean and standard deviation).
     image_size: Side of the images it was trained with, in pixels.
     label_names: Name of each class; None where the source has none.
+    central_fraction: Part of an image's height and width that evaluation looks at.
     background_class: Whether class 0 is slim's background class.
     notes: What people should know, a line each.
     weights: `ema` or `raw`, of slim's; else `raw`.
@@ -68,6 +69,7 @@ class PretrainedInfo:
   preprocessing: str = "inception"
   image_size: int = 224
   label_names: tuple[str, ...] | None = None
+  central_fraction: float = 0.875
   background_class: bool = False
   notes: tuple[str, ...] = ()
   weights: str = "raw"

@@ -178,6 +178,7 @@ def _experiment(info: PretrainedInfo) -> cfg.ExperimentConfig:
     data.override(
       {
         "preprocessing": info.preprocessing,
+        "preprocessing_options": {"central_fraction": info.central_fraction},
         "global_batch_size": Recipe.eval_batch_size,
       }
     )
@@ -193,6 +194,7 @@ def _gin(info: PretrainedInfo, folder: str) -> str:
   values |= {
     "norm_epsilon": info.norm_epsilon,
     "preprocessing": info.preprocessing,
+    "central_fraction": info.central_fraction,
     "image_size": info.image_size,
   }
   bindings = "\n".join(

@@ -87,7 +87,8 @@ def write_report(
     class_names: Name of each label.
     samples: Held-out images to show.
     curves: Scalars that the run has logged; None leaves the section out.
-    calibration: How often predictions are right at which probability; None likewise.
+    calibration: How often predictions are right at which probability; None leaves the
+      section out.
     footer: Line at the end, such as versions.
   """
   sections = (

@@ -210,9 +210,13 @@ def _write_tflite(job: _Job, name: str) -> str:
 def _write_library_files(job: _Job, name: str) -> str:
   path = os.path.join(job.export_dir, name)
   folder = job.stack.enter_context(files.atomic_folder(path))
-  preprocessing, size = job.content["preprocessing"], job.module.params.task.model
+  preprocessing = job.content["preprocessing"]
   network = library_files.Network(
-    job.trained, preprocessing["name"], size.input_size[0], job.content["label_names"]
+    job.trained,
+    preprocessing["name"],
+    preprocessing["height"],
+    job.content["label_names"],
+    preprocessing["central_fraction"] if preprocessing["crop"] else 1.0,
   )
   library_files.write(name, network, folder)
   return path

@@ -27,7 +27,7 @@ def network(num_classes=5, label_names=None, preprocessing="inception", **backbo
   for variable in model.variables:  # lively batch statistics
     if len(variable.shape) == 1:
       variable.assign(random.uniform(0.5, 1.5, variable.shape))
-  return library_files.Network(model, preprocessing, 96, label_names)
+  return library_files.Network(model, preprocessing, 96, label_names, 0.75)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,8 @@ def test_what_is_written_is_read_as_the_same_function(library, tmp_path):
   if library != "torchvision":  # which has no file for it
     assert info.label_names == tuple(names)
     assert info.image_size == 96
+  if library in ("huggingface", "keras"):
+    assert info.central_fraction == 0.75
   umask = os.umask(0)
   os.umask(umask)
   for path in tmp_path.iterdir():

@@ -86,6 +86,8 @@ def test_one_image_of_a_small_set_may_differ():
     "val-*", 20, {"saved_model": 18}, {}, 0.0, {}, checkpoint_top1=19
   )
   check_result.compare(small, {})
+  with pytest.raises(UserError, match="saved_model 18, the checkpoint 20"):
+    check_result.compare(dataclasses.replace(small, checkpoint_top1=20), {})
 
 
 def predict(export_dir, records):
