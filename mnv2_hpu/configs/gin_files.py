@@ -9,7 +9,7 @@ from official.core import exp_factory, registry
 
 import mnv2_hpu
 from mnv2_hpu import deprecations, driver_flags
-from mnv2_hpu.configs.recipe import EXPERIMENT
+from mnv2_hpu.configs.recipe import EXPERIMENTS
 from mnv2_hpu.errors import UserError, did_you_mean
 
 PATTERNS = ("*.gin", "*.yaml")
@@ -86,7 +86,8 @@ def install_experiment_check() -> None:
   def hook(config: dict[tuple[str, str], dict[str, object]]) -> None:
     chosen = driver_flags.driver_experiment()
     bound = {selector.split(".")[-1] for _, selector in config}
-    if chosen in (None, EXPERIMENT) or EXPERIMENT not in bound:
+    of_ours = sorted(bound.intersection(EXPERIMENTS))
+    if chosen is None or chosen in EXPERIMENTS or not of_ours:
       return
     try:
       factory = registry.lookup(exp_factory._REGISTERED_CONFIGS, chosen)
@@ -95,7 +96,7 @@ def install_experiment_check() -> None:
     if factory.__module__.startswith("official."):
       raise UserError(
         f"--experiment={chosen} is Model Garden's and reads none of the bindings of "
-        f"{EXPERIMENT} that gin makes: data, network and learning rate would be its "
-        f"own. Use --experiment={EXPERIMENT}, or --gin_file=gin/plugin.gin and a "
+        f"{of_ours[0]} that gin makes: data, network and learning rate would be its "
+        f"own. Use --experiment={of_ours[0]}, or --gin_file=gin/plugin.gin and a "
         "--config_file."
       )

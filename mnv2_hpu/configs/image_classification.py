@@ -10,10 +10,9 @@ from official.vision.configs import backbones as upstream_backbones
 from official.vision.configs import common
 from official.vision.configs import image_classification as upstream
 
-from mnv2_hpu import cluster, deprecations
-from mnv2_hpu.configs import backbones, optimizers, schedules, step_counts
-from mnv2_hpu.configs.recipe import CompleteRecipe, Recipe, configured_recipe
-from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
+from mnv2_hpu import deprecations
+from mnv2_hpu.configs import backbones, experiments, schedules
+from mnv2_hpu.configs.recipe import EXPERIMENT, Recipe, configured_recipe
 from mnv2_hpu.dataloaders.input_fields import (
   PREPROCESSINGS,
   InputFields,
@@ -104,43 +103,7 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
   chosen: list[str] = dataclasses.field(default_factory=list)
 
 
-def with_counts(recipe: Recipe) -> Recipe:
-  """Returns the recipe with the counts it left at 0 read from dataset.json.
-
-  Raises:
-    UserError: If they are neither bound nor recorded, or there are fewer classes than
-      two.
-  """
-  info = DatasetInfo.find(recipe.data_dir)
-  if info is None:
-    if not (recipe.num_classes and recipe.num_train_examples):
-      is_there = "://" in recipe.data_dir or os.path.isdir(recipe.data_dir)
-      raise UserError(
-        f"data_dir={recipe.data_dir} "
-        f"{'holds no dataset.json' if is_there else 'does not exist'}. Give the folder "
-        "that mnv2-prepare-data wrote as DATA_DIR; for TFRecords of others bind "
-        f"num_classes and num_train_examples too, which are {recipe.num_classes} and "
-        f"{recipe.num_train_examples}."
-      )
-    return recipe
-  train, validation = info.splits.get("train"), info.splits.get("validation")
-  if train is not None and sum(count > 0 for count in train.examples_per_class) < 2:
-    raise UserError(
-      f"{recipe.data_dir!r} has training images of one class only: there is nothing to "
-      "learn, and every accuracy would be 1. Prepare it again from a folder with one "
-      "sub-folder a class."
-    )
-  return dataclasses.replace(
-    recipe,
-    num_classes=recipe.num_classes or info.num_classes,
-    num_train_examples=recipe.num_train_examples
-    or (train.num_examples if train else 0),
-    num_validation_examples=recipe.num_validation_examples
-    or (validation.num_examples if validation else 0),
-  )
-
-
-def _model(recipe: CompleteRecipe) -> ImageClassificationModel:
+def _model(recipe: Recipe) -> ImageClassificationModel:
   backbone = backbones.MobileNetV2(**recipe.values_of(backbones.MobileNetV2))
   return ImageClassificationModel(
     num_classes=recipe.num_classes,
@@ -168,7 +131,7 @@ def _data(
 
 
 def _task(
-  recipe: CompleteRecipe, num_replicas: int, chosen: list[str]
+  recipe: Recipe, schedule: schedules.Schedule, num_replicas: int, chosen: list[str]
 ) -> ImageClassificationTask:
   return ImageClassificationTask(
     model=_model(recipe),
@@ -180,8 +143,8 @@ def _task(
       recipe,
       recipe.train_files,
       is_training=True,
-      batch_size=recipe.batch_size * num_replicas,
-      num_examples=recipe.num_train_examples,
+      batch_size=schedule.global_batch_size,
+      num_examples=schedule.num_examples,
     ),
     validation_data=_data(
       recipe,
@@ -198,63 +161,20 @@ def _task(
   )
 
 
-def _trainer(recipe: CompleteRecipe, num_replicas: int) -> cfg.TrainerConfig:
-  schedule = schedules.Schedule(
-    recipe.num_train_examples, recipe.batch_size * num_replicas
-  )
-
-  def interval(epochs: float) -> int:
-    """Whole logging intervals: orbit would cut the last one short, and log it so."""
-    loops = round(schedule.steps(epochs) / recipe.log_every_steps)
-    return max(1, loops) * recipe.log_every_steps
-
-  return cfg.TrainerConfig(
-    train_steps=schedule.steps(recipe.train_epochs),
-    validation_steps=-1,  # the whole set
-    validation_interval=interval(recipe.eval_every_epochs),
-    checkpoint_interval=interval(recipe.checkpoint_every_epochs),
-    steps_per_loop=recipe.log_every_steps,
-    summary_interval=recipe.log_every_steps,
-    max_to_keep=recipe.max_checkpoints,
-    best_checkpoint_eval_metric="accuracy",
-    best_checkpoint_export_subdir="best_ckpt",
-    # The trainer saves on SIGTERM; TensorFlow's handler waits for Google's notices.
-    preemption_on_demand_checkpoint=False,
-    optimizer_config=optimizers.optimization_config(recipe, schedule, num_replicas),
-  )
-
-
 def experiment(recipe: Recipe) -> cfg.ExperimentConfig:
-  """Returns the Model Garden experiment of a recipe.
-
-  The number of replicas follows from the environment (see `cluster`) and
-  `num_gpus`.
+  """Returns the Model Garden experiment of a recipe; see `experiments.build`.
 
   Raises:
-    UserError: if the data set's counts are unknown, or a duration is impossible.
+    UserError: If a value is impossible.
   """
-  num_replicas = cluster.world_size(os.environ) * max(1, recipe.num_gpus)
-  recipe, chosen = step_counts.complete(with_counts(recipe), num_replicas)
-  return cfg.ExperimentConfig(
-    task=_task(recipe, num_replicas, chosen),
-    trainer=_trainer(recipe, num_replicas),
-    runtime=cfg.RuntimeConfig(
-      distribution_strategy=recipe.distribution_strategy,
-      num_gpus=recipe.num_gpus,
-      mixed_precision_dtype=recipe.compute_dtype,
-    ),
-    restrictions=[
-      "task.train_data.is_training != None",
-      "task.validation_data.is_training != None",
-    ],
-  )
+  return experiments.build(recipe, _task, best_metric="accuracy")
 
 
-@exp_factory.register_config_factory("mobilenet_v2_classification")
+@exp_factory.register_config_factory(EXPERIMENT)
 def mobilenet_v2_classification() -> cfg.ExperimentConfig:
   """Returns the experiment of the recipe that gin has bound.
 
   Raises:
-    UserError: if a value is impossible.
+    UserError: If a value is impossible.
   """
   return experiment(configured_recipe())

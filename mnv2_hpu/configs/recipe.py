@@ -1,4 +1,4 @@
-"""Every hyperparameter of `mobilenet_v2_classification`, as gin-bindable arguments."""
+"""Every hyperparameter of a training, as gin-bindable arguments of its experiment."""
 
 import dataclasses
 import typing
@@ -8,6 +8,7 @@ import gin
 
 from mnv2_hpu import paths
 from mnv2_hpu.configs.backbones import MobileNetV2
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.dataloaders.input_fields import (
   PREPROCESSINGS,
   InputFields,
@@ -36,13 +37,14 @@ def _is_range(value: Any) -> bool:
 
 
 @dataclasses.dataclass
-class Recipe(InputFields, PreprocessingFields):
-  """MobileNetV2 trained as slim trained it, unless a field says otherwise.
+class TrainingRecipe(InputFields):
+  """What the recipes of all tasks bind; the defaults are classification's.
 
-  Gin binds the fields as `mobilenet_v2_classification.<field>`. Each default stands
-  once: here, or in the class that the field is inherited or taken from. Sources: the
-  paper (arXiv 1801.04381, section 6.1) and slim's `train_image_classifier.py`.
-  `step_counts` chooses those that `CompleteRecipe` lists where they are bound to None.
+  Gin binds the fields as `<experiment>.<field>`. Each default stands once: here, or in
+  the class that the field is inherited or taken from; a recipe of another task repeats
+  those that differ. Sources: the paper (arXiv 1801.04381, section 6.1) and slim's
+  `train_image_classifier.py`. `step_counts` chooses those that `CompleteRecipe` lists
+  where they are bound to None.
 
   Raises:
     UserError: if a value is impossible.
@@ -64,7 +66,6 @@ class Recipe(InputFields, PreprocessingFields):
   use_explicit_padding: bool = MobileNetV2.use_explicit_padding
   output_stride: int | None = MobileNetV2.output_stride
   activation: str = "relu6"  # after every convolution but the projections
-  dropout_rate: float = 0.2  # before the logits
   norm_momentum: float | None = 0.997  # decay of the moving batch statistics
   norm_epsilon: float = 0.001  # added to the batch variance
   use_sync_bn: bool = False  # batch statistics over all replicas
@@ -75,7 +76,6 @@ class Recipe(InputFields, PreprocessingFields):
   backbone_learning_rate_multiplier: float = 1.0  # factor of the backbone's rate
 
   # ---- Loss ----
-  label_smoothing: float = 0.1  # fraction of the target spread over all classes
   weight_decay: float = 4e-5  # times half the sum of squares of ordinary kernels
 
   # ---- Optimizer and learning rate ----
@@ -133,7 +133,7 @@ class Recipe(InputFields, PreprocessingFields):
 
   def _check_types(self) -> None:
     """Checks that numbers are numbers, so that no later error has to be understood."""
-    for name, hint in typing.get_type_hints(Recipe).items():
+    for name, hint in typing.get_type_hints(type(self)).items():
       value = getattr(self, name)
       if typing.get_origin(hint) is tuple:
         is_right, words = _is_range(value), "two numbers, the smaller first"
@@ -153,10 +153,14 @@ class Recipe(InputFields, PreprocessingFields):
       if field.name in names
     }
 
+  def count_classes(self, info: DatasetInfo) -> int:
+    """Returns the `num_classes` of a prepared data set, where none is bound."""
+    return info.num_classes
+
 
 @dataclasses.dataclass(kw_only=True)
-class CompleteRecipe(Recipe):
-  """A recipe in which nothing is left to `step_counts`; its defaults are `Recipe`'s."""
+class CompleteRecipe(TrainingRecipe):
+  """The type of a recipe in which nothing is left to `step_counts`."""
 
   norm_momentum: float
   learning_rate: float
@@ -167,6 +171,31 @@ class CompleteRecipe(Recipe):
   checkpoint_every_epochs: float
 
 
+@dataclasses.dataclass
+class Recipe(TrainingRecipe, PreprocessingFields):
+  """MobileNetV2 classifying images, trained as slim trained it."""
+
+  dropout_rate: float = 0.2  # before the logits
+  label_smoothing: float = 0.1  # fraction of the target spread over all classes
+
+  def count_classes(self, info: DatasetInfo) -> int:
+    """Returns the data set's classes.
+
+    Raises:
+      UserError: If its training images are of one class only.
+    """
+    train = info.splits.get("train")
+    if train is not None and sum(count > 0 for count in train.examples_per_class) < 2:
+      raise UserError(
+        f"{self.data_dir!r} has training images of one class only: there is nothing "
+        "to learn, and every accuracy would be 1. Prepare it again from a folder with "
+        "one sub-folder a class."
+      )
+    return info.num_classes
+
+
 EXPERIMENT = "mobilenet_v2_classification"
+# Those whose fields gin binds.
+EXPERIMENTS = (EXPERIMENT,)
 
 configured_recipe = gin.external_configurable(Recipe, EXPERIMENT, module="mnv2_hpu")

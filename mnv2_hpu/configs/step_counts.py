@@ -7,8 +7,9 @@ still hold the first steps when the training ends, so evaluation lags far behind
 
 import dataclasses
 import math
+from typing import Any
 
-from mnv2_hpu.configs.recipe import CompleteRecipe, Recipe
+from mnv2_hpu.configs.recipe import Recipe, TrainingRecipe
 from mnv2_hpu.configs.schedules import Schedule
 
 MIN_STEPS_PER_EPOCH = 8
@@ -106,8 +107,8 @@ def steps_needed(average_decay: float) -> int:
   return math.ceil(HALF_LIVES * half_life(average_decay))
 
 
-def complete(recipe: Recipe, num_replicas: int) -> tuple[CompleteRecipe, list[str]]:
-  """Returns the recipe with a value for each field that was None, and why.
+def complete(recipe: TrainingRecipe, num_replicas: int) -> tuple[Any, list[str]]:
+  """Returns the recipe, now complete, and why each field that was None has its value.
 
   Args:
     recipe: Recipe whose number of training images is known.
@@ -152,4 +153,4 @@ def complete(recipe: Recipe, num_replicas: int) -> tuple[CompleteRecipe, list[st
   for name, memory in (("norm_momentum", NORM_MEMORY), ("ema_decay", EMA_MEMORY)):
     value = decay(steps, memory, getattr(Recipe, name))
     choose(name, value, f"averages over {1 / (1 - value):,.0f} of {steps:,} steps")
-  return CompleteRecipe(**values), reasons
+  return type(recipe)(**values), reasons
