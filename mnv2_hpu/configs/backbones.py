@@ -20,6 +20,9 @@ class MobileNetV2(hyperparams.Config):
   output_stride: int | None = None  # 8, 16 or 32 (also None): input size / last size
   finegrain_classification_mode: bool = True  # keep 1280 channels at widths below 1
   use_explicit_padding: bool = False  # pad as PyTorch's networks do, not SAME
+  min_channels: int = (
+    8  # fewest of a layer; 16 under the Object Detection API's SSDLite
+  )
   output_intermediate_endpoints: bool = False  # also '<level>/expansion', '/depthwise'
   # Standard deviation of the normal, truncated at two standard deviations.
   kernel_initializer_stddev: float = 0.09

@@ -65,18 +65,18 @@ class NetworkSpec(NamedTuple):
   last_channels: int
 
 
-def round_channels(channels: float) -> int:
-  """Rounds to a multiple of 8 as slim does: at least 8, and not below 90%.
+def round_channels(channels: float, min_channels: int = 8) -> int:
+  """Rounds to a multiple of 8 as slim does: to a minimum, and not below 90%.
 
   >>> [round_channels(c * 0.35) for c in (16, 24, 32, 64, 96, 160, 320)]
   [8, 8, 16, 24, 32, 56, 112]
   """
-  rounded = max(8, int(channels + 4) // 8 * 8)
+  rounded = max(min_channels, int(channels + 4) // 8 * 8)
   return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
 def _build_blocks(
-  width_multiplier: float, output_stride: int | None
+  width_multiplier: float, output_stride: int | None, min_channels: int
 ) -> tuple[Block, ...]:
   blocks: list[Block] = []
   level, dilation_rate = 1, 1  # after the first convolution
@@ -88,7 +88,7 @@ def _build_blocks(
         Block(
           name=f"expanded_conv_{len(blocks)}" if blocks else "expanded_conv",
           expansion=spec.expansion,
-          channels=round_channels(spec.channels * width_multiplier),
+          channels=round_channels(spec.channels * width_multiplier, min_channels),
           stride=stride,
           dilation_rate=dilation_rate,
           input_level=level,
@@ -106,6 +106,7 @@ def build_specs(
   width_multiplier: float,
   output_stride: int | None,
   finegrain_classification_mode: bool,
+  min_channels: int = 8,
 ) -> NetworkSpec:
   """Returns the specs of a network, as slim's `mobilenet_v2.py` and `mobilenet.py`.
 
@@ -117,11 +118,12 @@ def build_specs(
     width_multiplier: Factor above 0 of the channels of every layer.
     output_stride: 8, 16, 32 or None: later strides are replaced by dilation.
     finegrain_classification_mode: Whether widths below 1 keep the last channels.
+    min_channels: Fewest channels of a layer: 8 in classification, 16 under SSDLite.
   """
   keeps_last = finegrain_classification_mode and width_multiplier < 1
   last_width = 1 if keeps_last else width_multiplier
   return NetworkSpec(
-    first_channels=round_channels(FIRST_CHANNELS * width_multiplier),
-    blocks=_build_blocks(width_multiplier, output_stride),
-    last_channels=round_channels(LAST_CHANNELS * last_width),
+    first_channels=round_channels(FIRST_CHANNELS * width_multiplier, min_channels),
+    blocks=_build_blocks(width_multiplier, output_stride, min_channels),
+    last_channels=round_channels(LAST_CHANNELS * last_width, min_channels),
   )

@@ -88,6 +88,7 @@ class MobileNetV2(keras.Model):
     input_specs: keras.layers.InputSpec | None = None,
     finegrain_classification_mode: bool = True,
     use_explicit_padding: bool = False,
+    min_channels: int = 8,
     activation: str = "relu6",
     use_sync_bn: bool = False,
     norm_momentum: float = 0.997,
@@ -110,6 +111,8 @@ class MobileNetV2(keras.Model):
       use_explicit_padding: Whether 3x3 convolutions of stride 2 pad one pixel on each
         side, as PyTorch's networks do, instead of TensorFlow's SAME, which at even
         sizes pads on the right and below alone. Slim's argument of that name.
+      min_channels: Fewest channels of a layer; slim's classification has 8, the
+        detectors of the Object Detection API 16, which differs at widths below 0.75.
       activation: Activation after all convolutions but the projections.
       use_sync_bn: Whether batch statistics are those of all replicas.
       norm_momentum: Momentum of the moving batch statistics.
@@ -133,6 +136,7 @@ class MobileNetV2(keras.Model):
     self._input_specs = input_specs
     self._finegrain_classification_mode = finegrain_classification_mode
     self._use_explicit_padding = use_explicit_padding
+    self._min_channels = min_channels
     self._activation = activation
     self._use_sync_bn = use_sync_bn
     self._norm_momentum = norm_momentum
@@ -161,6 +165,7 @@ class MobileNetV2(keras.Model):
       self._width_multiplier,
       self._output_stride,
       self._finegrain_classification_mode,
+      self._min_channels,
     )
     x = self._convolve(images, "Conv", specs.first_channels, 3, 2)
     for block in specs.blocks:
@@ -260,6 +265,7 @@ class MobileNetV2(keras.Model):
       "input_specs": self._input_specs.get_config(),
       "finegrain_classification_mode": self._finegrain_classification_mode,
       "use_explicit_padding": self._use_explicit_padding,
+      "min_channels": self._min_channels,
       "activation": self._activation,
       "use_sync_bn": self._use_sync_bn,
       "norm_momentum": self._norm_momentum,
@@ -302,6 +308,7 @@ def build_mobilenet_v2(
     input_specs=input_specs,
     finegrain_classification_mode=config.finegrain_classification_mode,
     use_explicit_padding=config.use_explicit_padding,
+    min_channels=config.min_channels,
     activation=norm_activation_config.activation,
     use_sync_bn=norm_activation_config.use_sync_bn,
     norm_momentum=norm_activation_config.norm_momentum,

@@ -7,10 +7,11 @@ from mnv2_hpu.compat import keras
 
 
 @contextlib.contextmanager
-def float32_policy() -> Iterator[None]:
-  """Layers built inside compute in float32, whatever the global policy."""
+def at_least_float32() -> Iterator[None]:
+  """Layers built inside compute in float32, or in float64 by the global policy."""
   policy = keras.mixed_precision.global_policy()
-  keras.mixed_precision.set_global_policy("float32")
+  if policy.compute_dtype != "float64":
+    keras.mixed_precision.set_global_policy("float32")
   try:
     yield
   finally:
