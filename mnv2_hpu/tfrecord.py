@@ -6,7 +6,7 @@ first two. TensorFlow is imported where it is used: a command's `--help` needs n
 """
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import IO, Any, NamedTuple
 
@@ -150,7 +150,10 @@ def read_bytes(path: str, offset: int, size: int) -> bytes:
 
 
 def find_problem(
-  path: str, offset: int, length: int, num_classes: int, image_key: str, label_key: str
+  path: str,
+  offset: int,
+  length: int,
+  check: Callable[[Mapping[str, Sequence[Any]]], None],
 ) -> str:
   """Returns why a record cannot be used: a sentence that names the file and the byte.
 
@@ -159,12 +162,11 @@ def find_problem(
     offset: Byte of the file at which the record starts.
     length: Bytes of the record, as far as TensorFlow could read it: 0 where its
       checksum is wrong or the file ends within it.
-    num_classes: Labels are to lie in [0, num_classes).
-    image_key: Feature that holds the encoded image.
-    label_key: Feature that holds the label, an int64.
+    check: Raises CorruptRecordError or LabelError where the values of a parsed example
+      are not what its task expects.
 
   Raises:
-    UserError: If the label is outside the classes.
+    UserError: If a label is outside the classes.
   """
   where = f"The record at byte {offset} of {path!r}"
   if _end(offset, read_bytes(path, offset, HEADER_BYTES)) != (
@@ -175,9 +177,7 @@ def find_problem(
       "is truncated."
     )
   try:
-    example = parse_example(read_bytes(path, offset + HEADER_BYTES, length))
-    decode_image(encoded_image(example, image_key))
-    label_of(example, label_key, num_classes)
+    check(parse_example(read_bytes(path, offset + HEADER_BYTES, length)))
   except CorruptRecordError as error:
     return f"{where} {error}."
   except LabelError as error:

@@ -17,6 +17,7 @@ from mnv2_hpu.dataloaders.input_fields import (
   PREPROCESSINGS,
   InputFields,
   PreprocessingOptions,
+  check_minima,
 )
 from mnv2_hpu.errors import UserError, did_you_mean
 
@@ -49,18 +50,7 @@ class DataConfig(InputFields, upstream.DataConfig):
       raise UserError(
         f"preprocessing: {kind!r} is unknown. {did_you_mean(kind, PREPROCESSINGS)}"
       )
-    minima = {
-      "global_batch_size": (self.global_batch_size, 1),
-      "image height": (image_size[0], 1),
-      "image width": (image_size[1], 1),
-      "shuffle_buffer_size": (self.shuffle_buffer_size, 1),
-      "autotune_ram_mib": (self.autotune_ram_mib, 1),
-      "max_corrupt_records": (self.max_corrupt_records, 0),
-      "num_classes": (num_classes, 2),  # with one, every accuracy is 1
-    }
-    for name, (value, minimum) in minima.items():
-      if value < minimum:
-        raise UserError(f"{name} is {value}; it must be at least {minimum}.")
+    check_minima(self, image_size, num_classes)
 
 
 @dataclasses.dataclass

@@ -6,7 +6,9 @@ reads. In evaluation, where no image may count twice, the first corrupt record i
 error, reported in the same words.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +18,33 @@ from mnv2_hpu import errors, tfrecord
 
 # Index of its file, offset in it and length in bytes (int64 `[3]`), and the record.
 LocatedRecord = tuple[tf.Tensor, tf.Tensor]
+# From index and record to an example (tensors of static shape, nested as the task
+# likes), and whether the labels of the record lie within the classes (bool scalar).
+ReadFn = Callable[[tf.Tensor, tf.Tensor], tuple[Any, tf.Tensor]]
+# Values by key, as `tfrecord.parse_example` returns them.
+Features = Mapping[str, Sequence[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordFormat:
+  """What a task expects of a record, to say what is wrong with one.
+
+  Attributes:
+    num_classes: Number of classes, which error messages name.
+    encoded_image: Returns the encoded image; raises `tfrecord.CorruptRecordError`
+      where there is none.
+    labels: Returns all labels; raises `tfrecord.CorruptRecordError` where they cannot
+      be read, and `tfrecord.LabelError` where one is outside the classes.
+  """
+
+  num_classes: int
+  encoded_image: Callable[[Features], bytes]
+  labels: Callable[[Features], Sequence[int]]
+
+  def check(self, example: Features) -> None:
+    """Decodes the image and reads the labels; raises as these do."""
+    tfrecord.decode_image(self.encoded_image(example))
+    self.labels(example)
 
 
 def file_opener(files: Sequence[str]) -> Callable[[tf.Tensor], tf.data.Dataset]:
@@ -82,43 +111,35 @@ class CorruptRecords:
     self,
     files: Sequence[str],
     limit: int,
-    num_classes: int,
-    image_key: str = tfrecord.IMAGE_KEY,
-    label_key: str = tfrecord.LABEL_KEY,
+    record_format: RecordFormat,
   ) -> None:
     """Stores what is needed to say what is wrong with a record.
 
     Args:
       files: Paths, as numbered by the locations of records.
       limit: Maximum number of different records that are replaced.
-      num_classes: Labels are to lie in [0, num_classes).
-      image_key: Feature that holds the encoded image.
-      label_key: Feature that holds the label.
+      record_format: What is expected of a record.
     """
     self.seen: set[tuple[int, int]] = set()
     self._files = tuple(files)
     self._limit = limit
     # One more than the limit in a row are all named, and so stop the run.
     self._max_named = limit + 1
-    self._num_classes = num_classes
-    self._keys = image_key, label_key
+    self._format = record_format
 
   def replace(
-    self,
-    records: tf.data.Dataset,
-    first: int,
-    read: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    self, records: tf.data.Dataset, first: int, read: ReadFn
   ) -> tf.data.Dataset:
     """Turns records into examples.
 
     Args:
       records: `LocatedRecord`s.
       first: Number of the first one.
-      read: From index and record to image and label (int64); an error in it makes the
-        record a corrupt one.
+      read: From index and record to an example; an error in it makes the record a
+        corrupt one.
 
     Returns:
-      Images and labels (int32), as many as records.
+      Examples, as many as records.
     """
 
     def read_located(
@@ -127,11 +148,11 @@ class CorruptRecords:
       return index, locations, *read(index, record)
 
     def count(last: tf.Tensor, example: tuple) -> tuple:
-      index, locations, image, label = example
+      index, locations, read_example, valid = example
       missing = index - last - 1
-      with tf.control_dependencies([self._check(missing, locations, label)]):
+      with tf.control_dependencies([self._check(missing, locations, valid)]):
         copies = missing + 1
-      return index, (copies, image, tf.cast(label, tf.int32))
+      return index, (copies, read_example)
 
     numbered = _enumerate(records, first, self._max_named + 1)
     examples = numbered.map(
@@ -139,14 +160,11 @@ class CorruptRecords:
     )
     counted = examples.ignore_errors().scan(tf.constant(first - 1, tf.int64), count)
     return counted.flat_map(
-      lambda copies, *example: tf.data.Dataset.from_tensors(example).repeat(copies)
+      lambda copies, example: tf.data.Dataset.from_tensors(example).repeat(copies)
     )
 
   def refuse(
-    self,
-    records: tf.data.Dataset,
-    num_records: int,
-    read: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    self, records: tf.data.Dataset, num_records: int, read: ReadFn
   ) -> tf.data.Dataset:
     """Turns the records of an evaluation into examples, each once.
 
@@ -157,7 +175,7 @@ class CorruptRecords:
       read: As in `replace`; the limit is 0.
 
     Returns:
-      Images and labels (int32), as many as records.
+      Examples, as many as records.
     """
     # A corrupt record is noticed at the one after it: the first comes last once more.
     examples = self.replace(records.concatenate(records.take(1)), 0, read)
@@ -168,24 +186,23 @@ class CorruptRecords:
     return numbered.map(lambda _, example: example)
 
   def _check(
-    self, missing: tf.Tensor, locations: tf.Tensor, label: tf.Tensor
+    self, missing: tf.Tensor, locations: tf.Tensor, valid: tf.Tensor
   ) -> tf.Operation:
-    """Reports the records that are missing before one, and its label if that is wrong.
+    """Reports the records that are missing before one, and itself if labels are wrong.
 
     Args:
       missing: Number of corrupt records directly before this one, int64.
       locations: Locations of the last records, this one's last, int64 `[n, 3]`.
-      label: Label of this one.
+      valid: Whether the labels of this one lie within the classes, bool.
     """
-    outside = tf.logical_or(label < 0, label >= self._num_classes)
 
     def report() -> tf.Tensor:
       named = tf.minimum(missing, self._max_named)
-      until = tf.where(outside, tf.shape(locations)[0], -1)
+      until = tf.where(valid, -1, tf.shape(locations)[0])
       corrupt = locations[-named - 1 : until]
       return tf.numpy_function(self._report, [corrupt], tf.int64)
 
-    wrong = tf.logical_or(missing > 0, outside)
+    wrong = tf.logical_or(missing > 0, tf.logical_not(valid))
     return tf.cond(wrong, report, lambda: tf.zeros([], tf.int64)).op
 
   def _report(self, locations: np.ndarray) -> np.int64:
@@ -198,7 +215,7 @@ class CorruptRecords:
       if (file, offset) in self.seen:
         continue
       problem = tfrecord.find_problem(
-        self._files[file], offset, length, self._num_classes, *self._keys
+        self._files[file], offset, length, self._format.check
       )
       self.seen.add((file, offset))
       check_limit(problem, len(self.seen), self._limit)

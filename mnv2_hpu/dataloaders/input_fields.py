@@ -6,8 +6,12 @@ as `mobilenet_v2_classification.<name>`; the experiment holds them as
 """
 
 import dataclasses
+from collections.abc import Mapping
 
+from official.core import config_definitions as cfg
 from official.modeling import hyperparams
+
+from mnv2_hpu.errors import UserError
 
 PREPROCESSINGS = ("inception", "model_garden")
 
@@ -53,3 +57,35 @@ class PreprocessingFields:
 @dataclasses.dataclass
 class PreprocessingOptions(PreprocessingFields, hyperparams.Config):
   """`task.train_data.preprocessing_options`, and that of the validation data."""
+
+
+def check_minima(
+  data: cfg.DataConfig,
+  image_size: tuple[int, int],
+  num_classes: int,
+  others: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
+  """Refuses numbers that no input can be built from, whatever its task.
+
+  Args:
+    data: Model Garden's fields of an input, and `InputFields`.
+    image_size: Height and width of the images in pixels.
+    num_classes: Number of classes.
+    others: Further numbers by name: value and minimum of each.
+
+  Raises:
+    UserError: Naming the field, its value and what is allowed.
+  """
+  minima = {
+    "global_batch_size": (data.global_batch_size, 1),
+    "image height": (image_size[0], 1),
+    "image width": (image_size[1], 1),
+    "shuffle_buffer_size": (data.shuffle_buffer_size, 1),
+    "autotune_ram_mib": (data.autotune_ram_mib, 1),
+    "max_corrupt_records": (data.max_corrupt_records, 0),
+    "num_classes": (num_classes, 2),  # with one, every prediction is right
+    **(others or {}),
+  }
+  for name, (value, minimum) in minima.items():
+    if value < minimum:
+      raise UserError(f"{name} is {value}; it must be at least {minimum}.")

@@ -1,18 +1,24 @@
-"""TFRecords of labelled images, checked before training.
+"""TFRecords of images with labels, checked before training.
 
 Every mistake that these files can hold is cheaper to report before the first step
 than to meet in the middle of a run, where TensorFlow names neither file nor record.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 from absl import logging
 
 from mnv2_hpu import errors, tfrecord
-from mnv2_hpu.dataloaders import corrupt_records, dataset_info
+from mnv2_hpu.dataloaders import corrupt_records, dataset_info, record_files
+
+if TYPE_CHECKING:
+  from official.core import config_definitions as cfg
 
 MAX_DECODED_RECORDS = 32  # in each of three files
 # Larger sets are read in part: their checks must not take longer than the first steps.
@@ -37,14 +43,29 @@ class CheckedRecords:
   corrupt: tuple[str, ...]
 
 
+def check_input(
+  data: cfg.DataConfig, record_format: corrupt_records.RecordFormat
+) -> CheckedRecords:
+  """Compares the files of an input with its configuration; see `check_records`.
+
+  Args:
+    data: What is read, as `input_pipeline.build_dataset` takes it.
+    record_format: What is expected of a record.
+  """
+  return check_records(
+    record_files.match_files(data.input_path),
+    record_format,
+    num_examples=data.num_examples or None,
+    max_corrupt_records=data.max_corrupt_records if data.is_training else 0,
+  )
+
+
 def check_records(
   files: Sequence[str],
-  num_classes: int,
+  record_format: corrupt_records.RecordFormat,
   *,
   num_examples: int | None = None,
   max_corrupt_records: int = 0,
-  image_key: str = tfrecord.IMAGE_KEY,
-  label_key: str = tfrecord.LABEL_KEY,
 ) -> CheckedRecords:
   """Compares the files with the configuration.
 
@@ -54,13 +75,11 @@ def check_records(
 
   Args:
     files: Paths of TFRecords.
-    num_classes: Labels are to lie in [0, num_classes).
+    record_format: What is expected of a record.
     num_examples: Number of records that the configuration states; None where it
       states none.
     max_corrupt_records: Maximum number of corrupt records that are accepted, with a
       warning for each.
-    image_key: Feature that holds the encoded image.
-    label_key: Feature that holds the label, an int64.
 
   Returns:
     What was read.
@@ -74,16 +93,16 @@ def check_records(
   sample = [files[i] for i in sorted({0, len(files) // 2, len(files) - 1})]
   recorded = dataset_info.recorded_split(files)
   if recorded:
-    _check_recorded_labels(recorded, num_classes, sample[0])
+    _check_recorded_labels(recorded, record_format.num_classes, sample[0])
   counted = _count(files, sample)
-  reader = _Reader(num_classes, max_corrupt_records, image_key, label_key)
+  reader = _Reader(record_format, max_corrupt_records)
   small = _num_bytes(files) <= MAX_READ_BYTES
   for path in files if small else sample:
     num_decoded = MAX_DECODED_RECORDS if path in sample else 0
     reader.read(path, num_decoded, None if small else MAX_DECODED_RECORDS)
   reader.check_images()
   _check_count(files, counted, recorded, num_examples)
-  labels = tuple(sorted(set(reader.labels)))
+  labels = tuple(sorted(reader.labels))
   return CheckedRecords(counted, reader.num_read, labels, tuple(reader.corrupt))
 
 
@@ -145,17 +164,16 @@ class _Reader:
 
   Attributes:
     num_read: Number of records that were read.
-    labels: Labels of the records that are not corrupt.
+    labels: Different labels of the records that are not corrupt.
     corrupt: What is wrong with each of the others.
   """
 
-  def __init__(self, num_classes: int, limit: int, *keys: str) -> None:
+  def __init__(self, record_format: corrupt_records.RecordFormat, limit: int) -> None:
     self.num_read = 0
-    self.labels: list[int] = []
+    self.labels: set[int] = set()
     self.corrupt: list[str] = []
-    self._num_classes = num_classes
+    self._format = record_format
     self._limit = limit
-    self._image_key, self._label_key = keys
     self._num_decoded = 0
     self._blank: list[str] = []  # where the images of one color are
 
@@ -182,18 +200,18 @@ class _Reader:
     if record.problem:
       raise tfrecord.CorruptRecordError(record.problem)
     example = tfrecord.parse_example(record.data)
-    label = tfrecord.label_of(example, self._label_key, self._num_classes)
-    encoded = tfrecord.encoded_image(example, self._image_key)
+    labels = self._format.labels(example)
+    encoded = self._format.encoded_image(example)
     if decode:
       image = tfrecord.decode_image(encoded)
       self._num_decoded += 1
       if tf.reduce_min(image) == tf.reduce_max(image):
         self._blank.append(where)
-    self.labels.append(label)
+    self.labels.update(labels)
 
   def check_images(self) -> None:
     """Raises UserError where no image that was read can be learned from."""
-    if not self.labels:
+    if len(self.corrupt) == self.num_read:
       raise errors.UserError(
         f"All {self.num_read} records that were read are corrupt. {self.corrupt[0]} "
         "Prepare the data again."

@@ -16,7 +16,7 @@ from official.modeling import performance
 
 from mnv2_hpu.checkpoints import restore
 from mnv2_hpu.compat import keras
-from mnv2_hpu.dataloaders import classification_input
+from mnv2_hpu.dataloaders import classification_input, input_pipeline
 from mnv2_hpu.distribute import strategies
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.progress import Progress
@@ -185,7 +185,7 @@ def evaluate(
     restored = restore.restore_weights(model, checkpoint, weights)
   counts = Counts(params.task.model.num_classes)
   start = time.monotonic()
-  total = classification_input.count_examples(data)
+  total = input_pipeline.count_examples(data)
   with Progress(total, "image", "evaluate") as progress:
     for batch in _run(strategy, task, model, data):
       counts.add(batch)

@@ -8,11 +8,7 @@ from official.vision.tasks import image_classification as upstream
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as exp_cfg
-from mnv2_hpu.dataloaders import (
-  classification_input,
-  record_check,
-  record_files,
-)
+from mnv2_hpu.dataloaders import classification_input, record_check
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import precision, stateless_dropout
 from mnv2_hpu.tasks import training_task
@@ -112,13 +108,11 @@ class ImageClassificationTask(
     used = [config.train_data] * train + [config.validation_data] * evaluate
     for data in used:
       data.check((height, width), config.model.num_classes)
-      record_check.check_records(
-        record_files.match_files(data.input_path),
-        config.model.num_classes,
-        num_examples=data.num_examples or None,
-        max_corrupt_records=data.max_corrupt_records if data.is_training else 0,
-        image_key=data.image_field_key,
-        label_key=data.label_field_key,
+      record_check.check_input(
+        data,
+        classification_input.record_format(
+          config.model.num_classes, data.image_field_key, data.label_field_key
+        ),
       )
 
   def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:

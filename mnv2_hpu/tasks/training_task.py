@@ -11,7 +11,7 @@ from official.vision.modeling import backbones
 from mnv2_hpu import cluster
 from mnv2_hpu.checkpoints import import_record, restore
 from mnv2_hpu.compat import keras
-from mnv2_hpu.dataloaders import classification_input
+from mnv2_hpu.dataloaders import input_pipeline
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import stateless_dropout
 from mnv2_hpu.optimization import exponential_moving_average, learning_rate_multiplier
@@ -131,8 +131,8 @@ class TrainingTask(base_task.Task):
       num_pipelines: Number of input pipelines: one for each process.
       num_replicas: Number of replicas of all processes.
     """
-    return classification_input.evaluation_steps(
-      classification_input.count_examples(params),
+    return input_pipeline.evaluation_steps(
+      input_pipeline.count_examples(params),
       params.global_batch_size,
       tf.distribute.InputContext(num_pipelines, 0, num_replicas),
     )

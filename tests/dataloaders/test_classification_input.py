@@ -11,7 +11,11 @@ from official.vision.tasks import image_classification as upstream_task
 
 from mnv2_hpu import errors
 from mnv2_hpu.configs.image_classification import DataConfig
-from mnv2_hpu.dataloaders import classification_input, inception_preprocessing
+from mnv2_hpu.dataloaders import (
+  classification_input,
+  inception_preprocessing,
+  input_pipeline,
+)
 from mnv2_hpu.dataloaders.input_fields import PREPROCESSINGS, PreprocessingOptions
 
 UNDISTORTED = PreprocessingOptions(crop=False, flip=False, color_distortion=False)
@@ -100,7 +104,7 @@ def test_evaluation_gives_each_replica_of_a_pipeline_a_batch_a_step(tmp_path):
   dataset = build_dataset(options, _context(1, 0, replicas=4))
   labels = _labels(dataset)
   assert sorted(labels) == [-1] * 3 + list(range(9))
-  steps = classification_input.evaluation_steps(9, 4, _context(1, 0, replicas=4))
+  steps = input_pipeline.evaluation_steps(9, 4, _context(1, 0, replicas=4))
   assert len(list(dataset)) == 4 * steps
   assert dataset.element_spec[1].shape == [1]
 
@@ -148,7 +152,7 @@ def test_evaluation_preprocesses_as_serving_does(tmp_path):
 )
 def test_evaluation_steps(examples, pipelines, replicas, steps):
   context = _context(pipelines, 0, replicas)
-  assert classification_input.evaluation_steps(examples, 4, context) == steps
+  assert input_pipeline.evaluation_steps(examples, 4, context) == steps
 
 
 @pytest.mark.parametrize("is_training", [True, False])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.dataloaders import record_check
+from mnv2_hpu.dataloaders import classification_input, record_check
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
 from mnv2_hpu.errors import UserError
 
@@ -38,6 +38,11 @@ def _example(image=None, label=3, **changes):
   return example.SerializeToString()
 
 
+def _check(files, num_classes, keys=(), **options):
+  record_format = classification_input.record_format(num_classes, *keys)
+  return record_check.check_records(files, record_format, **options)
+
+
 def _write(path, records, compression=""):
   options = tf.io.TFRecordOptions(compression_type=compression)
   with tf.io.TFRecordWriter(str(path), options) as writer:
@@ -54,12 +59,12 @@ def test_a_truncated_tail_is_found(tmp_path):
   with pytest.raises(
     UserError, match=rf"train-0.*truncated.*byte {len(whole) // 50 * 49} "
   ):
-    record_check.check_records([str(path)], NUM_CLASSES)
+    _check([str(path)], NUM_CLASSES)
 
 
 def test_what_is_read_is_returned(tmp_path):
   files = [_write(tmp_path / f"train-{i}", [_example(label=i)] * 40) for i in range(5)]
-  checked = record_check.check_records(files, NUM_CLASSES)
+  checked = _check(files, NUM_CLASSES)
   assert checked == record_check.CheckedRecords(200, 200, (0, 1, 2, 3, 4), ())
 
 
@@ -67,7 +72,7 @@ def test_of_a_large_set_three_files_are_read_in_part(tmp_path, monkeypatch):
   monkeypatch.setattr(record_check, "MAX_READ_BYTES", 1000)
   monkeypatch.setattr(record_check, "MAX_COUNTED_RECORDS", 100)
   files = [_write(tmp_path / f"train-{i}", [_example(label=i)] * 40) for i in range(5)]
-  checked = record_check.check_records(files, NUM_CLASSES)
+  checked = _check(files, NUM_CLASSES)
   assert checked == record_check.CheckedRecords(None, 3 * 32, (0, 2, 4), ())
 
 
@@ -81,7 +86,7 @@ def test_every_format_that_training_decodes_is_accepted(tmp_path, image_format):
     "bmp": lambda: BMP,
   }[image_format]()
   path = _write(tmp_path / "train-0", [_example(encoded)])
-  assert record_check.check_records([path], NUM_CLASSES).num_read == 1
+  assert _check([path], NUM_CLASSES).num_read == 1
 
 
 # Two black and white pixels each, written out by hand.
@@ -131,7 +136,7 @@ def test_a_faulty_record_is_named(tmp_path, record, texts):
   files = [_write(tmp_path / "train-0", [_example()] * 2)]
   files.append(_write(tmp_path / "train-1", [_example(), record]))
   with pytest.raises(UserError) as caught:
-    record_check.check_records(files, NUM_CLASSES)
+    _check(files, NUM_CLASSES)
   for text in [*texts, files[1]]:
     assert text in str(caught.value)
 
@@ -139,8 +144,8 @@ def test_a_faulty_record_is_named(tmp_path, record, texts):
 def test_imagenet_labels_without_a_background_class_get_the_hint(tmp_path):
   path = _write(tmp_path / "train-0", [_example(label=1000)])
   with pytest.raises(UserError, match=r"0 to 999.*1 to 1000.*num_classes to 1001"):
-    record_check.check_records([path], 1000)
-  assert record_check.check_records([path], 1001).labels == (1000,)
+    _check([path], 1000)
+  assert _check([path], 1001).labels == (1000,)
 
 
 def test_files_that_are_no_tfrecords(tmp_path):
@@ -149,7 +154,7 @@ def test_files_that_are_no_tfrecords(tmp_path):
   zipped = _write(tmp_path / "train.gz", [_example()] * 3, "GZIP")
   for path, reason in ((str(text), "bytes that are no record"), (zipped, "gzip")):
     with pytest.raises(UserError, match=f"is not a TFRecord.*{reason}"):
-      record_check.check_records([path], NUM_CLASSES)
+      _check([path], NUM_CLASSES)
 
 
 def test_a_flipped_bit_is_found(tmp_path):
@@ -157,7 +162,7 @@ def test_a_flipped_bit_is_found(tmp_path):
   _write(path, [_example()] * 3)
   _flip(path, path.stat().st_size // 2)
   with pytest.raises(UserError, match=r"record 1 of .*train-0.* is corrupt"):
-    record_check.check_records([str(path)], NUM_CLASSES)
+    _check([str(path)], NUM_CLASSES)
 
 
 def _flip(path, place):
@@ -173,25 +178,21 @@ def test_corrupt_records_within_the_limit_are_named(tmp_path, caplog, place):
   _write(path, [_example()] * 12)
   size = path.stat().st_size // 12
   _flip(path, 5 * size + place % size)
-  checked = record_check.check_records(
-    [str(path)], NUM_CLASSES, num_examples=12, max_corrupt_records=1
-  )
+  checked = _check([str(path)], NUM_CLASSES, num_examples=12, max_corrupt_records=1)
   (problem,) = checked.corrupt
   assert f"record 5 of {str(path)!r} (at byte {5 * size}) is corrupt" in problem
   assert problem in caplog.text
   with pytest.raises(UserError, match="max_corrupt_records allows 0"):
-    record_check.check_records([str(path)], NUM_CLASSES)
+    _check([str(path)], NUM_CLASSES)
 
 
 def test_corrupt_records_beyond_the_limit_stop(tmp_path):
   path = _write(tmp_path / "train-0", [_example(), b"\xff", b"\xff", b"\xff"])
   with pytest.raises(UserError, match=r"record 3 of .* allows 2 "):
-    record_check.check_records([path], NUM_CLASSES, max_corrupt_records=2)
+    _check([path], NUM_CLASSES, max_corrupt_records=2)
   _write(tmp_path / "train-0", [_example()] * 4)
   with pytest.raises(UserError, match=r"All 4 records .* no feature 'label'"):
-    record_check.check_records(
-      [path], NUM_CLASSES, max_corrupt_records=9, label_key="label"
-    )
+    _check([path], NUM_CLASSES, max_corrupt_records=9, keys=["image/encoded", "label"])
 
 
 @pytest.mark.parametrize("stated", [5, 7, 50_000])
@@ -199,8 +200,8 @@ def test_another_number_of_records_than_the_configuration_says(tmp_path, stated)
   files = [_write(tmp_path / f"train-{i}", [_example()] * 3) for i in range(2)]
   message = rf"holds 6 records, but the configuration .*says {stated:,}.*to 6,"
   with pytest.raises(UserError, match=message):
-    record_check.check_records(files, NUM_CLASSES, num_examples=stated)
-  assert record_check.check_records(files, NUM_CLASSES, num_examples=6).num_read == 6
+    _check(files, NUM_CLASSES, num_examples=stated)
+  assert _check(files, NUM_CLASSES, num_examples=6).num_read == 6
 
 
 def _dataset_json(folder, per_class):
@@ -214,7 +215,7 @@ def test_another_number_of_records_than_dataset_json_says(tmp_path):
   path = _write(tmp_path / "train-00000-of-00001", [_example()] * 6)
   _dataset_json(tmp_path, [0, 0, 0, 5])
   with pytest.raises(UserError, match=r"holds 6 records, but dataset.json says 5"):
-    record_check.check_records([path], NUM_CLASSES)
+    _check([path], NUM_CLASSES)
 
 
 def test_a_label_anywhere_in_the_files(tmp_path):
@@ -223,10 +224,10 @@ def test_a_label_anywhere_in_the_files(tmp_path):
     tmp_path / "train-00000-of-00001", [_example()] * 100 + [_example(label=11)]
   )
   with pytest.raises(UserError, match=r"record 100 of .* the label 11"):
-    record_check.check_records([path], NUM_CLASSES)
+    _check([path], NUM_CLASSES)
   _dataset_json(tmp_path, [0, 0, 0, 100, *[0] * 7, 1])
   with pytest.raises(UserError, match=r"dataset.json .* the label 11.*classes to 12"):
-    record_check.check_records([path], NUM_CLASSES)
+    _check([path], NUM_CLASSES)
 
 
 def test_images_of_one_color(tmp_path, caplog):
@@ -234,7 +235,7 @@ def test_images_of_one_color(tmp_path, caplog):
   with pytest.raises(
     UserError, match=r"All 3 images .* one color only, the first in record 0"
   ):
-    record_check.check_records([blank], NUM_CLASSES)
+    _check([blank], NUM_CLASSES)
   some = _write(tmp_path / "train-1", [_example(), _example(_png(value=7))])
-  assert record_check.check_records([some], NUM_CLASSES).num_read == 2
+  assert _check([some], NUM_CLASSES).num_read == 2
   assert "1 of 2 images that were decoded are of one color only" in caplog.text
