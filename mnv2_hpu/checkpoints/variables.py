@@ -5,7 +5,7 @@ gives the name of each variable. Source: slim's `mobilenet.py`.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -39,34 +39,46 @@ def slim_name(layer: str, weight: str) -> str:
     layer: Name of the backbone's layer, or `LOGITS`.
     weight: Keras' name of one of its weights.
   """
-  return f"{SCOPE}/{layer}/{_LEAVES.get(weight, weight)}"
+  return f"{SCOPE}/{layer}/{_leaf(weight)}"
 
 
 def by_slim_name(model: keras.Model, logits: bool = True) -> dict[str, tf.Variable]:
   """Returns the variables of a model by slim's names.
 
   Args:
-    model: A `modeling.mobilenet_v2.MobileNetV2`, or a model over it whose only other
-      variables are those of a Dense layer.
-    logits: Whether to return the variables of that layer too, if there is one.
+    model: A `modeling.mobilenet_v2.MobileNetV2`; a model over it whose only other
+      variables are those of a Dense layer; or one whose `tf1_scope` gives the scope of
+      each of its and its backbone's layers by name.
+    logits: Whether to return the variables outside of the backbone too.
 
   Raises:
     UserError: If the model is another one.
   """
   backbone = _backbone(model)
-  targets = _of_scopes(*((layer, layer.name) for layer in backbone.layers))
+  if hasattr(model, "tf1_scope"):
+    heads = [layer for layer in model.layers if layer is not backbone]
+    layers = [*backbone.layers, *(heads if logits else ())]
+    return _of_scopes((layer, model.tf1_scope(layer.name)) for layer in layers)
+  targets = _of_scopes((layer, f"{SCOPE}/{layer.name}") for layer in backbone.layers)
   if logits and model is not backbone:
-    targets |= _of_scopes((_logits_layer(model, backbone), LOGITS))
+    logits_layer = _logits_layer(model, backbone)
+    targets |= _of_scopes([(logits_layer, f"{SCOPE}/{LOGITS}")])
   return targets
 
 
-def _of_scopes(*scopes: tuple[keras.layers.Layer, str]) -> dict[str, tf.Variable]:
+def _of_scopes(
+  scopes: Iterable[tuple[keras.layers.Layer, str]],
+) -> dict[str, tf.Variable]:
   """Returns the variables of layers, each given with its scope, by slim's names."""
   return {
-    slim_name(scope, variable.name.removesuffix(":0").rpartition("/")[2]): variable
+    f"{scope}/{_leaf(variable.name.removesuffix(':0').rpartition('/')[2])}": variable
     for layer, scope in scopes
     for variable in layer.weights
   }
+
+
+def _leaf(weight: str) -> str:
+  return _LEAVES.get(weight, weight)
 
 
 def _backbone(model: keras.Model) -> MobileNetV2:

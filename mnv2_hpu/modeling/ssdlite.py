@@ -88,7 +88,7 @@ def anchors(height: int, width: int) -> np.ndarray:
       for cells, step in zip(grid, steps, strict=True)
     )
     centers = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)[:, :, None]
-    scales, ratios = np.float32(shapes).T[..., None]
+    scales, ratios = np.array(shapes, np.float32).T[..., None]
     sizes = np.concatenate([scales / np.sqrt(ratios), scales * np.sqrt(ratios)], 1)
     half = np.float32(0.5) * sizes * base
     boxes = np.concatenate([centers - half, centers + half], axis=-1)
@@ -230,6 +230,11 @@ class SSDLite(keras.Model):
   def backbone(self) -> keras.Model:
     """The network below the predictors."""
     return self._backbone
+
+  def tf1_scope(self, layer: str) -> str:
+    """Returns the Object Detection API's scope of a layer, here or of the backbone."""
+    is_predictor = layer.startswith("BoxPredictor_")
+    return layer if is_predictor else f"FeatureExtractor/MobilenetV2/{layer}"
 
   @property
   def num_classes(self) -> int:
