@@ -103,6 +103,7 @@ def decode_boxes(encodings: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
     encodings: ty, tx, th, tw, `[..., anchors, 4]`.
     anchors: `[anchors, 4]`.
   """
+  encodings = tf.convert_to_tensor(encodings)
   anchors = tf.cast(anchors, encodings.dtype)
   center = (anchors[:, :2] + anchors[:, 2:]) / 2
   size = anchors[:, 2:] - anchors[:, :2]

@@ -77,7 +77,7 @@ def anchors(height: int, width: int) -> np.ndarray:
   """
   # In float32 and in the API's order: equal IoUs that rounding decides then fall alike.
   shorter = min(height, width)
-  base = np.float32([shorter / height, shorter / width])
+  base = np.array([shorter / height, shorter / width], np.float32)
   levels = []
   for level, shapes in enumerate(anchor_shapes()):
     stride = FINEST_STRIDE * 2**level
