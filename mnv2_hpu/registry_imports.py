@@ -7,11 +7,18 @@ The first line of every gin file is `import mnv2_hpu.registry_imports`.
 from official.vision import registry_imports
 
 from mnv2_hpu import deprecations, driver_flags, error_reports, log_filters
-from mnv2_hpu.configs import backbones, gin_files, image_classification, optimizers
+from mnv2_hpu.configs import (
+  backbones,
+  gin_files,
+  image_classification,
+  object_detection,
+  optimizers,
+)
 from mnv2_hpu.core import trainer
 from mnv2_hpu.distribute import strategies, worker_dirs
 from mnv2_hpu.modeling import mobilenet_v2
 from mnv2_hpu.tasks import image_classification as image_classification_task
+from mnv2_hpu.tasks import object_detection as object_detection_task
 
 gin_files.add_search_path()
 gin_files.install_experiment_check()

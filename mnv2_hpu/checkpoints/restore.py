@@ -88,7 +88,7 @@ def restore_weights(
   path = find_checkpoint(checkpoint)
   with corruption_reported(path):
     content = _ObjectGraph(path)
-    nodes = _match(content, "model", model)
+    nodes = _match(content, "model", model, model.variables)
     shadows = content.shadow_variables()
     if weights == "ema" and not shadows:
       raise UserError(
@@ -113,11 +113,11 @@ def restore_start(model: keras.Model, checkpoint: str, modules: str) -> str:
   They are the EMA weights where the checkpoint holds some: those that were evaluated.
 
   Args:
-    model: Classification network, built.
+    model: Network with a `backbone`, built.
     checkpoint: Prefix of a checkpoint's files, or a folder: its newest checkpoint. It
       was written by a training, or by `mnv2-import-checkpoint`.
-    modules: `"all"`; `"backbone"`; or `"fitting"`: all, but a head only if it has this
-      network's shape.
+    modules: `"all"`; `"backbone"`; or `"fitting"`: all, but above the backbone only
+      what has this network's shapes.
 
   Returns:
     A line on what was read.
@@ -128,38 +128,42 @@ def restore_start(model: keras.Model, checkpoint: str, modules: str) -> str:
   path = find_checkpoint(checkpoint)
   with corruption_reported(path):
     content = _ObjectGraph(path)
-    head = ""
-    if modules == "fitting":
-      head = _unlike_head(content, model)
-    is_whole = modules == "all" or (modules == "fitting" and not head)
+    has_head = "model" in content.children()
+    is_whole = modules == "all" or (modules == "fitting" and has_head)
     name, part = ("model", model) if is_whole else ("backbone", model.backbone)
-    nodes = _match(content, name, part)
+    unlike = _unlike_head(content, model) if is_whole and modules == "fitting" else {}
+    variables = [v for v in part.variables if id(v) not in unlike]
+    nodes = _match(content, name, part, variables)
     shadows = {} if content.is_swapped() else content.shadow_variables()
     values = [content.value(shadows.get(node, node)) for node in nodes]
-  _check_shapes(path, part.variables, values)
-  for variable, value in zip(part.variables, values, strict=True):
+  _check_shapes(path, variables, values)
+  for variable, value in zip(variables, values, strict=True):
     for of_replica in getattr(variable, "values", (variable,)):  # on this rank alone
       of_replica.assign(value)
-  weights = "EMA weights" if content.shadow_variables() else "weights"
-  return f"starts from the {weights} of {path}: {name}" + (head and f"; {head}")
+  notes = [f"{'EMA ' * bool(content.shadow_variables())}weights of {path}: {name}"]
+  if modules == "fitting" and not has_head:
+    notes.append("it has no head, so this network's is initialized")
+  if unlike:
+    notes.append(
+      f"{len(unlike)} variables above the backbone are initialized: "
+      + shorten(list(unlike.values()), 2)
+    )
+  return f"starts from the {'; '.join(notes)}"
 
 
-def _unlike_head(content: "_ObjectGraph", model: keras.Model) -> str:
-  """Returns why the layers above the backbone are left out; "" where they fit."""
-  if "model" not in content.children():
-    return "it has no head, so this network's is initialized"
+def _unlike_head(content: "_ObjectGraph", model: keras.Model) -> dict[int, str]:
+  """Returns why variables above the backbone are left out, by their `id`."""
   of_backbone = {id(variable) for variable in model.backbone.variables}
   node_of = content.match("model", model)
+  unlike = {}
   for variable in model.variables:
-    node = node_of.get(id(variable))
-    if id(variable) in of_backbone or node is None:
+    if id(variable) in of_backbone:
       continue
-    there, here = content.value(node).shape, tuple(variable.shape)
+    node, here = node_of.get(id(variable)), list(variable.shape)
+    there = None if node is None else list(content.value(node).shape)
     if there != here:
-      return (
-        f"its head has {there[-1]} classes, so this one of {here[-1]} is initialized"
-      )
-  return ""
+      unlike[id(variable)] = f"{variable.name} is {there} there, {here} here"
+  return unlike
 
 
 class _ObjectGraph:
@@ -230,22 +234,34 @@ class _ObjectGraph:
     return bool(swapped)
 
 
-def _match(content: _ObjectGraph, name: str, model: keras.Model) -> list[int]:
-  """Returns the id in the checkpoint of each variable of its model of a name."""
+def _match(
+  content: _ObjectGraph,
+  name: str,
+  model: keras.Model,
+  variables: Sequence[tf.Variable],
+) -> list[int]:
+  """Returns the id in the checkpoint of each of some variables of a model.
+
+  Args:
+    content: The checkpoint.
+    name: Name under which its root holds the model.
+    model: The model.
+    variables: Some or all of its variables.
+  """
   if name not in content.children():
     raise UserError(
       f"The checkpoint {content.path!r} is not one of Model Garden's trainer: it holds "
       f"{sorted(content.children())}, but no {name!r}."
     )
   node_of = content.match(name, model)
-  missing = [v.name for v in model.variables if id(v) not in node_of]
+  missing = [v.name for v in variables if id(v) not in node_of]
   if missing:
     raise UserError(
-      f"{len(missing)} of {len(model.variables)} variables of the model are not in the "
+      f"{len(missing)} of {len(variables)} variables of the model are not in the "
       f"checkpoint {content.path!r}: {shorten(missing)}. It belongs to another "
       "network; use the configuration that it was trained with (params.yaml beside it)."
     )
-  return [node_of[id(v)] for v in model.variables]
+  return [node_of[id(v)] for v in variables]
 
 
 def _check_shapes(

@@ -195,7 +195,7 @@ class Recipe(TrainingRecipe, PreprocessingFields):
 
 
 EXPERIMENT = "mobilenet_v2_classification"
-# Those whose fields gin binds.
-EXPERIMENTS = (EXPERIMENT,)
+SSDLITE = "mobilenet_v2_ssdlite"
+EXPERIMENTS = (EXPERIMENT, SSDLITE)  # those whose fields gin binds
 
 configured_recipe = gin.external_configurable(Recipe, EXPERIMENT, module="mnv2_hpu")

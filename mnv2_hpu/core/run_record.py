@@ -17,8 +17,9 @@ from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 
 from mnv2_hpu import __version__, compat, deprecations, files
+from mnv2_hpu.configs import image_classification, object_detection
 from mnv2_hpu.core import config_check
-from mnv2_hpu.errors import UserError
+from mnv2_hpu.errors import UserError, did_you_mean
 
 FILE = "run_record.json"
 PARAMS_FILE = "params.yaml"  # Model Garden's
@@ -38,6 +39,15 @@ RECIPE = (
   "trainer.optimizer_config",
   "runtime.mixed_precision_dtype",
 )
+
+# Those of a run that this project's commands can read, by the name in its record.
+TASKS = {
+  task.__name__: task
+  for task in (
+    image_classification.ImageClassificationTask,  # what records before 0.3 are of
+    object_detection.ObjectDetectionTask,
+  )
+}
 
 _LOCK_TRIES = 3  # `is_training` holds the lock for a moment
 
@@ -92,17 +102,19 @@ def _first_line(error: Exception) -> str:
   return str(error).split("\n", maxsplit=1)[0]
 
 
-def _read_json(path: str, key: str) -> Any:
-  """Returns a value of a JSON file of a run.
+def _read_json(path: str, key: str, default: Any = None) -> Any:
+  """Returns a value of a JSON file of a run; the default, if any, where it is missing.
 
   Raises:
     UserError: If the file cannot be read, or was written by half.
   """
   try:
     with tf.io.gfile.GFile(path) as file:
-      return json.load(file)[key]
+      content = json.load(file)
+      return content[key] if default is None else content.get(key, default)
   except (
-    *(tf.errors.OpError, OSError, ValueError, TypeError, KeyError, RecursionError),
+    *(tf.errors.OpError, OSError, ValueError, TypeError, KeyError, AttributeError),
+    RecursionError,
   ) as error:
     raise UserError(
       f"{path!r} cannot be read ({_first_line(error)}). Restore it from a copy, "
@@ -160,7 +172,14 @@ def write(model_dir: str, config: cfg.ExperimentConfig) -> None:
     "tensorflow": tf.__version__,
     compat.MODEL_GARDEN: compat.version(compat.MODEL_GARDEN),
   }
-  record = json.dumps({"config": config.as_dict(), "versions": versions}, indent=2)
+  record = json.dumps(
+    {
+      "task": type(config.task).__name__,
+      "config": config.as_dict(),
+      "versions": versions,
+    },
+    indent=2,
+  )
   tf.io.gfile.makedirs(model_dir)
   for name, text in ((FILE, f"{record}\n"), (OPERATIVE_GIN, gin.config_str())):
     with files.atomic_write(os.path.join(model_dir, name)) as file:
@@ -182,12 +201,11 @@ def restore_params_file(model_dir: str) -> None:
     )
 
 
-def load(model_dir: str, task: cfg.TaskConfig) -> cfg.ExperimentConfig:
+def load(model_dir: str) -> cfg.ExperimentConfig:
   """Returns the experiment recorded in `model_dir`.
 
   Args:
-    model_dir: Folder of a run.
-    task: Task configuration of the class that the run had, with any values.
+    model_dir: Folder of a run of one of `TASKS`.
 
   Raises:
     UserError: If the folder holds no record, or one that cannot be read.
@@ -199,13 +217,18 @@ def load(model_dir: str, task: cfg.TaskConfig) -> cfg.ExperimentConfig:
       f"{model_dir!r} holds no {FILE}, which training writes before its first step. "
       "Give the folder of a training run as --model_dir."
     )
-  config = cfg.ExperimentConfig(task=task)
+  task = _read_json(path, "task", default=next(iter(TASKS)))
+  if task not in TASKS:
+    raise UserError(
+      f"{model_dir!r} holds a run of {task!r}. {did_you_mean(str(task), TASKS)}"
+    )
+  config = cfg.ExperimentConfig(task=TASKS[task]())
   try:
     config.override(_read_config(path))
     config_check.check(config, train=False)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(
-      f"{path!r} does not describe a run of {type(task).__name__} ({error}). Give the "
+      f"{path!r} does not describe a run of {task} ({error}). Give the "
       "folder of a run of this version."
     ) from error
   return config

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from official.core import config_definitions as cfg
 
-from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.evaluation import evaluator, metrics
@@ -45,7 +44,7 @@ def export_run(
   """
   formats = list(export.DEFAULT_FORMATS) if formats is None else list(formats)
   export.check_formats(formats)
-  params = run_record.load(model_dir, exp_cfg.ImageClassificationTask())
+  params = run_record.load(model_dir)
   weights = weights or evaluator.default_weights(params)
   dataset = evaluator.dataset_info(params)
   calibrates = "tflite_int8" in formats and calibration_images > 0

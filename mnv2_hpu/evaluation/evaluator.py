@@ -8,7 +8,6 @@ from official.core import task_factory, train_lib
 from official.modeling import performance
 
 from mnv2_hpu.checkpoints import import_record
-from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import checkpoint_integrity, run_record, trainer
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.distribute import strategies
@@ -44,7 +43,7 @@ def evaluate(
   if model_dir is None and checkpoint is None:
     raise UserError("Neither --model_dir nor --checkpoint is given. Give one of them.")
   run_dir = model_dir or run_folder(checkpoint or "")
-  params = run_record.load(run_dir, exp_cfg.ImageClassificationTask())
+  params = run_record.load(run_dir)
   if checkpoint is None:
     checkpoint_integrity.require_checkpoint(run_dir)
   names = class_names(params, run_dir)
@@ -148,7 +147,7 @@ def evaluate_continuously(
     raise UserError("--continuous needs --model_dir: the folder of the training run.")
   watcher = run_watcher.RunWatcher(model_dir, timeout)
   watcher.wait_for_run()
-  params = run_record.load(model_dir, exp_cfg.ImageClassificationTask())
+  params = run_record.load(model_dir)
   params.trainer.best_checkpoint_export_subdir = sidecar.BEST_SUBDIR
   params.trainer.best_checkpoint_eval_metric = (
     params.trainer.best_checkpoint_eval_metric or "accuracy"

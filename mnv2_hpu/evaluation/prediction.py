@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import run_record
 from mnv2_hpu.data_preparation import images, input_files
 from mnv2_hpu.errors import UserError
@@ -82,7 +81,7 @@ def load(path: str) -> Predictor:
 
 
 def _of_run(run_dir: str, checkpoint: str) -> Predictor:
-  params = run_record.load(run_dir, exp_cfg.ImageClassificationTask())
+  params = run_record.load(run_dir)
   dataset = evaluator.dataset_info(params)
   bits = dataset.significant_bits if dataset else 16
   weights = evaluator.default_weights(params)

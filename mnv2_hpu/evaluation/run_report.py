@@ -9,7 +9,6 @@ from official.core import config_definitions as cfg
 from sklearn.metrics import confusion_matrix
 
 from mnv2_hpu import files
-from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import run_record
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import metrics, predictions
@@ -37,7 +36,7 @@ def write_run_report(
   Raises:
     UserError: If a folder does not hold what it should.
   """
-  params = run_record.load(model_dir, exp_cfg.ImageClassificationTask())
+  params = run_record.load(model_dir)
   exported = metadata.read(export_dir)
   _check_same_run(model_dir, export_dir, exported["path"])
   logged = curves.read(model_dir)

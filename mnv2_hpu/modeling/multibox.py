@@ -119,6 +119,7 @@ def multibox_loss(
   targets: Targets,
   anchors: tf.Tensor,
   num_matched: tf.Tensor | None = None,
+  image_weights: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
   """Returns the localization and the classification loss of a batch, scalars.
 
@@ -131,6 +132,7 @@ def multibox_loss(
     targets: Of every image, `[batch, …]`.
     anchors: `[anchors, 4]`.
     num_matched: Divisor, if it is that of more images than these.
+    image_weights: `[batch]`; an image of weight 0 counts nowhere. None weighs all by 1.
   """
   localization = tf.reduce_sum(_huber(box_encodings - targets.box_targets), axis=-1) * (
     targets.box_weights
@@ -142,12 +144,13 @@ def multibox_loss(
   mined = tf.stop_gradient(
     mine(decode_boxes(box_encodings, anchors), classification, targets.match >= 0)
   )
+  if image_weights is not None:
+    mined *= image_weights[:, None]
   if num_matched is None:
-    num_matched = tf.reduce_sum(targets.box_weights)
-  divisor = tf.maximum(num_matched, 1.0)
+    num_matched = tf.maximum(tf.reduce_sum(targets.box_weights), 1.0)
   return (
-    tf.reduce_sum(localization * mined) / divisor,
-    tf.reduce_sum(classification * mined) / divisor,
+    tf.reduce_sum(localization * mined) / num_matched,
+    tf.reduce_sum(classification * mined) / num_matched,
   )
 
 

@@ -17,10 +17,16 @@ from official.modeling import tf_utils
 from mnv2_hpu.compat import keras
 from mnv2_hpu.modeling import precision
 from mnv2_hpu.modeling.mobilenet_v2 import BATCH_NORM
-from mnv2_hpu.modeling.multibox import assign_targets, multibox_loss, postprocess
+from mnv2_hpu.modeling.multibox import (
+  Targets,
+  assign_targets,
+  multibox_loss,
+  postprocess,
+)
 
 __all__ = [
   "SSDLite",
+  "Targets",
   "anchors",
   "assign_targets",
   "multibox_loss",

@@ -244,7 +244,7 @@ def test_its_gin_file_trains_from_the_weights(of_hugging_face, programs, tmp_pat
     f"--model_dir={tmp_path / 'run'}",
   )
   assert done.returncode == 0, done.output[-3000:]
-  assert "its head has 5 classes, so this one of 10 is initialized" in done.output
+  assert "5] there, [1280, 10] here" in done.output
   record = json.loads((tmp_path / "run" / "run_record.json").read_text())
   model = record["config"]["task"]["model"]
   assert model["backbone"]["mobilenet_v2"]["use_explicit_padding"]

@@ -97,7 +97,7 @@ def recorded_by_an_earlier_release(tmp_path):
 
 def test_a_run_of_an_earlier_release_resumes(recorded_by_an_earlier_release):
   model_dir, config = recorded_by_an_earlier_release
-  loaded = run_record.load(model_dir, image_classification.ImageClassificationTask())
+  loaded = run_record.load(model_dir)
   assert json.dumps(loaded.as_dict()) == json.dumps(config.as_dict())
   run_record.check_and_write(model_dir, config, allow_change=False)
 
@@ -114,8 +114,7 @@ def test_a_run_of_the_gin_file_of_an_earlier_release_resumes(tmp_path):
   for field in ("chosen", "backbone_learning_rate_multiplier"):
     del record["config"]["task"][field]
   path.write_text(json.dumps(record))
-  task = image_classification.ImageClassificationTask()
-  loaded = run_record.load(str(tmp_path), task)
+  loaded = run_record.load(str(tmp_path))
   assert json.dumps(loaded.as_dict()) == json.dumps(config.as_dict())
   run_record.check_and_write(str(tmp_path), config, allow_change=False)
   chosen = Recipe(**fixed, **dict.fromkeys(before))
@@ -145,7 +144,7 @@ def test_a_record_written_by_half_is_named_in_one_line(tmp_path, config, content
   path = tmp_path / run_record.FILE
   path.write_bytes(content if isinstance(content, bytes) else content.encode())
   with pytest.raises(UserError, match=run_record.FILE) as raised:
-    run_record.load(str(tmp_path), config.task)
+    run_record.load(str(tmp_path))
   assert "\n" not in str(raised.value)
   _save(_model(2), tmp_path)
   with pytest.raises(UserError, match=run_record.FILE):
@@ -160,7 +159,7 @@ def test_a_record_is_read_from_a_folder_alone(tmp_path, config):
     tmp_path / "file" / "run": "does not exist",
   }.items():
     with pytest.raises(UserError, match=text):
-      run_record.load(str(model_dir), config.task)
+      run_record.load(str(model_dir))
 
 
 def test_a_run_is_finished_until_it_is_resumed(tmp_path, config):
@@ -194,4 +193,4 @@ def test_a_field_that_came_with_a_release_does_not_refuse_a_run(tmp_path, config
 def test_a_record_of_wrong_values_is_one_error(tmp_path, config):
   (tmp_path / run_record.FILE).write_text(json.dumps({"config": config}))
   with pytest.raises(UserError, match=r"run_record\.json|num_classes is 'ten'"):
-    run_record.load(str(tmp_path), image_classification.ImageClassificationTask())
+    run_record.load(str(tmp_path))

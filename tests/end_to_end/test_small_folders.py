@@ -135,7 +135,7 @@ def tuned(programs, colours, start, tmp_path_factory):
 
 def test_a_fine_tuning_says_where_it_starts(tuned, start):
   assert f"starts from the EMA weights of {start}/ckpt-4" in tuned[1]
-  assert "its head has 10 classes, so this one of 3 is initialized" in tuned[1]
+  assert "10] there, [1280, 3] here" in tuned[1]
 
 
 def test_an_interrupted_fine_tuning_resumes_bit_by_bit(
