@@ -100,3 +100,14 @@ def checksum(values):
   """Sum and root of the sum of squares, in float64."""
   flat = np.asarray(values, np.float64).ravel()
   return np.array([flat.sum(), np.sqrt(flat @ flat)])
+
+
+def uint8_image(seed, height, width):
+  """A smooth image with noise, `[height, width, 3]`."""
+  random = np.random.RandomState(seed)
+  y = np.linspace(0, 1, height)[:, None, None]
+  x = np.linspace(0, 1, width)[None, :, None]
+  f = random.uniform(1, 6, (4, 3))
+  values = np.sin(f[0] * y * 3 + f[1]) * np.cos(f[2] * x * 3 + f[3])
+  values = 127.5 + 100 * values + random.standard_normal((height, width, 3)) * 12
+  return np.clip(np.round(values), 0, 255).astype(np.uint8)

@@ -30,16 +30,19 @@ class RecordFormat:
   """What a task expects of a record, to say what is wrong with one.
 
   Attributes:
-    num_classes: Number of classes, which error messages name.
+    num_classes: Number of classes: labels lie in [first_label, num_classes).
     encoded_image: Returns the encoded image; raises `tfrecord.CorruptRecordError`
       where there is none.
     labels: Returns all labels; raises `tfrecord.CorruptRecordError` where they cannot
       be read, and `tfrecord.LabelError` where one is outside the classes.
+    first_label: Lowest label. Those below it, a background, are not among the
+      `num_classes` that people set.
   """
 
   num_classes: int
   encoded_image: Callable[[Features], bytes]
   labels: Callable[[Features], Sequence[int]]
+  first_label: int = 0
 
   def check(self, example: Features) -> None:
     """Decodes the image and reads the labels; raises as these do."""

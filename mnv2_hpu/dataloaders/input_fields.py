@@ -14,6 +14,7 @@ from official.modeling import hyperparams
 from mnv2_hpu.errors import UserError
 
 PREPROCESSINGS = ("inception", "model_garden")
+RANDOM_CROPS = ("ssd", "none")
 
 
 @dataclasses.dataclass
@@ -32,7 +33,14 @@ class InputFields:
 
 
 @dataclasses.dataclass
-class PreprocessingFields:
+class AugmentationFields:
+  """What the training of every task may do to an image."""
+
+  flip: bool = True  # training mirrors half of the images
+
+
+@dataclasses.dataclass
+class PreprocessingFields(AugmentationFields):
   """What is done to an image; the defaults are slim's `inception_v2`.
 
   The preprocessing "model_garden" is that of Model Garden's parser: mean and standard
@@ -46,7 +54,6 @@ class PreprocessingFields:
   crop_aspect_ratio_range: tuple[float, float] = (0.75, 1.33)  # width / height
   crop_min_object_covered: float = 0.1  # fraction of the image that a crop holds
   central_fraction: float = 0.875  # fraction of each side kept in evaluation
-  flip: bool = True  # training mirrors half of the images
   color_distortion: bool = True  # training changes brightness and saturation
   # Decode a JPEG at a half, quarter or eighth where the crop is that many times as
   # large as the network's input. Faster; other pixels than slim's
@@ -57,6 +64,19 @@ class PreprocessingFields:
 @dataclasses.dataclass
 class PreprocessingOptions(PreprocessingFields, hyperparams.Config):
   """`task.train_data.preprocessing_options`, and that of the validation data."""
+
+
+@dataclasses.dataclass
+class DetectionFields(AugmentationFields):
+  """What is done to an image and its boxes; the defaults are TF1 SSD's."""
+
+  random_crop: str = "ssd"  # one of RANDOM_CROPS; training alone crops
+  max_boxes: int = 100  # in an image; those beyond it count neither here nor there
+
+
+@dataclasses.dataclass
+class DetectionOptions(DetectionFields, hyperparams.Config):
+  """`task.train_data.preprocessing_options` of a detector, and of its validation."""
 
 
 def check_minima(

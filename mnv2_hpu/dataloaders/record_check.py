@@ -93,7 +93,7 @@ def check_records(
   sample = [files[i] for i in sorted({0, len(files) // 2, len(files) - 1})]
   recorded = dataset_info.recorded_split(files)
   if recorded:
-    _check_recorded_labels(recorded, record_format.num_classes, sample[0])
+    _check_recorded_labels(recorded, record_format, sample[0])
   counted = _count(files, sample)
   reader = _Reader(record_format, max_corrupt_records)
   small = _num_bytes(files) <= MAX_READ_BYTES
@@ -107,14 +107,16 @@ def check_records(
 
 
 def _check_recorded_labels(
-  split: dataset_info.SplitInfo, num_classes: int, path: str
+  split: dataset_info.SplitInfo, record_format: corrupt_records.RecordFormat, path: str
 ) -> None:
+  num_classes, first = record_format.num_classes, record_format.first_label
   label = max(i for i, count in enumerate(split.examples_per_class) if count)
   if label >= num_classes:
     raise errors.UserError(
       f"dataset.json beside {path!r} counts examples of the label {label}, but "
-      f"num_classes is {num_classes}, which allows 0 to {num_classes - 1}. Set "
-      f"num_classes to {len(split.examples_per_class)}, or to 0 to read it from there."
+      f"num_classes is {num_classes - first}, which allows {first} to "
+      f"{num_classes - 1}. Set num_classes to {len(split.examples_per_class) - first}, "
+      "or to 0 to read it from there."
     )
 
 
