@@ -15,6 +15,7 @@ from mnv2_hpu.configs import backbones, experiments, schedules
 from mnv2_hpu.configs.recipe import EXPERIMENT, Recipe, configured_recipe
 from mnv2_hpu.dataloaders.input_fields import (
   PREPROCESSINGS,
+  DataFields,
   InputFields,
   PreprocessingOptions,
   check_minima,
@@ -23,13 +24,12 @@ from mnv2_hpu.errors import UserError, did_you_mean
 
 
 @dataclasses.dataclass
-class DataConfig(InputFields, upstream.DataConfig):
+class DataConfig(DataFields, upstream.DataConfig):
   """Model Garden's input fields, and this project's (`dataloaders.input_fields`)."""
 
   preprocessing_options: PreprocessingOptions = dataclasses.field(
     default_factory=PreprocessingOptions
   )
-  num_examples: int = 0  # 0: counted from the files
 
   def _override(self, override_dict: dict[str, Any], is_strict: bool = True) -> None:
     """Accepts the names that fields had in the last release too."""

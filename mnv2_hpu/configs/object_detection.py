@@ -14,6 +14,7 @@ from mnv2_hpu.configs import backbones, experiments, schedules
 from mnv2_hpu.configs.recipe import SSDLITE, TrainingRecipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.dataloaders.input_fields import (
+  DataFields,
   DetectionFields,
   DetectionOptions,
   InputFields,
@@ -57,13 +58,12 @@ configured_recipe = gin.external_configurable(
 
 
 @dataclasses.dataclass
-class DataConfig(InputFields, cfg.DataConfig):
+class DataConfig(DataFields, cfg.DataConfig):
   """Model Garden's input fields, and this project's (`dataloaders.input_fields`)."""
 
   preprocessing_options: DetectionOptions = dataclasses.field(
     default_factory=DetectionOptions
   )
-  num_examples: int = 0  # 0: counted from the files
 
 
 def _backbone(

@@ -33,6 +33,13 @@ class InputFields:
 
 
 @dataclasses.dataclass
+class DataFields(InputFields):
+  """`InputFields`, and what the experiment alone has: recipes count by split."""
+
+  num_examples: int = 0  # 0: counted from the files
+
+
+@dataclasses.dataclass
 class AugmentationFields:
   """What the training of every task may do to an image."""
 

@@ -10,6 +10,7 @@ from official.modeling import optimization
 
 import mnv2_hpu
 from mnv2_hpu.configs import gin_files
+from mnv2_hpu.configs.object_detection import DetectionRecipe
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
 from mnv2_hpu.errors import UserError
@@ -64,9 +65,17 @@ def _build(file, data_dir, *bindings):
   if file.parent.name == "hardware":  # given after a recipe
     files.insert(0, str(GIN_DIR / "imagenet.gin"))
   gin.parse_config_files_and_bindings(files, [f"DATA_DIR = '{data_dir}'", *bindings])
-  config = exp_factory.get_exp_config("mobilenet_v2_classification")
+  config = exp_factory.get_exp_config(
+    _experiment(file) or "mobilenet_v2_classification"
+  )
   config.validate()
   return config
+
+
+def _experiment(file):
+  """The experiment of this project that a file binds; None where it binds none."""
+  found = re.search(r"^(mobilenet_v2_\w+)\.", file.read_text(), re.M)
+  return found and found[1]
 
 
 def test_gin_files_are_found():
@@ -75,7 +84,7 @@ def test_gin_files_are_found():
 
 @pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
 def test_gin_file_parses_builds_and_validates(file, digits_dir):
-  if "mobilenet_v2_classification." in file.read_text():
+  if _experiment(file):
     required = {"HOSTS": "node-a:8,node-b:8", "START": "runs/before"}
     config = _build(
       file,
@@ -119,13 +128,39 @@ def test_imagenet_is_slims_recipe(digits_dir):
   assert config.runtime.mixed_precision_dtype == "bfloat16"
 
 
+def test_ssdlite_is_the_object_detection_apis_recipe(tmp_path):
+  """Numbers of ssdlite_mobilenet_v2_coco.config, on the images of COCO 2017."""
+  config = _build(
+    GIN_DIR / "ssdlite_coco.gin",
+    tmp_path,
+    "mobilenet_v2_ssdlite.num_classes = 90",
+    "mobilenet_v2_ssdlite.num_train_examples = 118287",
+  )
+  task, optimizer = config.task, config.trainer.optimizer_config
+  assert task.model.num_classes == 90
+  assert task.model.input_size == [300, 300, 3]
+  assert task.model.norm_activation.norm_momentum == 0.9997
+  assert task.losses.l2_weight_decay == 4e-5
+  assert task.train_data.global_batch_size == 24
+  assert task.train_data.preprocessing_options.random_crop == "ssd"
+  assert config.trainer.train_steps == pytest.approx(200_000, abs=20)
+  assert optimizer.optimizer.type == "rmsprop_tf1"
+  rmsprop = optimizer.optimizer.get()
+  assert (rmsprop.rho, rmsprop.momentum, rmsprop.epsilon) == (0.9, 0.9, 1.0)
+  rate = optimizer.learning_rate.get()
+  assert rate.initial_learning_rate == 0.004
+  assert (rate.decay_rate, rate.staircase) == (0.95, True)
+  assert rate.decay_steps > config.trainer.train_steps  # never
+  assert optimizer.ema.average_decay == 0.9999
+  assert optimizer.ema.trainable_weights_only is True
+
+
 @pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
 def test_gin_file_repeats_no_default(file):
   """A value stands once: what a file binds differs from the recipe's default."""
-  bound = re.findall(
-    r"^mobilenet_v2_classification\.(\w+) = ([^#\n]+)", file.read_text(), re.M
-  )
-  defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+  bound = re.findall(r"^mobilenet_v2_\w+\.(\w+) = ([^#\n]+)", file.read_text(), re.M)
+  recipe = {"mobilenet_v2_ssdlite": DetectionRecipe}.get(_experiment(file), Recipe)
+  defaults = {field.name: field.default for field in dataclasses.fields(recipe)}
   for name, value in bound:
     assert (
       value.strip().startswith("%") or gin.config.parse_value(value) != defaults[name]
