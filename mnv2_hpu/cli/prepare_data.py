@@ -1,11 +1,13 @@
 """Turns images into the TFRecords that training reads.
 
 A folder of images with one folder per class (a tenth of each is held out); ImageNet
-from its archives, which are not unpacked; a set of TensorFlow Datasets:
+from its archives, which are not unpacked; a set of TensorFlow Datasets; images with
+boxes, in COCO's JSON or its zip files:
 
   mnv2-prepare-data --input_dir=images --output_dir=records
   mnv2-prepare-data --source=imagenet --input_dir=downloads --output_dir=imagenet
   mnv2-prepare-data --source=tfds --tfds_name=cifar10 --input_dir=tfds --output_dir=out
+  mnv2-prepare-data --source=coco --input_dir=coco --output_dir=records
 
 An image that cannot be read is skipped and listed; --strict stops instead. A run that
 was interrupted continues when the same command is given again. At the end, dataset.json
@@ -19,27 +21,22 @@ from absl import flags
 from mnv2_hpu.cli import command
 from mnv2_hpu.cli.path_flags import define_path
 
+_TEXT, _NUMBER = flags.DEFINE_string, flags.DEFINE_integer
+_FRACTION, _SWITCH = flags.DEFINE_float, flags.DEFINE_bool
+
 # Fields of `prepare.PreparationOptions`, which has the defaults.
 OPTIONS = (
-  ("source", flags.DEFINE_string, "image_folder (default), imagenet or tfds."),
-  ("tfds_name", flags.DEFINE_string, "For tfds: name[/config][:version]."),
-  ("tfds_train_split", flags.DEFINE_string, "For tfds: the split to train on."),
-  (
-    "validation_fraction",
-    flags.DEFINE_float,
-    "Fraction of each class to hold out where the input has no validation split (0.1).",
-  ),
-  ("seed", flags.DEFINE_integer, "Seed of what is held out and of the order (0)."),
-  (
-    "significant_bits",
-    flags.DEFINE_integer,
-    "Bits that images of 16 bits per sample use, 8 to 16 (16): 12 scales 0..4095 to "
-    "0..255; the export does the same.",
-  ),
-  ("strict", flags.DEFINE_bool, "Stop at whatever would have to be skipped."),
-  ("num_train_shards", flags.DEFINE_integer, "Files; 0: 4 to 1024, by the images."),
-  ("num_validation_shards", flags.DEFINE_integer, "Files; 0: 1 to 128, by the images."),
-  ("num_processes", flags.DEFINE_integer, "0: one for few images, else one per core."),
+  ("source", _TEXT, "image_folder (default), imagenet, tfds or coco."),
+  ("tfds_name", _TEXT, "For tfds: name[/config][:version]."),
+  ("tfds_train_split", _TEXT, "For tfds: the split to train on."),
+  ("keep_category_ids", _SWITCH, "For boxes: labels are the category ids (COCO's 90)."),
+  ("validation_fraction", _FRACTION, "What to hold out of a set without such a split."),
+  ("seed", _NUMBER, "Seed of what is held out and of the order (0)."),
+  ("significant_bits", _NUMBER, "Bits of 16-bit images, 8 to 16: 12 scales by 4095."),
+  ("strict", _SWITCH, "Stop at whatever would have to be skipped."),
+  ("num_train_shards", _NUMBER, "Files; 0: 4 to 1024, by the images."),
+  ("num_validation_shards", _NUMBER, "Files; 0: 1 to 128, by the images."),
+  ("num_processes", _NUMBER, "0: one for few images, else one per core."),
 )
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,11 +152,26 @@ class InputReader:
     data = os.pread(self._opened.fileno(), image.size, image.offset)
     if len(data) < image.size:
       raise OSError(f"{image.archive} ends before it")
-    return data
+    return _inflate(data, image.inflated_size) if image.inflated_size else data
 
   def __getstate__(self) -> dict[str, Any]:
     """Leaves the open file out."""
     return {**self.__dict__, "_opened": None}
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+  """Returns `size` bytes that a zip file holds compressed.
+
+  Raises:
+    OSError: they are corrupt.
+  """
+  try:
+    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+  except zlib.error as error:
+    raise OSError(f"its compressed data are corrupt: {error}") from error
+  if len(inflated) != size:
+    raise OSError("its compressed data are corrupt: another size than the archive says")
+  return inflated
 
 
 def read_file(path: str) -> bytes:

@@ -6,7 +6,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mnv2_hpu.data_preparation.images import EncodedImage
 from mnv2_hpu.errors import UserError
@@ -24,13 +24,34 @@ class SourceImage(NamedTuple):
       file.
     offset: Byte of the archive at which it starts.
     size: Its bytes in the archive.
+    inflated_size: Bytes that these inflate to; 0 where they are stored as they are.
+    annotation: What `Listing.serialize` of an annotated source needs to know of it;
+      picklable.
   """
 
   path: str
-  label: int
+  label: int = 0
   archive: str = ""
   offset: int = 0
   size: int = 0
+  inflated_size: int = 0
+  annotation: Any = None
+
+
+class Record(NamedTuple):
+  """The record of an image, and what is counted of it.
+
+  Attributes:
+    data: Serialized `tf.train.Example`.
+    counts: Examples, boxes or pixels that it adds to each label.
+    dropped: Number of annotations left out, by the reason; `strict` stops at them.
+    remarks: Number of annotations that are kept and people should know of, by kind.
+  """
+
+  data: bytes
+  counts: Mapping[int, int]
+  dropped: Mapping[str, int] = {}
+  remarks: Mapping[str, int] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +65,8 @@ class SourceOptions:
     seed: Seed of that choice.
     tfds_name: Name of the data set, for the source `tfds`.
     tfds_train_split: Its split to train on.
+    keep_category_ids: Whether labels are the category ids of a source of boxes, in
+      place of 1 to the number of categories.
   """
 
   input_dir: str
@@ -51,40 +74,48 @@ class SourceOptions:
   seed: int = 0
   tfds_name: str = ""
   tfds_train_split: str = "train"
+  keep_category_ids: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
   """Everything that is known of a source before any image is read.
 
-  A source of another kind, boxes or masks for instance, brings a `serialize` of its
-  own; what the images are annotated with can be found by their path.
+  A source of boxes or masks brings a `serialize` of its own, and its images an
+  `annotation`.
 
   Attributes:
     source: Its name in `prepare.SOURCES`.
     label_names: Name of each class; the index is the label.
     splits: Images by split, in a fixed order; `train` comes first.
     read: Returns the bytes of an image; picklable, raises OSError, or BadImageError.
-    serialize: Returns the record of an image, given its class's name; picklable.
+    serialize: Returns the record of an image, given its class's name; picklable, may
+      raise BadImageError.
     validation_fraction: Fraction that was held out; None where the split was given.
     checksum: SHA-256 over path and size of every input.
     skipped: `{"file", "reason"}` of what was left out already.
     warnings: What else people should know, a line each.
     jpeg_only: Whether readers of this layout expect every image to be a JPEG.
     num_shards: Usual number of files by split; chosen by size for those not named.
+    task: What the records are for, as `DatasetInfo.task`.
+    category_ids: The source's own id of each label, as `DatasetInfo.category_ids`.
+    dropped: `(count, first file)` of the annotations left out already, by the reason.
   """
 
   source: str
   label_names: Sequence[str]
   splits: Mapping[str, Sequence[SourceImage]]
   read: Callable[[SourceImage], bytes]
-  serialize: Callable[[EncodedImage, SourceImage, str], bytes]
+  serialize: Callable[[EncodedImage, SourceImage, str], Record]
   validation_fraction: float | None
   checksum: str
   skipped: Sequence[Mapping[str, str]] = ()
   warnings: Sequence[str] = ()
   jpeg_only: bool = False
   num_shards: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  task: str = "classification"
+  category_ids: Sequence[int] = ()
+  dropped: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
 
   @property
   def num_images(self) -> int:
@@ -108,6 +139,10 @@ class Checksum:
     """Adds one input file."""
     name = path.encode("utf-8", errors="surrogateescape")
     self._hash.update(b"%s\0%d\n" % (name, size))
+
+  def add_content(self, content: bytes) -> None:
+    """Adds what was read of an input whose size does not show a change."""
+    self._hash.update(content)
 
   def hexdigest(self) -> str:
     """Returns the checksum as 64 hexadecimal digits."""
@@ -185,3 +220,11 @@ def stratified(
     train[name] = [item for i, item in enumerate(items) if i not in chosen]
     validation[name] = [item for i, item in enumerate(items) if i in chosen]
   return train, validation
+
+
+def hold_out(
+  images: Sequence[SourceImage], fraction: float, seed: int
+) -> dict[str, list[SourceImage]]:
+  """Splits images that have no one class each into `train` and `validation`."""
+  train, validation = stratified({"images": images}, fraction, seed)
+  return {"train": train["images"], "validation": validation["images"]}

@@ -18,6 +18,7 @@ from mnv2_hpu.data_preparation import (
   workers,
   workspace,
 )
+from mnv2_hpu.data_preparation.annotations import coco
 from mnv2_hpu.data_preparation.listing import Listing, SourceOptions, check_names
 from mnv2_hpu.data_preparation.shards import printable
 from mnv2_hpu.data_preparation.summary import PreparationResult
@@ -29,6 +30,7 @@ SOURCES: dict[str, Callable[[SourceOptions], Listing]] = {
   image_folder.NAME: image_folder.list_image_folder,
   imagenet.NAME: imagenet.list_imagenet,
   tfds.NAME: tfds.list_tfds,
+  coco.NAME: coco.list_coco,
 }
 
 
@@ -53,6 +55,8 @@ class PreparationOptions:
     tfds_name: Name of the data set, for the source `tfds`.
     tfds_train_split: Its split to train on.
     significant_bits: Bits that 16-bit images use, 8 to 16: 12 scales 0..4095 to 0..255.
+    keep_category_ids: Whether the labels of boxes are the input's own category ids (1
+      to 90 of COCO), in place of 1 to the number of categories.
   """
 
   input_dir: str
@@ -67,6 +71,7 @@ class PreparationOptions:
   tfds_name: str = ""
   tfds_train_split: str = "train"
   significant_bits: int = 16
+  keep_category_ids: bool = False
 
 
 def prepare(
@@ -157,8 +162,8 @@ def _check_options(options: PreparationOptions) -> None:
 def _check_classes(options: PreparationOptions, listing: Listing) -> None:
   names = listing.label_names
   check_names("class", names)
-  labels = summary.used_labels(listing.source, len(names))
-  if len(labels) < 2:
+  labels = summary.used_labels(listing)
+  if listing.task == "classification" and len(labels) < 2:
     raise UserError(
       f"--input_dir={options.input_dir} has one class, {names[labels[0]]!r}: there is "
       "nothing to learn. Give it the images of two classes or more."
@@ -167,12 +172,8 @@ def _check_classes(options: PreparationOptions, listing: Listing) -> None:
 
 def _plan(options: PreparationOptions, listing: Listing) -> dict[str, Any]:
   """Returns everything that decides the bytes of the shards, as JSON values."""
-  if options.strict and listing.skipped:
-    first = listing.skipped[0]
-    raise UserError(
-      f"{printable(first['file'])}: {first['reason']}. Fix or remove it, or leave "
-      "--strict out to skip it."
-    )
+  if options.strict:
+    _check_nothing_left_out(listing)
   return {
     "source": listing.source,
     "source_checksum": listing.checksum,
@@ -191,6 +192,16 @@ def _plan(options: PreparationOptions, listing: Listing) -> dict[str, Any]:
     },
     "tool_version": mnv2_hpu.__version__,
   }
+
+
+def _check_nothing_left_out(listing: Listing) -> None:
+  left_out = [(entry["file"], entry["reason"]) for entry in listing.skipped]
+  left_out += [(file, kind) for kind, (_, file) in listing.dropped.items()]
+  for file, reason in left_out[:1]:
+    raise UserError(
+      f"{printable(file)}: {reason}. Fix or remove it, or leave --strict out to skip "
+      "it."
+    )
 
 
 def _tasks(

@@ -6,27 +6,22 @@ shard which exists is whole and reported.
 """
 
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mnv2_hpu import files, tfrecord
+from mnv2_hpu import example_proto, files, tfrecord
 from mnv2_hpu.data_preparation import images
-from mnv2_hpu.data_preparation.listing import SourceImage
+from mnv2_hpu.data_preparation.listing import Record, SourceImage
 from mnv2_hpu.errors import UserError
 
 _IMAGES_PER_SHARD = 1_000
 _AUTOMATIC_SHARDS = {"train": (4, 1024), "validation": (1, 128)}  # (min, max)
 _MIN_IMAGES_PER_SHARD = 10  # when the number of shards is chosen here
-
-# Tags of `tensorflow/core/example/{example,feature}.proto`: field number and wire type.
-_FIELD_1 = b"\x0a"  # Example.features, Features.feature, key, bytes_list, values
-_FIELD_2 = b"\x12"  # the value of an entry of Features.feature
-_FIELD_3 = b"\x1a"  # Feature.int64_list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +34,8 @@ class ShardTask:
     source_images: Images of the shard, in the order of its records.
     label_names: Names of all classes.
     read: Returns an image's bytes.
-    serialize: Returns an image's record, given its class's name.
+    serialize: Returns an image's record, given its class's name; raises BadImageError
+      where its annotation cannot be used.
     jpeg_only: Whether what is no JPEG is converted to one.
     strict: Whether a bad image stops the preparation.
     significant_bits: Bits that samples of 16 bits use.
@@ -50,29 +46,38 @@ class ShardTask:
   source_images: Sequence[SourceImage]
   label_names: Sequence[str]
   read: Callable[[SourceImage], bytes]
-  serialize: Callable[[images.EncodedImage, SourceImage, str], bytes]
+  serialize: Callable[[images.EncodedImage, SourceImage, str], Record]
   jpeg_only: bool
   strict: bool
   significant_bits: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class ShardReport:
   """What a finished shard holds.
 
   Attributes:
-    examples_per_class: Records by label, `[num_classes]`.
+    num_records: Records.
+    counts_per_class: Examples, boxes or pixels by label, `[num_classes]`.
     skipped: `{"file", "reason"}` of each image left out.
     converted: `{"file", "reason"}` of each image that was re-encoded.
     bits_used: Maximum of `EncodedImage.bits_used` by label, `[num_classes]`.
     oriented_per_class: Images with an EXIF orientation other than upright, by label.
+    remarks: `[count, first file]` of each kind of `Record.dropped` and `.remarks`.
   """
 
-  examples_per_class: list[int]
+  num_records: int
+  counts_per_class: list[int]
   skipped: list[dict[str, str]]
   converted: list[dict[str, str]]
   bits_used: list[int]
   oriented_per_class: list[int]
+  remarks: dict[str, list[Any]]
+
+  def remark(self, kind: str, count: int, file: str) -> None:
+    """Adds `count` things of a kind; `file` is shown if it is the first of them."""
+    entry = self.remarks.setdefault(kind, [0, file])
+    entry[0] += count
 
 
 def shard_names(split: str, num_shards: int) -> list[str]:
@@ -118,19 +123,25 @@ def merge_reports(paths: Iterable[str | os.PathLike[str]]) -> ShardReport:
   """
   reports = [ShardReport(**json.loads(Path(path).read_text("utf-8"))) for path in paths]
   skipped = [entry for report in reports for entry in report.skipped]
-  if not all(any(report.examples_per_class) for report in reports):
+  if not all(report.num_records for report in reports):
     raise UserError(
       "none of the images of a shard can be read; the first that cannot: "
       f"{skipped[0]['file']}: {skipped[0]['reason']}. Fix the input, or ask for fewer "
       "shards; then delete the output folder and run the same command again."
     )
-  return ShardReport(
-    examples_per_class=np.sum([r.examples_per_class for r in reports], axis=0).tolist(),
+  merged = ShardReport(
+    num_records=sum(report.num_records for report in reports),
+    counts_per_class=np.sum([r.counts_per_class for r in reports], axis=0).tolist(),
     skipped=skipped,
     converted=[entry for report in reports for entry in report.converted],
     bits_used=np.max([r.bits_used for r in reports], axis=0).tolist(),
     oriented_per_class=np.sum([r.oriented_per_class for r in reports], axis=0).tolist(),
+    remarks={},
   )
+  for report in reports:
+    for kind, (count, file) in report.remarks.items():
+      merged.remark(kind, count, file)
+  return merged
 
 
 def write_shard(task: ShardTask) -> None:
@@ -145,7 +156,7 @@ def write_shard(task: ShardTask) -> None:
   import tensorflow as tf
 
   zeros = [0] * len(task.label_names)
-  report = ShardReport([*zeros], [], [], [*zeros], [*zeros])
+  report = ShardReport(0, [*zeros], [], [], [*zeros], [*zeros], {})
   # A worker of a run that was killed may still be at it: the name is this process's.
   tmp_path = f"{task.report_path}.{os.getpid()}{files.TMP_SUFFIX}"
   try:
@@ -155,6 +166,7 @@ def write_shard(task: ShardTask) -> None:
           record = _record(task, image, report)
           if record is not None:
             writer.write(record)
+            report.num_records += 1
       with files.atomic_write(task.report_path) as file:
         json.dump(dataclasses.asdict(report), file)
   except (OSError, tf.errors.OpError) as error:
@@ -169,6 +181,9 @@ def _record(task: ShardTask, image: SourceImage, report: ShardReport) -> bytes |
   shown = printable(image.path)
   try:
     stored = images.read(_read(task, image), task.jpeg_only, task.significant_bits)
+    record = task.serialize(stored, image, task.label_names[image.label])
+    if task.strict and record.dropped:
+      raise images.BadImageError("; ".join(record.dropped))
   except images.BadImageError as error:
     if task.strict:
       raise UserError(
@@ -178,10 +193,13 @@ def _record(task: ShardTask, image: SourceImage, report: ShardReport) -> bytes |
     return None
   if stored.converted:
     report.converted.append({"file": shown, "reason": stored.converted})
-  report.examples_per_class[image.label] += 1
+  for label, count in record.counts.items():
+    report.counts_per_class[label] += count
+  for kind, count in [*record.dropped.items(), *record.remarks.items()]:
+    report.remark(kind, count, shown)
   report.bits_used[image.label] = max(report.bits_used[image.label], stored.bits_used)
   report.oriented_per_class[image.label] += stored.orientation != 1
-  return task.serialize(stored, image, task.label_names[image.label])
+  return record.data
 
 
 def _read(task: ShardTask, image: SourceImage) -> bytes:
@@ -200,8 +218,8 @@ def printable(path: str) -> str:
   return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
-def serialize(image: images.EncodedImage, source: SourceImage, text: str) -> bytes:
-  """Returns a serialized `tf.train.Example`, the same bytes for the same arguments.
+def serialize(image: images.EncodedImage, source: SourceImage, text: str) -> Record:
+  """Returns the record of a labelled image, the same bytes for the same arguments.
 
   Args:
     image: Image to store.
@@ -209,15 +227,15 @@ def serialize(image: images.EncodedImage, source: SourceImage, text: str) -> byt
     text: Name of the class.
   """
   named = {
-    tfrecord.TEXT_KEY: _encode(text),
-    tfrecord.FILENAME_KEY: _encode(source.path),
+    tfrecord.TEXT_KEY: encode_path(text),
+    tfrecord.FILENAME_KEY: encode_path(source.path),
   }
-  return encode_example({**_features(image, source.label), **named})
+  return _labelled(image, source, named)
 
 
 def serialize_imagenet(
   image: images.EncodedImage, source: SourceImage, synset: str
-) -> bytes:
+) -> Record:
   """Returns the record of an ImageNet image: its synset, and its name without folder.
 
   Args:
@@ -226,14 +244,24 @@ def serialize_imagenet(
     synset: WordNet identifier of the class, such as `n01440764`.
   """
   name = source.path.rpartition("/")[2]
-  named = {tfrecord.SYNSET_KEY: _encode(synset), tfrecord.FILENAME_KEY: _encode(name)}
-  return encode_example({**_features(image, source.label), **named})
+  named = {
+    tfrecord.SYNSET_KEY: encode_path(synset),
+    tfrecord.FILENAME_KEY: encode_path(name),
+  }
+  return _labelled(image, source, named)
 
 
-def _features(image: images.EncodedImage, label: int) -> dict[str, bytes | int]:
+def _labelled(
+  image: images.EncodedImage, source: SourceImage, named: Mapping[str, bytes]
+) -> Record:
+  features = {**image_features(image), tfrecord.LABEL_KEY: source.label, **named}
+  return Record(example_proto.encode_example(features), {source.label: 1})
+
+
+def image_features(image: images.EncodedImage) -> dict[str, bytes | int]:
+  """Returns the features that describe an image, whatever it is annotated with."""
   return {
     tfrecord.IMAGE_KEY: image.encoded,
-    tfrecord.LABEL_KEY: label,
     tfrecord.FORMAT_KEY: image.format.encode(),
     tfrecord.HEIGHT_KEY: image.height,
     tfrecord.WIDTH_KEY: image.width,
@@ -242,52 +270,6 @@ def _features(image: images.EncodedImage, label: int) -> dict[str, bytes | int]:
   }
 
 
-def _encode(path: str) -> bytes:
+def encode_path(path: str) -> bytes:
+  """Returns the bytes of a name or path, as the file system has them."""
   return path.encode("utf-8", errors="surrogateescape")
-
-
-def encode_example(features: Mapping[str, bytes | int]) -> bytes:
-  """Returns a serialized `tf.train.Example` of single values, keys in sorted order.
-
-  The bytes are those of protobuf's deterministic serialization, without its copies of
-  the image: 12 us instead of 70, of the 740 that an image takes in all.
-
-  Args:
-    features: Values by key; integers are not negative.
-  """
-  parts: list[bytes] = []
-  for key, value in sorted(features.items()):
-    if isinstance(value, int):
-      parts.append(_integer_entry(key, value))
-    else:
-      parts += _entry_head(key, _FIELD_1, len(value)), value
-  return b"".join((_head(_FIELD_1, sum(map(len, parts))), *parts))
-
-
-@functools.lru_cache(maxsize=4096)
-def _integer_entry(key: str, value: int) -> bytes:
-  packed = _varint(value)
-  return _entry_head(key, _FIELD_3, len(packed)) + packed
-
-
-@functools.lru_cache(maxsize=4096)
-def _entry_head(key: str, kind: bytes, size: int) -> bytes:
-  """Returns what precedes a value of `size` bytes in its entry of the map."""
-  name = key.encode()
-  values = _head(_FIELD_1, size)
-  feature = _head(kind, len(values) + size) + values
-  entry = _head(_FIELD_1, len(name)) + name + _head(_FIELD_2, len(feature) + size)
-  return _head(_FIELD_1, len(entry) + len(feature) + size) + entry + feature
-
-
-def _head(tag: bytes, size: int) -> bytes:
-  return tag + _varint(size)
-
-
-def _varint(value: int) -> bytes:
-  encoded = bytearray()
-  while value >= 0x80:
-    encoded.append(value & 0x7F | 0x80)
-    value >>= 7
-  encoded.append(value)
-  return bytes(encoded)

@@ -8,20 +8,24 @@ import mnv2_hpu
 from mnv2_hpu.data_preparation import imagenet, shards, workspace
 from mnv2_hpu.data_preparation.listing import Listing
 from mnv2_hpu.data_preparation.shards import printable
-from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
+from mnv2_hpu.dataloaders.dataset_info import COUNTS_OF_TASK, DatasetInfo, SplitInfo
 from mnv2_hpu.errors import UserError
 
 _MIN_UNUSED_BITS = 2  # leave a class a quarter as bright as it could be, or less
 _MAX_NAMES = 10
 
 
-def used_labels(source: str, num_classes: int) -> range:
-  """Returns the labels that images can have: all but ImageNet's background.
+_COUNTED = {  # by task
+  "classification": "",
+  "detection": "boxes ",
+  "segmentation": "pixels ",
+}
 
-  >>> used_labels("image_folder", 3), used_labels("imagenet", 3)
-  (range(0, 3), range(1, 3))
-  """
-  return range(1 if source == imagenet.NAME else 0, num_classes)
+
+def used_labels(data: Listing | DatasetInfo) -> range:
+  """Returns the labels that things have: not the background of ImageNet and boxes."""
+  has_background = data.source == imagenet.NAME or data.task == "detection"
+  return range(1 if has_background else 0, len(data.label_names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +49,14 @@ class PreparationResult:
   def summary(self) -> str:
     """Returns the lines to print when a preparation has ended."""
     info = self.info
-    labels = used_labels(info.source, info.num_classes)
+    labels = used_labels(info)
     lines = [f"{self.output_dir}: {info.num_classes} classes"]
     for name, split in info.splits.items():
-      counts = {label: split.examples_per_class[label] for label in labels}
+      counts = {label: split.counts(info.task)[label] for label in labels}
       lines.append(
         f"  {name:<10} {split.num_examples:>9,} images in {split.num_shards} shards, "
-        f"{min(counts.values()):,} to {max(counts.values()):,} per class"
+        f"{min(counts.values()):,} to {max(counts.values()):,} {_COUNTED[info.task]}"
+        "per class"
       )
       lines += [
         f"    none of {info.label_names[i]!r}" for i, n in counts.items() if not n
@@ -80,12 +85,12 @@ def summarize(
   Raises:
     UserError: If a shard has no readable image, or a class none to train on.
   """
-  num_classes = len(listing.label_names)
   skipped = [{**entry, "file": printable(entry["file"])} for entry in listing.skipped]
   converted: list[dict[str, str]] = []
   bits_used: dict[str, int] = {}
   num_oriented = 0
   infos = {}
+  remarks = {kind: [*entry] for kind, entry in listing.dropped.items()}
   for split, count in plan["shards"].items():
     names = shards.shard_names(split, count)
     report = shards.merge_reports(work.report_path(name) for name in names)
@@ -95,20 +100,19 @@ def summarize(
     for name, bits in zip(listing.label_names, report.bits_used, strict=True):
       if bits:
         bits_used[name] = max(bits_used.get(name, 0), bits)
-    per_class = report.examples_per_class
-    pattern = f"{split}-*-of-{count:05d}"
-    infos[split] = SplitInfo(sum(per_class), count, pattern, per_class)
-  for label in used_labels(listing.source, num_classes):
-    if not infos["train"].examples_per_class[label]:
-      raise UserError(
-        f"the class {listing.label_names[label]!r} has no image to train on: all are "
-        f"held out, or among the {len(skipped)} that were skipped. Fix the input, then "
-        f"delete {work.output_dir} and run the same command again."
-      )
+    for kind, (number, file) in report.remarks.items():
+      remarks.setdefault(kind, [0, file])[0] += number
+    infos[split] = SplitInfo(
+      report.num_records,
+      count,
+      f"{split}-*-of-{count:05d}",
+      **{COUNTS_OF_TASK[listing.task]: report.counts_per_class},
+    )
+  _check_train(listing, infos["train"], len(skipped), work)
   return DatasetInfo(
     source=listing.source,
     label_names=list(listing.label_names),
-    num_classes=num_classes,
+    num_classes=len(listing.label_names),
     splits=infos,
     skipped=sorted(skipped, key=lambda entry: entry["file"]),
     converted=sorted(converted, key=lambda entry: entry["file"]),
@@ -119,9 +123,32 @@ def summarize(
     significant_bits=plan["significant_bits"],
     warnings=[
       *listing.warnings,
+      *(f"{n:,} {kind} (the first: {file})" for kind, (n, file) in remarks.items()),
       *image_warnings(num_oriented, bits_used, plan["significant_bits"]),
     ],
+    task=listing.task,
+    category_ids=list(listing.category_ids),
   )
+
+
+def _check_train(
+  listing: Listing, train: SplitInfo, num_skipped: int, work: workspace.Workspace
+) -> None:
+  """Checks that there is something of every class to train on; of boxes, of any."""
+  labels, counts = used_labels(listing), train.counts(listing.task)
+  lacking = [label for label in labels if not counts[label]]
+  advice = (
+    f"Fix the input, then delete {work.output_dir} and run the same command again."
+  )
+  if listing.task == "classification" and lacking:
+    raise UserError(
+      f"the class {listing.label_names[lacking[0]]!r} has no image to train on: all "
+      f"are held out, or among the {num_skipped} that were skipped. {advice}"
+    )
+  if len(lacking) == len(labels):
+    raise UserError(
+      f"no image to train on has a usable annotation: see the input's own. {advice}"
+    )
 
 
 def image_warnings(

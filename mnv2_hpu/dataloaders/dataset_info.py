@@ -15,6 +15,13 @@ from mnv2_hpu.errors import UserError
 
 FILE_NAME = "dataset.json"
 
+# What a split counts by label, for each task: a field of `SplitInfo`.
+COUNTS_OF_TASK = {
+  "classification": "examples_per_class",
+  "detection": "boxes_per_class",
+  "segmentation": "pixels_per_class",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class SplitInfo:
@@ -25,12 +32,21 @@ class SplitInfo:
     num_shards: Files of the split.
     file_pattern: Glob of its shards, relative to the data set's folder.
     examples_per_class: Records by label; `[num_classes]`, adds up to `num_examples`.
+      Of classification; empty for other tasks, as are the next two for theirs.
+    boxes_per_class: Boxes by label, crowds included; `[num_classes]`.
+    pixels_per_class: Pixels by label, without ignored ones; `[num_classes]`.
   """
 
   num_examples: int
   num_shards: int
   file_pattern: str
-  examples_per_class: list[int]
+  examples_per_class: list[int] = dataclasses.field(default_factory=list)
+  boxes_per_class: list[int] = dataclasses.field(default_factory=list)
+  pixels_per_class: list[int] = dataclasses.field(default_factory=list)
+
+  def counts(self, task: str) -> list[int]:
+    """Returns what a task counts, by label."""
+    return getattr(self, COUNTS_OF_TASK[task])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +67,10 @@ class DatasetInfo:
     tool_version: Version of this package that prepared it.
     significant_bits: Bits that samples of 16 bits use; an export scales by them.
     warnings: What people should know of the images, a line each.
+    task: `classification`, `detection` or `segmentation`.
+    category_ids: The source's own id of each label, `[num_classes]`: a detector's
+      results are written with them. Empty where labels have no other id; 0 for the
+      background.
   """
 
   source: str
@@ -65,6 +85,8 @@ class DatasetInfo:
   tool_version: str
   significant_bits: int = 16
   warnings: list[str] = dataclasses.field(default_factory=list)
+  task: str = "classification"
+  category_ids: list[int] = dataclasses.field(default_factory=list)
 
   @classmethod
   def find(cls, data_dir: str | os.PathLike[str]) -> "DatasetInfo | None":
@@ -107,7 +129,12 @@ class DatasetInfo:
   def save(self, data_dir: str | os.PathLike[str]) -> Path:
     """Writes `<data_dir>/dataset.json` atomically and returns its path."""
     path = Path(data_dir) / FILE_NAME
-    text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+    content = dataclasses.asdict(self)
+    for split in content["splits"].values():
+      for name in COUNTS_OF_TASK.values():
+        if name != COUNTS_OF_TASK[self.task]:
+          del split[name]
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     # A file name may hold bytes that are not UTF-8; they are kept as escapes.
     with files.atomic_write(path, "wb") as file:
       file.write((text + "\n").encode(errors="backslashreplace"))
@@ -134,8 +161,14 @@ def recorded_split(paths: Sequence[str | os.PathLike[str]]) -> SplitInfo | None:
   return None
 
 
-# Fields that earlier versions did not write: they have defaults.
-_OPTIONAL_FIELDS = {"significant_bits", "warnings"}
+# Fields that earlier versions did not write, or other tasks do not: they have defaults.
+_OPTIONAL_FIELDS = {
+  "significant_bits",
+  "warnings",
+  "task",
+  "category_ids",
+  *COUNTS_OF_TASK.values(),
+}
 
 
 def _invalid(path: Path, problem: str) -> UserError:
@@ -189,23 +222,34 @@ def _check_agreement(path: Path, info: DatasetInfo) -> None:
       f"field 'num_classes' is {info.num_classes}, but 'label_names' has "
       f"{len(info.label_names)} names",
     )
+  if info.task not in COUNTS_OF_TASK:
+    allowed = ", ".join(COUNTS_OF_TASK)
+    raise _invalid(path, f"field 'task' is {info.task!r}; known are {allowed}")
+  if info.category_ids and len(info.category_ids) != info.num_classes:
+    raise _invalid(
+      path,
+      f"field 'category_ids' has {len(info.category_ids)} entries for "
+      f"{info.num_classes} classes",
+    )
   for name, split in info.splits.items():
-    per_class = split.examples_per_class
-    if min(per_class, default=0) < 0:
-      raise _invalid(
-        path,
-        f"field 'splits.{name}.examples_per_class' holds {min(per_class)}, a negative "
-        "number",
-      )
-    if len(per_class) != info.num_classes:
-      raise _invalid(
-        path,
-        f"field 'splits.{name}.examples_per_class' has {len(per_class)} entries for "
-        f"{info.num_classes} classes",
-      )
-    if sum(per_class) != split.num_examples:
-      raise _invalid(
-        path,
-        f"field 'splits.{name}.num_examples' is {split.num_examples}, but "
-        f"'examples_per_class' adds up to {sum(per_class)}",
-      )
+    _check_split(path, name, split, info)
+
+
+def _check_split(path: Path, name: str, split: SplitInfo, info: DatasetInfo) -> None:
+  counted = COUNTS_OF_TASK[info.task]
+  field, per_class = f"field 'splits.{name}.{counted}'", split.counts(info.task)
+  if not per_class:
+    raise _invalid(path, f"{field} is missing or empty")
+  if min(per_class) < 0:
+    raise _invalid(path, f"{field} holds {min(per_class)}, a negative number")
+  if len(per_class) != info.num_classes:
+    raise _invalid(
+      path,
+      f"{field} has {len(per_class)} entries for {info.num_classes} classes",
+    )
+  if info.task == "classification" and sum(per_class) != split.num_examples:
+    raise _invalid(
+      path,
+      f"field 'splits.{name}.num_examples' is {split.num_examples}, but {counted!r} "
+      f"adds up to {sum(per_class)}",
+    )

@@ -236,7 +236,7 @@ def test_deep_compares_the_recorded_size(data_dir):
 
 def test_an_image_of_another_format_is_found_without_decoding(data_dir):
   stored = images.EncodedImage(helpers_images.encoded("BMP"), "BMP", 24, 36, 3)
-  record = shards.serialize(stored, listing.SourceImage("x.bmp", 0), "ant")
+  record = shards.serialize(stored, listing.SourceImage("x.bmp", 0), "ant").data
   rewrite(data_dir / SHARD, lambda records: [*records, record])
   assert problems(data_dir)[0].endswith("holds neither JPEG nor PNG in image/encoded")
 

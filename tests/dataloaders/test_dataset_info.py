@@ -50,7 +50,12 @@ def test_unreadable_file_is_an_error_not_an_absent_one(tmp_path):
 
 
 # What earlier versions did not write.
-NEWER = {"significant_bits": 16, "warnings": []}
+NEWER = {
+  "significant_bits": 16,
+  "warnings": [],
+  "task": "classification",
+  "category_ids": [],
+}
 
 
 def test_a_file_of_an_earlier_version_is_read(tmp_path):
@@ -127,3 +132,34 @@ def test_what_is_no_file_is_an_error_not_an_absent_one(tmp_path, make):
     path.symlink_to("missing" if make == "link to nothing" else "dataset.json")
   with pytest.raises(UserError, match="is no file, or a link that leads to none"):
     DatasetInfo.find(tmp_path)
+
+
+def test_a_split_counts_what_its_task_has(tmp_path):
+  split = SplitInfo(3, 1, "train-*", boxes_per_class=[0, 7])
+  info = dataclasses.replace(
+    INFO, task="detection", category_ids=[0, 18], splits={"train": split}
+  )
+  path = info.save(tmp_path)
+  assert DatasetInfo.load(tmp_path) == info
+  assert info.splits["train"].counts(info.task) == [0, 7]
+  assert set(json.loads(path.read_text())["splits"]["train"]) == {
+    "num_examples",
+    "num_shards",
+    "file_pattern",
+    "boxes_per_class",
+  }
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"task": "pose"}, "'task' is 'pose'; known are classification, detection"),
+    ({"task": "detection"}, "'splits.train.boxes_per_class' is missing or empty"),
+    ({"category_ids": [1]}, "'category_ids' has 1 entries for 2 classes"),
+  ],
+)
+def test_a_task_without_its_fields_is_refused(tmp_path, change, message):
+  content = {**dataclasses.asdict(INFO), **change}
+  (tmp_path / "dataset.json").write_text(json.dumps(content))
+  with pytest.raises(UserError, match=message):
+    DatasetInfo.load(tmp_path)

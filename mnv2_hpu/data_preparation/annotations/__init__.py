@@ -1,0 +1,1 @@
+"""Sources of images with boxes or with masks, and the records made of them."""
