@@ -15,7 +15,13 @@ from mnv2_hpu import files
 from mnv2_hpu.checkpoints import library_files, restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError, did_you_mean, shorten
-from mnv2_hpu.serving import exported_models, folded_network, metadata, tflite
+from mnv2_hpu.serving import (
+  exported_models,
+  folded_network,
+  metadata,
+  onnx_conversion,
+  tflite,
+)
 from mnv2_hpu.serving.image_classification import ClassificationModule
 
 # Function of the module -> signature of the SavedModel.
@@ -168,12 +174,14 @@ def _check_folder(export_dir: str) -> None:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-  """Raises a UserError if a name is not in `FORMATS`, or there is none."""
+  """Raises a UserError if a name is not in `FORMATS` or cannot be made, or is none."""
   for name in formats:
     if name not in FORMATS:
       raise UserError(f"--formats holds {name!r}. {did_you_mean(name, FORMATS)}")
   if not formats:
     raise UserError(f"--formats is empty; allowed are {', '.join(FORMATS)}.")
+  if onnx_conversion.FORMAT in formats:
+    onnx_conversion.check_installed()
 
 
 def _write_saved_model(job: _Job, name: str) -> str:
@@ -207,6 +215,13 @@ def _write_tflite(job: _Job, name: str) -> str:
   return path
 
 
+def _write_onnx(job: _Job, name: str) -> str:
+  path = os.path.join(job.export_dir, exported_models.FILES[name])
+  model = onnx_conversion.convert(job.module, job.content)
+  job.stack.enter_context(files.atomic_write(path, "wb")).write(model)
+  return path
+
+
 def _write_library_files(job: _Job, name: str) -> str:
   path = os.path.join(job.export_dir, name)
   folder = job.stack.enter_context(files.atomic_folder(path))
@@ -226,6 +241,7 @@ def _write_library_files(job: _Job, name: str) -> str:
 FORMATS: dict[str, Callable[[_Job, str], str]] = {
   "saved_model": _write_saved_model,
   **dict.fromkeys(tflite.KINDS, _write_tflite),
+  onnx_conversion.FORMAT: _write_onnx,
   **dict.fromkeys(library_files.WRITERS, _write_library_files),
 }
 

@@ -1,15 +1,12 @@
 """Converts a network to TFLite: float32, float16, or with weights of 8 bits."""
 
-import contextlib
-import os
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from mnv2_hpu import log_filters
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving.image_classification import ClassificationModule
 
@@ -61,7 +58,7 @@ def convert(
     converter.target_spec.supported_types = [tf.float16]
   if kind == "int8":
     _quantize(converter, module, quantization)
-  with _capture_native_stderr():
+  with log_filters.captured_native_stderr():
     return converter.convert()
 
 
@@ -82,24 +79,3 @@ def _quantize(
   converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
   dtype = INFERENCE_TYPES[quantization.inference_type]
   converter.inference_input_type = converter.inference_output_type = dtype
-
-
-@contextlib.contextmanager
-def _capture_native_stderr() -> Iterator[None]:
-  """Shows what native code writes to standard error only if the block fails.
-
-  The converter lists the operations it kept, whatever the log level.
-  """
-  sys.stderr.flush()
-  stderr = os.dup(2)
-  with tempfile.TemporaryFile() as captured:
-    os.dup2(captured.fileno(), 2)
-    try:
-      yield
-    except BaseException:
-      captured.seek(0)
-      os.write(stderr, captured.read())
-      raise
-    finally:
-      os.dup2(stderr, 2)
-      os.close(stderr)
