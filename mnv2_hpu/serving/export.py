@@ -16,6 +16,7 @@ from mnv2_hpu.checkpoints import library_files, restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError, did_you_mean, shorten
 from mnv2_hpu.serving import (
+  check_result,
   exported_models,
   folded_network,
   metadata,
@@ -124,7 +125,7 @@ def export(
 
   Everything is written to temporary files and moved into place at the end,
   `export.json` last: a folder with that file holds a whole export. An earlier one in
-  the folder is replaced.
+  the folder is replaced, and what its check found is removed.
 
   Args:
     params: Experiment that the checkpoint was trained with.
@@ -157,6 +158,9 @@ def export(
     job = _Job(module, trained, export_dir, content, stack, quantization)
     for name in formats:
       written[name] = FORMATS[name](job, name)
+    for name in (check_result.RESULT, check_result.PREDICTIONS):
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(export_dir, name))
   return ExportResult(export_dir, written, path, restored)
 
 
