@@ -215,6 +215,8 @@ def _write_tflite(job: _Job, name: str) -> str:
     significant_bits=job.module.significant_bits,
   )
   flat_buffer = tflite.convert(single, name, job.quantization)
+  if label_names := job.content["label_names"]:
+    flat_buffer = tflite.with_labels(flat_buffer, label_names)
   job.stack.enter_context(files.atomic_write(path, "wb")).write(flat_buffer)
   return path
 

@@ -1,5 +1,7 @@
 """Converts a network to TFLite: float32, float16, or with weights of 8 bits."""
 
+import io
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving.image_classification import ClassificationModule
 
 INFERENCE_TYPES = {"float32": tf.float32, "uint8": tf.uint8, "int8": tf.int8}
+LABELS = "labels.txt"
 # Format -> kind of numbers.
 KINDS = {
   "tflite": "float32",
@@ -60,6 +63,23 @@ def convert(
     _quantize(converter, module, quantization)
   with log_filters.captured_native_stderr():
     return converter.convert()
+
+
+def with_labels(flat_buffer: bytes, label_names: Sequence[str]) -> bytes:
+  """Appends the file `LABELS` as TFLite's metadata holds its files: a zip archive.
+
+  Interpreters read the model in front of it, `unzip` the names behind it
+  (https://ai.google.dev/edge/litert/conversion/tensorflow/metadata).
+
+  Args:
+    flat_buffer: The model.
+    label_names: Name of each class, a line each.
+  """
+  buffer = io.BytesIO(flat_buffer)
+  lines = "".join(f"{' '.join(name.splitlines())}\n" for name in label_names)
+  with zipfile.ZipFile(buffer, "a") as archive:
+    archive.writestr(zipfile.ZipInfo(LABELS), lines)  # dated 1980: the same bytes
+  return buffer.getvalue()
 
 
 def _quantize(
