@@ -96,6 +96,7 @@ setuptools.setup(
     "gaudi": GAUDI,
     "hpu": GAUDI,  # the name of 0.1
     "horovod": ["horovod==0.28.1"],
+    "onnx": ["onnxruntime>=1.17,<2", "tf2onnx>=1.17,<2"],
   },
   entry_points={
     "console_scripts": [

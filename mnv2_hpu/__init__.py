@@ -39,7 +39,7 @@ def register() -> None:
     parameters and files by the names of the last release, with a warning.
   * `gin.config._FINALIZE_HOOKS`: after gin was parsed, non-chief ranks get a model
     folder of their own, where the trainer is this package's; bindings that the chosen
-    experiment does not read are refused.
+    experiment does not read are refused, as are misspelt macros.
   * `sys.excepthook`: a user's mistake ends with one message instead of a traceback.
 
   TensorFlow is imported here, not by `import mnv2_hpu`.

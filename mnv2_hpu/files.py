@@ -100,6 +100,34 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[str]:
   fsync(os.path.dirname(path) or ".")
 
 
+@contextlib.contextmanager
+def locked_folder(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Makes a folder and keeps other processes out of it as long as the block lasts.
+
+  After an error a folder that was made and holds nothing is gone.
+
+  Args:
+    path: Folder; those above it are made.
+
+  Raises:
+    BlockingIOError: If another process has locked it.
+  """
+  path = os.fspath(path)
+  is_new = not os.path.isdir(path)
+  os.makedirs(path, exist_ok=True)
+  descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+  try:
+    _lock(descriptor, path)
+    yield
+  except BaseException:
+    if is_new:
+      with contextlib.suppress(OSError):  # it holds something
+        os.rmdir(path)
+    raise
+  finally:
+    os.close(descriptor)
+
+
 def _lock(descriptor: int, path: str) -> None:
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,10 +3,14 @@
 Warnings and errors of other places, and everything that this project logs, stay.
 """
 
+import contextlib
 import functools
 import logging
 import os
 import re
+import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 
@@ -127,3 +131,24 @@ def install() -> None:
   """Filters the loggers named in `FILTERS`. Idempotent."""
   for row in FILTERS:
     logging.getLogger(row.logger).addFilter(functools.partial(_is_kept, row))
+
+
+@contextlib.contextmanager
+def captured_native_stderr() -> Iterator[None]:
+  """Shows what native code writes to standard error only if the block fails.
+
+  TFLite's converter lists the operations it kept, whatever the log level.
+  """
+  sys.stderr.flush()
+  stderr = os.dup(2)
+  with tempfile.TemporaryFile() as captured:
+    os.dup2(captured.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      captured.seek(0)
+      os.write(stderr, captured.read())
+      raise
+    finally:
+      os.dup2(stderr, 2)
+      os.close(stderr)

@@ -22,6 +22,7 @@ from mnv2_hpu.tasks import object_detection as object_detection_task
 
 gin_files.add_search_path()
 gin_files.install_experiment_check()
+gin_files.install_macro_check()
 deprecations.install_gin_names()
 strategies.install_hook()
 worker_dirs.install()

@@ -20,7 +20,7 @@ TRAIN_MODULES = ("official.vision.train", "mnv2_hpu.cli.train")
 # (pattern of a whole command without launcher and environment, kind); the first fits.
 KINDS = (
   (
-    r"(git clone|cd|source|pip install|uv pip|hl-smi|docker|kubectl|export)( .*)?",
+    r"(git clone|cd|source|pip install|uv pip|hl-smi|docker|curl|kubectl|export)( .*)?",
     SHOWN,
   ),
   (r"python -m official\.vision\.data\..*", SHOWN),  # reads COCO itself

@@ -95,3 +95,28 @@ def test_what_a_kill_has_left_is_cleared(tmp_path):
   with files.atomic_folder(tmp_path / "folder"):
     pass
   assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_locked_folder_keeps_others_out_and_is_made(tmp_path):
+  folder = tmp_path / "new" / "folder"
+  with (
+    files.locked_folder(folder),
+    pytest.raises(BlockingIOError, match="another process is writing it"),
+    files.locked_folder(folder),
+  ):
+    pass
+  assert list(folder.iterdir()) == []
+
+
+def test_an_error_leaves_no_folder_that_was_made_to_lock_it(tmp_path):
+  def fail(folder, *written):
+    with files.locked_folder(folder):
+      for name in written:
+        (folder / name).touch()
+      raise ZeroDivisionError
+
+  (tmp_path / "mine").mkdir()
+  for name, written in (("new", ()), ("mine", ()), ("full", ("file",))):
+    with pytest.raises(ZeroDivisionError):
+      fail(tmp_path / name, *written)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "mine"]

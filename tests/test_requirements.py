@@ -58,6 +58,15 @@ def test_setup_and_the_stack_admit_the_locks(checkout, stack, python):
 
 
 @each_lock
+def test_locks_hold_what_an_export_to_onnx_needs(checkout, stack, python):
+  versions = locked(checkout, stack, python)
+  extra = re.search(r'"onnx": \[(.+?)\]', (checkout / "setup.py").read_text())[1]
+
+  for requirement in map(Requirement, re.findall(r'"(.+?)"', extra)):
+    assert Version(versions[requirement.name]) in requirement.specifier
+
+
+@each_lock
 def test_locks_hold_no_cuda_build(checkout, stack, python):
   versions = locked(checkout, stack, python)
 

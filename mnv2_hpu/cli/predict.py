@@ -4,9 +4,9 @@ Example, the model of `make quickstart`:
 
   mnv2-predict --model=build/quickstart/saved_model build/quickstart/images/validation
 
---model is a SavedModel, a .tflite file or a whole folder that mnv2-export wrote, the
-folder of a training run, or one of its checkpoints. Images are files, folders or
-patterns. A file that is no image is reported; the exit code is then 1.
+--model is a SavedModel, a .tflite or .onnx file or a whole folder that mnv2-export
+wrote, the folder of a training run, or one of its checkpoints. Images are files,
+folders or patterns. A file that is no image is reported; the exit code is then 1.
 """
 
 from collections.abc import Sequence

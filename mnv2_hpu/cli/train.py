@@ -5,8 +5,8 @@ Example, on the digits that `make quickstart` prepares:
   mnv2-train --experiment=mobilenet_v2_classification --gin_file=gin/digits.gin \
     --mode=train_and_eval --model_dir=build/digits
 
-`--dry_run` prints every resolved value and where it came from. What Model Garden and
-TensorFlow log is in train.log of the model folder; --verbosity=0 shows it too.
+`--dry_run` prints every resolved value and the file or flag that set it. What Model
+Garden and TensorFlow log is in train.log of the model folder; --verbosity=0 shows it.
 """
 
 import os

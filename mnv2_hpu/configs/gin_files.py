@@ -1,5 +1,6 @@
 """Where the gin and YAML files are: in a checkout, and in an installed wheel."""
 
+import difflib
 import functools
 import io
 from pathlib import Path
@@ -13,6 +14,7 @@ from mnv2_hpu.configs.recipe import EXPERIMENTS
 from mnv2_hpu.errors import UserError, did_you_mean
 
 PATTERNS = ("*.gin", "*.yaml")
+_MACRO = "gin.macro"  # gin's name of what binds `NAME = …`
 
 
 @functools.cache
@@ -100,3 +102,26 @@ def install_experiment_check() -> None:
         f"own. Use --experiment={of_ours[0]}, or --gin_file=gin/plugin.gin and a "
         "--config_file."
       )
+
+
+@functools.cache
+def install_macro_check() -> None:
+  """Refuses a macro that nothing reads and whose name is nearly that of another.
+
+  Others that nothing reads are no mistakes: a run that binds `data_dir` itself leaves
+  the DATA_DIR of its gin file unread.
+
+  Raises:
+    UserError: From the hook, when the driver has parsed gin.
+  """
+
+  @gin.config.register_finalize_hook
+  def hook(config: dict[tuple[str, str], dict[str, object]]) -> None:
+    bound = {name for name, selector in config if selector == _MACRO}
+    references = gin.config.iterate_references(config)
+    read = {"/".join(r.scopes) for r in references if r.selector == _MACRO}
+    for name in sorted(bound - read):
+      if difflib.get_close_matches(name, read):
+        raise UserError(
+          f"gin: nothing reads the macro {name!r}. {did_you_mean(name, read)}"
+        )

@@ -48,7 +48,12 @@ class DetectionRecipe(TrainingRecipe, DetectionFields):
   per_category_metrics: bool = False  # average precision of each class, too
 
   def count_classes(self, info: DatasetInfo) -> int:
-    """Returns the data set's classes, without its background."""
+    """Returns the data set's classes, without its background.
+
+    Raises:
+      UserError: If its images have no boxes.
+    """
+    info.check_task("detection", self.data_dir)
     return info.num_classes - 1
 
 

@@ -182,8 +182,9 @@ class Recipe(TrainingRecipe, PreprocessingFields):
     """Returns the data set's classes.
 
     Raises:
-      UserError: If its training images are of one class only.
+      UserError: If its training images are of one class only, or have no class.
     """
+    info.check_task("classification", self.data_dir)
     train = info.splits.get("train")
     if train is not None and sum(count > 0 for count in train.examples_per_class) < 2:
       raise UserError(

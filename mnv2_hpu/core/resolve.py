@@ -16,7 +16,7 @@ from mnv2_hpu.core.run_record import flatten
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-  """One resolved value and what set it."""
+  """One resolved value and what set it; empty where the experiment made it."""
 
   value: Any
   source: str
@@ -83,7 +83,7 @@ def resolve(flags: Any) -> Resolved:
   parser = train_utils.ExperimentParser(flags)
   params = parser.base_experiment()
   before = dict(flatten(params.as_dict()))
-  fields = {path: Value(value, "experiment") for path, value in before.items()}
+  fields = {path: Value(value, "") for path, value in before.items()}
   for source, step in (
     ("--config_file", parser.parse_config_file),
     ("--tpu", parser.parse_runtime),
@@ -109,13 +109,20 @@ def describe(resolved: Resolved) -> str:
   lines = [f"experiment {resolved.experiment}"]
   for title, values in (
     ("bound arguments of the recipe", bound),
-    ("resolved configuration", resolved.fields),
+    (
+      "resolved configuration, by the experiment where no flag is named",
+      resolved.fields,
+    ),
   ):
     if values:
       width = max(len(name) for name in values)
       lines += ["", title]
       lines += [
-        f"  {name:<{width}}  {value.value!r}  [{value.source}]"
+        f"  {name:<{width}}  {value.value!r}{_source(value)}"
         for name, value in values.items()
       ]
   return "\n".join(lines)
+
+
+def _source(value: Value) -> str:
+  return f"  [{value.source}]" if value.source else ""

@@ -88,6 +88,22 @@ class DatasetInfo:
   task: str = "classification"
   category_ids: list[int] = dataclasses.field(default_factory=list)
 
+  def check_task(self, task: str, data_dir: str) -> None:
+    """Refuses a data set that was prepared for another task.
+
+    Args:
+      task: A key of `COUNTS_OF_TASK`.
+      data_dir: Folder of the data set, for the message.
+
+    Raises:
+      UserError: Naming both tasks.
+    """
+    if self.task != task:
+      raise UserError(
+        f"{data_dir!r} was prepared for {self.task} (--source={self.source}), but this "
+        f"experiment trains {task}. Use another experiment, or prepare {task} data."
+      )
+
   @classmethod
   def find(cls, data_dir: str | os.PathLike[str]) -> "DatasetInfo | None":
     """Returns what `load` returns, or None where there is no dataset.json."""

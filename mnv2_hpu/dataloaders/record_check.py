@@ -110,12 +110,13 @@ def _check_recorded_labels(
   split: dataset_info.SplitInfo, record_format: corrupt_records.RecordFormat, path: str
 ) -> None:
   num_classes, first = record_format.num_classes, record_format.first_label
-  label = max(i for i, count in enumerate(split.examples_per_class) if count)
+  counts = split.examples_per_class or split.boxes_per_class or split.pixels_per_class
+  label = max((i for i, count in enumerate(counts) if count), default=first)
   if label >= num_classes:
     raise errors.UserError(
       f"dataset.json beside {path!r} counts examples of the label {label}, but "
       f"num_classes is {num_classes - first}, which allows {first} to "
-      f"{num_classes - 1}. Set num_classes to {len(split.examples_per_class) - first}, "
+      f"{num_classes - 1}. Set num_classes to {len(counts) - first}, "
       "or to 0 to read it from there."
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from official.core import config_definitions as cfg
 
+from mnv2_hpu import files
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.evaluation import evaluator, metrics
@@ -41,43 +42,47 @@ def export_run(
 
   Raises:
     UserError: If the run cannot be exported, or the export is not what was evaluated.
+    BlockingIOError: If another process is exporting to the folder.
   """
   formats = list(export.DEFAULT_FORMATS) if formats is None else list(formats)
   export.check_formats(formats)
-  params = run_record.load(model_dir)
-  weights = weights or evaluator.default_weights(params)
-  dataset = evaluator.dataset_info(params)
-  calibrates = "tflite_int8" in formats and calibration_images > 0
-  images = _calibration_images(params, calibration_images) if calibrates else []
-  result = export.export(
-    params,
-    checkpoint or model_dir,
-    export_dir,
-    weights=weights,
-    formats=formats,
-    label_names=evaluator.label_names(params, model_dir),
-    significant_bits=dataset.significant_bits if dataset else 16,
-    quantization=tflite.Quantization(images, inference_type),
-  )
-  input_path = validation_files or params.task.validation_data.input_path
-  if not check:
-    return result.summary()
-  if not input_path or not set(formats) & set(exported_models.FILES):
-    return f"{result.summary()}\nnot checked: no --validation_files, or no model to run"
-  print(result.summary(), "checking it in a fresh process …", sep="\n", flush=True)
-  logged = metrics.logged_accuracies(
-    model_dir, params, result.restored.global_step, weights
-  )
-  predicted = _predicted(params, result, export_dir, input_path)
-  checked = verify.check_export(export_dir, input_path, logged, predicted)
-  return checked.summary(logged)
+  with files.locked_folder(export_dir):
+    params = run_record.load(model_dir)
+    weights = weights or evaluator.default_weights(params)
+    dataset = evaluator.dataset_info(params)
+    calibrates = "tflite_int8" in formats and calibration_images > 0
+    images = _calibration_images(params, calibration_images) if calibrates else []
+    result = export.export(
+      params,
+      checkpoint or model_dir,
+      export_dir,
+      weights=weights,
+      formats=formats,
+      label_names=evaluator.label_names(params, model_dir),
+      significant_bits=dataset.significant_bits if dataset else 16,
+      quantization=tflite.Quantization(images, inference_type),
+    )
+    input_path = validation_files or params.task.validation_data.input_path
+    if not check:
+      return result.summary()
+    if not input_path or not set(formats) & set(exported_models.FILES):
+      return (
+        f"{result.summary()}\nnot checked: no --validation_files, or no model to run"
+      )
+    print(result.summary(), "checking it in a fresh process …", sep="\n", flush=True)
+    logged = metrics.logged_accuracies(
+      model_dir, params, result.restored.global_step, weights
+    )
+    predicted = _predicted(params, result, export_dir, input_path)
+    checked = verify.check_export(export_dir, input_path, logged, predicted)
+    return checked.summary(logged)
 
 
 def _calibration_images(params: cfg.ExperimentConfig, count: int) -> list[bytes]:
   data = params.task.train_data
-  files = record_files.match_files(data.input_path)
+  records = record_files.match_files(data.input_path)
   fields = {"image_field_key": data.image_field_key}
-  return encoded_examples.draw_images(files, fields, count, data.seed)
+  return encoded_examples.draw_images(records, fields, count, data.seed)
 
 
 def _predicted(

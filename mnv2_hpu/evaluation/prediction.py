@@ -65,7 +65,8 @@ def load(path: str) -> Predictor:
   if not (tf.io.gfile.exists(path) or tf.io.gfile.exists(f"{path}.index")):
     raise UserError(
       f"--model={path} does not exist. Give a run or a checkpoint of it, an export, a "
-      "SavedModel, a .tflite file, or a folder that mnv2-import-checkpoint wrote."
+      "SavedModel, a .tflite or .onnx file, or a folder that mnv2-import-checkpoint "
+      "wrote."
     )
   run_dir = evaluator.run_folder(path)
   if tf.io.gfile.exists(os.path.join(run_dir, run_record.FILE)):

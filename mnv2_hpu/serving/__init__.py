@@ -1,1 +1,1 @@
-"""Export modules, SavedModel, TFLite, the check after export."""
+"""Export modules, SavedModel, TFLite, ONNX, the check after export."""

@@ -15,7 +15,14 @@ from mnv2_hpu import files
 from mnv2_hpu.checkpoints import library_files, restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError, did_you_mean, shorten
-from mnv2_hpu.serving import exported_models, folded_network, metadata, tflite
+from mnv2_hpu.serving import (
+  check_result,
+  exported_models,
+  folded_network,
+  metadata,
+  onnx_conversion,
+  tflite,
+)
 from mnv2_hpu.serving.image_classification import ClassificationModule
 
 # Function of the module -> signature of the SavedModel.
@@ -118,7 +125,7 @@ def export(
 
   Everything is written to temporary files and moved into place at the end,
   `export.json` last: a folder with that file holds a whole export. An earlier one in
-  the folder is replaced.
+  the folder is replaced, and what its check found is removed.
 
   Args:
     params: Experiment that the checkpoint was trained with.
@@ -151,6 +158,9 @@ def export(
     job = _Job(module, trained, export_dir, content, stack, quantization)
     for name in formats:
       written[name] = FORMATS[name](job, name)
+    for name in (check_result.RESULT, check_result.PREDICTIONS):
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(export_dir, name))
   return ExportResult(export_dir, written, path, restored)
 
 
@@ -168,12 +178,14 @@ def _check_folder(export_dir: str) -> None:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-  """Raises a UserError if a name is not in `FORMATS`, or there is none."""
+  """Raises a UserError if a name is not in `FORMATS` or cannot be made, or is none."""
   for name in formats:
     if name not in FORMATS:
       raise UserError(f"--formats holds {name!r}. {did_you_mean(name, FORMATS)}")
   if not formats:
     raise UserError(f"--formats is empty; allowed are {', '.join(FORMATS)}.")
+  if onnx_conversion.FORMAT in formats:
+    onnx_conversion.check_installed()
 
 
 def _write_saved_model(job: _Job, name: str) -> str:
@@ -203,7 +215,16 @@ def _write_tflite(job: _Job, name: str) -> str:
     significant_bits=job.module.significant_bits,
   )
   flat_buffer = tflite.convert(single, name, job.quantization)
+  if label_names := job.content["label_names"]:
+    flat_buffer = tflite.with_labels(flat_buffer, label_names)
   job.stack.enter_context(files.atomic_write(path, "wb")).write(flat_buffer)
+  return path
+
+
+def _write_onnx(job: _Job, name: str) -> str:
+  path = os.path.join(job.export_dir, exported_models.FILES[name])
+  model = onnx_conversion.convert(job.module, job.content)
+  job.stack.enter_context(files.atomic_write(path, "wb")).write(model)
   return path
 
 
@@ -226,6 +247,7 @@ def _write_library_files(job: _Job, name: str) -> str:
 FORMATS: dict[str, Callable[[_Job, str], str]] = {
   "saved_model": _write_saved_model,
   **dict.fromkeys(tflite.KINDS, _write_tflite),
+  onnx_conversion.FORMAT: _write_onnx,
   **dict.fromkeys(library_files.WRITERS, _write_library_files),
 }
 

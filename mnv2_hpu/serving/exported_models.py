@@ -12,7 +12,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 from mnv2_hpu import compat
 from mnv2_hpu.dataloaders import image_decoding
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.serving import metadata, preprocessing
+from mnv2_hpu.serving import metadata, onnx_conversion, preprocessing
 
 # Name in the folder of an export, by format.
 FILES = {
@@ -21,8 +21,12 @@ FILES = {
   "tflite_float16": "model_float16.tflite",
   "tflite_dynamic": "model_dynamic.tflite",
   "tflite_int8": "model_int8.tflite",
+  onnx_conversion.FORMAT: "model.onnx",
 }
-_TFLITE_SUFFIX = ".tflite"
+_TFLITE_SUFFIX, _ONNX_SUFFIX = ".tflite", ".onnx"
+# Images that TFLite computes at a time, which it holds every activation of: 5 MB each
+# at 224 x 224.
+_CHUNK = 16
 # What TensorFlow raises for bytes that are no model, or not a whole one.
 _UNLOADABLE = (
   *(OSError, ValueError, RuntimeError, LookupError, TypeError, struct.error),
@@ -57,7 +61,8 @@ def load_one(path: str) -> tuple[Predict, dict[str, Any]]:
   """Loads one model of an export.
 
   Args:
-    path: Folder of a SavedModel, or a TFLite file with its `export.json` beside it.
+    path: Folder of a SavedModel, or a TFLite or ONNX file with its `export.json`
+      beside it.
 
   Returns:
     The function, and the content of `export.json`.
@@ -68,20 +73,22 @@ def load_one(path: str) -> tuple[Predict, dict[str, Any]]:
   path = os.path.normpath(path)
   if os.path.isfile(os.path.join(path, "saved_model.pb")):
     folder = os.path.join(path, metadata.SAVED_MODEL_DIR)
-  elif os.path.isfile(path) and path.endswith(_TFLITE_SUFFIX):
+  elif os.path.isfile(path) and path.endswith((_TFLITE_SUFFIX, _ONNX_SUFFIX)):
     folder = os.path.dirname(path) or "."
   else:
     raise UserError(
       f"{path!r} is no exported model. Allowed are the folder of a SavedModel (with "
-      f"its saved_model.pb) and a *{_TFLITE_SUFFIX} file, both written by mnv2-export. "
-      "Weights of other libraries are imported first: mnv2-import-checkpoint."
+      f"its saved_model.pb) and a *{_TFLITE_SUFFIX} or *{_ONNX_SUFFIX} file, written "
+      "by mnv2-export. Weights of other libraries are imported first: "
+      "mnv2-import-checkpoint."
     )
   content = metadata.read(folder)
   return _load(path, content), content
 
 
 def _load(path: str, content: Mapping[str, Any]) -> Predict:
-  loader = _tflite if path.endswith(_TFLITE_SUFFIX) else _saved_model
+  loaders = {_TFLITE_SUFFIX: _tflite, _ONNX_SUFFIX: _onnx}
+  loader = loaders.get(os.path.splitext(path)[1], _saved_model)
   try:
     return loader(path, content)
   except _UNLOADABLE as error:
@@ -106,15 +113,43 @@ def _saved_model(path: str, content: Mapping[str, Any]) -> Predict:
 
 
 def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
-  preprocess = preprocessing.from_dict(content["preprocessing"])
-  significant_bits = content["image_decoding"]["significant_bits"]
   flatbuffer_utils.read_model(path)  # checks bounds; the interpreter reads beyond them
-  threads = len(os.sched_getaffinity(0))
-  interpreter = compat.tflite_interpreter(path, threads)
+  interpreter = compat.tflite_interpreter(path, _num_threads())
   signature = interpreter.get_signature_runner("serving_default")
 
+  def classify(pixels: np.ndarray) -> Mapping[str, np.ndarray]:
+    details = signature.get_input_details()["inputs"]
+    # A runner resizes the model to the batch that it is given.
+    outputs = signature(inputs=_quantize(pixels, details))
+    kinds = signature.get_output_details()
+    return {name: _dequantize(value, kinds[name]) for name, value in outputs.items()}
+
+  return _of_pixels(classify, content)
+
+
+def _onnx(path: str, content: Mapping[str, Any]) -> Predict:
+  return _of_pixels(onnx_conversion.load(path, _num_threads()), content)
+
+
+def _num_threads() -> int:
+  return len(os.sched_getaffinity(0))
+
+
+def _of_pixels(
+  classify: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+  content: Mapping[str, Any],
+) -> Predict:
+  """Returns a model of encoded images, for one that takes pixels of its input size.
+
+  Args:
+    classify: The model, for float32 `[batch, height, width, 3]`.
+    content: Content of `export.json`.
+  """
+  preprocess = preprocessing.from_dict(content["preprocessing"])
+  significant_bits = content["image_decoding"]["significant_bits"]
+
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-  def pixels(batch: tf.Tensor) -> tf.Tensor:
+  def resized(batch: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(
       lambda image: preprocess.resize(
         image_decoding.decode_image(image, significant_bits)
@@ -123,15 +158,13 @@ def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
       fn_output_signature=tf.TensorSpec(
         [preprocess.height, preprocess.width, 3], tf.float32
       ),
-      parallel_iterations=threads,
+      parallel_iterations=_num_threads(),
     )
 
   def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
-    details = signature.get_input_details()["inputs"]
-    # A runner resizes the model to the batch that it is given.
-    outputs = signature(inputs=_quantize(pixels(encoded).numpy(), details))
-    kinds = signature.get_output_details()
-    return {name: _dequantize(value, kinds[name]) for name, value in outputs.items()}
+    starts = range(0, len(encoded), _CHUNK)
+    chunks = [classify(resized(encoded[i : i + _CHUNK]).numpy()) for i in starts]
+    return {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
 
   return run
 

@@ -36,6 +36,7 @@ def describe(
       "saved_model preprocessed": f"float32 [batch, {height}, {width}, {channels}], "
       "after all steps of the preprocessing",
       "tflite": f"float32 [1, {height}, {width}, {channels}], pixel values 0 to 255",
+      "onnx": f"float32 [batch, {height}, {width}, {channels}], pixel values 0 to 255",
     },
     "outputs": {
       "logits": f"float32 [batch, {task.model.num_classes}]",

@@ -1,19 +1,19 @@
 """Converts a network to TFLite: float32, float16, or with weights of 8 bits."""
 
-import contextlib
-import os
-import sys
-import tempfile
+import io
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from mnv2_hpu import log_filters
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving.image_classification import ClassificationModule
 
 INFERENCE_TYPES = {"float32": tf.float32, "uint8": tf.uint8, "int8": tf.int8}
+LABELS = "labels.txt"
 # Format -> kind of numbers.
 KINDS = {
   "tflite": "float32",
@@ -61,8 +61,25 @@ def convert(
     converter.target_spec.supported_types = [tf.float16]
   if kind == "int8":
     _quantize(converter, module, quantization)
-  with _capture_native_stderr():
+  with log_filters.captured_native_stderr():
     return converter.convert()
+
+
+def with_labels(flat_buffer: bytes, label_names: Sequence[str]) -> bytes:
+  """Appends the file `LABELS` as TFLite's metadata holds its files: a zip archive.
+
+  Interpreters read the model in front of it, `unzip` the names behind it
+  (https://ai.google.dev/edge/litert/conversion/tensorflow/metadata).
+
+  Args:
+    flat_buffer: The model.
+    label_names: Name of each class, a line each.
+  """
+  buffer = io.BytesIO(flat_buffer)
+  lines = "".join(f"{' '.join(name.splitlines())}\n" for name in label_names)
+  with zipfile.ZipFile(buffer, "a") as archive:
+    archive.writestr(zipfile.ZipInfo(LABELS), lines)  # dated 1980: the same bytes
+  return buffer.getvalue()
 
 
 def _quantize(
@@ -82,24 +99,3 @@ def _quantize(
   converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
   dtype = INFERENCE_TYPES[quantization.inference_type]
   converter.inference_input_type = converter.inference_output_type = dtype
-
-
-@contextlib.contextmanager
-def _capture_native_stderr() -> Iterator[None]:
-  """Shows what native code writes to standard error only if the block fails.
-
-  The converter lists the operations it kept, whatever the log level.
-  """
-  sys.stderr.flush()
-  stderr = os.dup(2)
-  with tempfile.TemporaryFile() as captured:
-    os.dup2(captured.fileno(), 2)
-    try:
-      yield
-    except BaseException:
-      captured.seek(0)
-      os.write(stderr, captured.read())
-      raise
-    finally:
-      os.dup2(stderr, 2)
-      os.close(stderr)

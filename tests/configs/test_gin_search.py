@@ -37,3 +37,26 @@ def test_gin_finds_shipped_files_from_anywhere(name, tmp_path, monkeypatch):
   gin.parse_config_file(name)
 
   assert gin.query_parameter("mobilenet_v2_classification.num_classes") == 1001
+
+
+@pytest.mark.usefixtures("_no_bindings")
+@pytest.mark.parametrize(
+  ("bindings", "fails"),
+  [
+    (["DATADIR = '/data'"], True),
+    (["DATA_DIR = '/data'"], False),
+    # Read by nothing, but no other's name misspelt.
+    (["EPOCHS = 3"], False),
+    (["mobilenet_v2_classification.data_dir = '/data'"], False),
+  ],
+)
+def test_misspelt_macro_with_a_default_is_refused(bindings, fails):
+  gin_files.add_search_path()
+  gin_files.install_macro_check()
+  gin.parse_config_file("digits.gin")
+  gin.parse_config(bindings)
+  if not fails:
+    gin.finalize()
+    return
+  with pytest.raises(UserError, match=r"'DATADIR'\. Did you mean 'DATA_DIR'"):
+    gin.finalize()

@@ -11,7 +11,10 @@ def test_each_value_is_shown_with_its_source_and_none_before_it_is_known():
       "num_classes": Value(0, "default"),  # read from dataset.json later
       "batch_size": Value(8, "--gin_params"),
     },
-    fields={"task.model.num_classes": Value(3, "experiment")},
+    fields={
+      "task.model.num_classes": Value(3, ""),
+      "trainer.train_steps": Value(5, "--params_override"),
+    },
     params=None,
   )
 
@@ -21,6 +24,7 @@ def test_each_value_is_shown_with_its_source_and_none_before_it_is_known():
     "bound arguments of the recipe",
     "  batch_size  8  [--gin_params]",
     "",
-    "resolved configuration",
-    "  task.model.num_classes  3  [experiment]",
+    "resolved configuration, by the experiment where no flag is named",
+    "  task.model.num_classes  3",
+    "  trainer.train_steps     5  [--params_override]",
   ]

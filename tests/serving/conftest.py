@@ -61,12 +61,13 @@ def trained(small_network, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
-  """Both formats, EMA weights."""
+  """Three formats, EMA weights."""
   from mnv2_hpu.serving import export
 
   return export.export(
     trained.params,
     trained.checkpoint,
     str(tmp_path_factory.mktemp("export")),
+    formats=[*export.DEFAULT_FORMATS, "onnx"],
     label_names=[f"class {i}" for i in range(NUM_CLASSES)],
   )

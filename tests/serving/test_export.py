@@ -1,5 +1,6 @@
 import json
 import os
+import zipfile
 
 import helpers_serving as serving
 import numpy as np
@@ -93,6 +94,14 @@ def test_tflite_takes_pixel_values_and_scales_them_itself(trained, exported):
   logits = trained.model(tf.constant(pixels / 127.5 - 1, tf.float32), training=False)
   np.testing.assert_allclose(outputs["logits"], logits, atol=1e-4)
   np.testing.assert_allclose(outputs["probs"], tf.nn.softmax(logits), atol=1e-5)
+
+
+def test_tflite_holds_the_names_of_its_classes(exported):
+  with zipfile.ZipFile(exported.files["tflite"]) as archive:
+    (name,) = archive.namelist()
+    lines = archive.read(name).decode().splitlines()
+  assert name == "labels.txt"
+  assert lines == [f"class {i}" for i in range(serving.NUM_CLASSES)]
 
 
 def test_metadata_says_what_was_exported_also_inside_the_saved_model(trained, exported):

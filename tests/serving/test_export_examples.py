@@ -27,7 +27,9 @@ def photo(exported, tmp_path, monkeypatch):
   return tf.io.decode_jpeg(encoded)
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=["SavedModel", "TFLite"])
+@pytest.mark.parametrize(
+  "code", [*EXAMPLES[:2], "".join(EXAMPLES[1:3])], ids=["SavedModel", "TFLite", "ONNX"]
+)
 def test_example_gives_the_probabilities_of_evaluation(trained, photo, code):
   size = serving.SIZE
   inputs = preprocess_for_eval(photo, size, size, serving.OPTIONS)[tf.newaxis]
@@ -35,4 +37,4 @@ def test_example_gives_the_probabilities_of_evaluation(trained, photo, code):
   assert "mnv2_hpu" not in code
   names = {}
   exec(code, names)
-  np.testing.assert_allclose(names["probs"], expected, atol=1e-4)
+  np.testing.assert_allclose(np.squeeze(names["probs"]), expected, atol=1e-4)

@@ -96,7 +96,7 @@ def predict(export_dir, records):
 
 
 @pytest.mark.slow
-def test_every_record_runs_through_both_formats(trained, exported):
+def test_every_record_runs_through_every_format(trained, exported):
   labels, probabilities = predict(exported.export_dir, trained.records)
   assert len(labels) == serving.NUM_RECORDS
   inputs = np.stack(
@@ -107,7 +107,7 @@ def test_every_record_runs_through_both_formats(trained, exported):
   )
   logits = trained.model(inputs, training=False).numpy()
   expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-  for name in ("saved_model", "tflite"):
+  for name in ("saved_model", "tflite", "onnx"):
     np.testing.assert_allclose(probabilities[name], expected, atol=1e-4)
 
 
