@@ -46,6 +46,9 @@ def write_run_report(
   samples = predictions.read_samples(export_dir, labels, probabilities, MAX_SAMPLES)
   num_classes = exported["num_classes"]
   names = exported["label_names"] or [str(label) for label in range(num_classes)]
+  confusion = confusion_matrix(
+    labels, probabilities.argmax(-1), labels=range(num_classes)
+  )
   os.makedirs(output_dir, exist_ok=True)
   written = [os.path.join(output_dir, name) for name in ("metrics.json", "report.html")]
   with files.atomic_write(written[0]) as file:
@@ -56,12 +59,11 @@ def write_run_report(
     title="MobileNetV2: report of a training run",
     highlights=_highlights(values, params),
     summary=_summary(values, params),
-    curves=logged,
-    confusion=confusion_matrix(
-      labels, probabilities.argmax(-1), labels=range(num_classes)
-    ),
-    class_names=names,
-    samples=samples,
+    sections=[
+      report.learning_curves(logged),
+      report.confusion_matrix(confusion, names),
+      report.classified_images("Held-out images", samples, names),
+    ],
     footer=", ".join(f"{k} {v}" for k, v in exported["versions"].items()),
   )
   if figure_path:

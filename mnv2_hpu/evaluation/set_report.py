@@ -83,10 +83,11 @@ def write(result: Result, class_names: Sequence[str], output_dir: str) -> list[s
       "Images": result.input_path,
       "Images/s": f"{result.images_per_second:,.0f}",
     },
-    confusion=result.counts.confusion,
-    class_names=class_names,
-    samples=result.mistakes,
-    calibration=result.counts.calibration,
+    sections=[
+      report.confusion_matrix(result.counts.confusion, class_names),
+      report.calibration_chart(result.counts.calibration),
+      report.classified_images("The surest mistakes", result.mistakes, class_names),
+    ],
     footer=", ".join(f"{name} {version}" for name, version in _versions().items()),
   )
   return paths

@@ -8,17 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import orbit
 import tensorflow as tf
 from official.core import config_definitions as cfg
-from official.core import task_factory
-from official.modeling import performance
 
 from mnv2_hpu.checkpoints import restore
-from mnv2_hpu.compat import keras
 from mnv2_hpu.dataloaders import classification_input, input_pipeline
-from mnv2_hpu.distribute import strategies
 from mnv2_hpu.errors import UserError
+from mnv2_hpu.evaluation import restored_model
 from mnv2_hpu.progress import Progress
 from mnv2_hpu.reporting.plots import Calibration, Sample
 from mnv2_hpu.serving.image_classification import preprocessing_of
@@ -171,23 +167,14 @@ def evaluate(
   Raises:
     UserError: If the checkpoint cannot serve, or the data cannot be read.
   """
-  performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
-  strategy = strategies.get_distribution_strategy(
-    distribution_strategy or params.runtime.distribution_strategy,
-    num_gpus=params.runtime.num_gpus,
+  judged = restored_model.restore_model(
+    params, checkpoint, weights, distribution_strategy
   )
-  data = params.task.validation_data
-  data.override({"cache": False})  # each image is read once
-  with strategy.scope():
-    task = task_factory.get_task(params.task)
-    task.check_inputs(train=False, evaluate=True)
-    model = task.build_model()
-    restored = restore.restore_weights(model, checkpoint, weights)
   counts = Counts(params.task.model.num_classes)
   start = time.monotonic()
-  total = input_pipeline.count_examples(data)
+  total = input_pipeline.count_examples(judged.data)
   with Progress(total, "image", "evaluate") as progress:
-    for batch in _run(strategy, task, model, data):
+    for batch in _run(judged):
       counts.add(batch)
       progress.update_to(counts.num_examples)
   speed = counts.num_examples / (time.monotonic() - start)
@@ -201,23 +188,22 @@ def evaluate(
     )
     for probability, predicted, one in counts.worst_mistakes()
   ]
-  return Result(restored, data.input_path, counts, speed, mistakes)
+  return Result(judged.restored, judged.data.input_path, counts, speed, mistakes)
 
 
-def _run(
-  strategy: tf.distribute.Strategy, task: Any, model: keras.Model, data: Any
-) -> Iterator[Batch]:
+def _run(judged: restored_model.RestoredModel) -> Iterator[Batch]:
   """Yields what the network makes of each batch, without the padding of the last."""
-  dataset = orbit.utils.make_distributed_dataset(strategy, task.build_inputs, data)
+  strategy = judged.strategy
 
   @tf.function
   def step(inputs: tuple[tf.Tensor, tf.Tensor]) -> tuple[Any, ...]:
     def on_replica(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-      return images, labels, *task.logits_and_losses(images, labels, model)
+      outputs = judged.task.logits_and_losses(images, labels, judged.model)
+      return images, labels, *outputs
 
     return strategy.run(on_replica, args=inputs)
 
-  for inputs in dataset:
+  for inputs in judged.batches():
     outputs = map(strategy.experimental_local_results, step(inputs))
     images, labels, logits, losses = (np.concatenate(values) for values in outputs)
     real = labels != classification_input.PADDING_LABEL

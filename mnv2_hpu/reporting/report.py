@@ -68,11 +68,7 @@ def write_report(
   title: str,
   highlights: Mapping[str, str],
   summary: Mapping[str, str],
-  confusion: np.ndarray,
-  class_names: Sequence[str],
-  samples: Sequence[Sample],
-  curves: Curves | None = None,
-  calibration: Calibration | None = None,
+  sections: Sequence[str],
   footer: str = "",
 ) -> None:
   """Writes the page; text from outside is escaped, images are embedded.
@@ -82,36 +78,30 @@ def write_report(
     title: Heading.
     highlights: A few numbers for large type: name to text.
     summary: Table of settings and results: name to text.
-    confusion: Number of images by true class (row) and predicted class (column),
-      `[num_classes, num_classes]`.
-    class_names: Name of each label.
-    samples: Held-out images to show.
-    curves: Scalars that the run has logged; None leaves the section out.
-    calibration: How often predictions are right at which probability; None leaves the
-      section out.
+    sections: What `section` and the functions below return, in order.
     footer: Line at the end, such as versions.
   """
-  sections = (
-    _tiles(highlights),
-    _section("Summary", "", _table(summary)),
-    _section("Learning curves", "", _charts(curves)) if curves else "",
-    _confusion(confusion, class_names),
-    _calibration(calibration) if calibration else "",
-    _samples(samples, class_names),
-  )
+  body = (_tiles(highlights), section("Summary", "", _table(summary)), *sections)
   page = (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     f"<title>{html.escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n"
     f"<main>\n<h1>{html.escape(title)}</h1>\n"
-    + "\n".join(sections)
+    + "\n".join(body)
     + f"\n<footer>{html.escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
   )
   with files.atomic_write(path) as file:
     file.write(page)
 
 
-def _section(heading: str, caption: str, body: str) -> str:
+def section(heading: str, caption: str, body: str) -> str:
+  """Returns a section of the page.
+
+  Args:
+    heading: Its heading, text.
+    caption: A sentence under it, text; "" for none.
+    body: Its content, HTML.
+  """
   caption = f"<p>{html.escape(caption)}</p>" if caption else ""
   return f"<section>\n<h2>{html.escape(heading)}</h2>\n{caption}{body}\n</section>"
 
@@ -133,33 +123,42 @@ def _table(summary: Mapping[str, str]) -> str:
   return f'<table class="summary">{"".join(rows)}</table>'
 
 
-def _charts(curves: Curves) -> str:
+def learning_curves(curves: Curves) -> str:
+  """Returns a section with the scalars that a run has logged."""
   images = (
     f'<img alt="{chart.title} by training step" src="'
     f'{plots.data_uri(plots.chart_svg(chart, curves), "image/svg+xml")}">'
     for chart in plots.charts_of(curves)
   )
-  return f'<div class="charts">{"".join(images)}</div>'
+  return section("Learning curves", "", f'<div class="charts">{"".join(images)}</div>')
 
 
-def _confusion(confusion: np.ndarray, class_names: Sequence[str]) -> str:
+def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str]) -> str:
+  """Returns a section with the classes that are taken for each other.
+
+  Args:
+    confusion: Number of images by true class (row) and predicted class (column),
+      `[num_classes, num_classes]`.
+    class_names: Name of each label.
+  """
   total, correct = int(confusion.sum()), int(np.trace(confusion))
   wrong = f"{total - correct:,} of {total:,} held-out images are predicted wrongly."
   if len(class_names) <= MAX_MATRIX_CLASSES:
     caption = f"Rows: true class. Columns: prediction. {wrong}"
-    return _section("Confusion matrix", caption, _matrix(confusion, class_names))
+    return section("Confusion matrix", caption, _matrix(confusion, class_names))
   caption = f"The pairs of classes that are confused most often. {wrong}"
-  return _section("Confusions", caption, _pairs(confusion, class_names))
+  return section("Confusions", caption, _pairs(confusion, class_names))
 
 
-def _calibration(calibration: Calibration) -> str:
+def calibration_chart(calibration: Calibration) -> str:
+  """Returns a section that says how often predictions of a probability are right."""
   caption = (
     "How often predictions of a probability are right; on the diagonal they are as "
     f"often right as they say. Expected calibration error: {calibration.error:.2%}."
   )
   image = plots.data_uri(plots.calibration_svg(calibration), "image/svg+xml")
   chart = f'<div class="charts"><img alt="Calibration" src="{image}"></div>'
-  return _section("Calibration", caption, chart)
+  return section("Calibration", caption, chart)
 
 
 def _matrix(confusion: np.ndarray, class_names: Sequence[str]) -> str:
@@ -204,13 +203,22 @@ def _pairs(confusion: np.ndarray, class_names: Sequence[str]) -> str:
   return f'<table class="pairs">{head}{"".join(rows)}</table>'
 
 
-def _samples(samples: Sequence[Sample], class_names: Sequence[str]) -> str:
+def classified_images(
+  heading: str, samples: Sequence[Sample], class_names: Sequence[str]
+) -> str:
+  """Returns a section of images with their predictions.
+
+  Args:
+    heading: Its heading.
+    samples: Held-out images.
+    class_names: Name of each label.
+  """
   figures = "".join(_figure(sample, class_names) for sample in samples)
   caption = (
     "Prediction and its probability; wrong ones are framed, with the true class."
   )
   grid = f'<div class="samples">{figures}</div>'
-  return _section("Held-out images", caption, grid)
+  return section(heading, caption, grid)
 
 
 def _figure(sample: Sample, class_names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from official.core import task_factory
 from official.vision.tasks import retinanet as upstream
+from pycocotools import cocoeval
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import object_detection as exp_cfg
@@ -203,24 +204,33 @@ class ObjectDetectionTask(training_task.TrainingTask, upstream.RetinaNetTask):
     of_step = tf.nest.map_structure(np.asarray, _joined(step_outputs[COCO]))
     return [*(state or ()), of_step]
 
-  def reduce_aggregated_logs(
-    self, aggregated_logs: list[Any], global_step: tf.Tensor | None = None
-  ) -> dict[str, np.ndarray]:
-    """Returns COCO's metrics (AP, AP50, …) of the images of all ranks."""
-    del global_step
+  def evaluate_logs(self, aggregated_logs: list[Any]) -> cocoeval.COCOeval:
+    """Returns COCO's evaluation of the images of all ranks.
+
+    Args:
+      aggregated_logs: What `aggregate_logs` has collected.
+    """
     strategy = tf.distribute.get_strategy()
     own = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *aggregated_logs)
     groundtruths, predictions = tf.nest.map_structure(
       lambda values: np.concatenate(ranks.gather(strategy, values)), own
     )
     is_image = groundtruths["source_id"] != detection_input.PADDING_SOURCE_ID
-    evaluation = coco_metrics.evaluate(
+    return coco_metrics.evaluate(
       *(
         {name: values[is_image] for name, values in part.items()}
         for part in (groundtruths, predictions)
       )
     )
-    return coco_metrics.metrics(evaluation, self.task_config.per_category_metrics)
+
+  def reduce_aggregated_logs(
+    self, aggregated_logs: list[Any], global_step: tf.Tensor | None = None
+  ) -> dict[str, np.ndarray]:
+    """Returns COCO's metrics (AP, AP50, …) of the images of all ranks."""
+    del global_step
+    return coco_metrics.metrics(
+      self.evaluate_logs(aggregated_logs), self.task_config.per_category_metrics
+    )
 
 
 def _joined(value: Any) -> Any:

@@ -1,0 +1,74 @@
+"""A run's network with the weights of a checkpoint, ready to be judged."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import orbit
+import tensorflow as tf
+from official.core import config_definitions as cfg
+from official.core import task_factory
+from official.modeling import performance
+
+from mnv2_hpu.checkpoints import restore
+from mnv2_hpu.compat import keras
+from mnv2_hpu.distribute import strategies
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoredModel:
+  """A network, its weights read.
+
+  Attributes:
+    strategy: Strategy in whose scope it was built.
+    task: Its task.
+    model: The network.
+    restored: Checkpoint, and which of its weights.
+    data: Validation data of the run.
+  """
+
+  strategy: tf.distribute.Strategy
+  task: Any
+  model: keras.Model
+  restored: restore.RestoredCheckpoint
+  data: Any
+
+  def batches(self) -> Iterator[Any]:
+    """Yields the validation data, distributed to the replicas."""
+    return iter(
+      orbit.utils.make_distributed_dataset(
+        self.strategy, self.task.build_inputs, self.data
+      )
+    )
+
+
+def restore_model(
+  params: cfg.ExperimentConfig,
+  checkpoint: str,
+  weights: str,
+  distribution_strategy: str | None,
+) -> RestoredModel:
+  """Builds the network of an experiment and reads its weights.
+
+  Args:
+    params: Experiment that it was trained with.
+    checkpoint: Prefix of its files, or a folder: its newest checkpoint.
+    weights: `"ema"` or `"raw"`.
+    distribution_strategy: Name of the strategy; the training's if None.
+
+  Raises:
+    UserError: If the checkpoint cannot serve, or the data cannot be read.
+  """
+  performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+  strategy = strategies.get_distribution_strategy(
+    distribution_strategy or params.runtime.distribution_strategy,
+    num_gpus=params.runtime.num_gpus,
+  )
+  data = params.task.validation_data
+  data.override({"cache": False})  # each image is read once
+  with strategy.scope():
+    task = task_factory.get_task(params.task)
+    task.check_inputs(train=False, evaluate=True)
+    model = task.build_model()
+    restored = restore.restore_weights(model, checkpoint, weights)
+  return RestoredModel(strategy, task, model, restored, data)
