@@ -71,7 +71,9 @@ def build_dataset(
   context = input_context or tf.distribute.InputContext()
   batch_size = per_replica_batch_size(data.global_batch_size, context)
   files = record_files.match_files(data.input_path)
-  logging.info("Images are decoded on the host, by TensorFlow's libjpeg-turbo.")
+  logging.log_first_n(
+    logging.INFO, "Images are decoded on the host, by TensorFlow's libjpeg-turbo.", 1
+  )
   parse = _parse_fn(data, image_size, context)
   corrupt = corrupt_records.CorruptRecords(
     files,

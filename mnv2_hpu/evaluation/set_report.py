@@ -86,6 +86,7 @@ def write(result: Result, class_names: Sequence[str], output_dir: str) -> list[s
     confusion=result.counts.confusion,
     class_names=class_names,
     samples=result.mistakes,
+    samples_title="The surest mistakes",
     calibration=result.counts.calibration,
     footer=", ".join(f"{name} {version}" for name, version in _versions().items()),
   )

@@ -73,6 +73,7 @@ def write_report(
   samples: Sequence[Sample],
   curves: Curves | None = None,
   calibration: Calibration | None = None,
+  samples_title: str = "Held-out images",
   footer: str = "",
 ) -> None:
   """Writes the page; text from outside is escaped, images are embedded.
@@ -89,6 +90,7 @@ def write_report(
     curves: Scalars that the run has logged; None leaves the section out.
     calibration: How often predictions are right at which probability; None leaves the
       section out.
+    samples_title: Heading of the images.
     footer: Line at the end, such as versions.
   """
   sections = (
@@ -97,7 +99,7 @@ def write_report(
     _section("Learning curves", "", _charts(curves)) if curves else "",
     _confusion(confusion, class_names),
     _calibration(calibration) if calibration else "",
-    _samples(samples, class_names),
+    _samples(samples_title, samples, class_names),
   )
   page = (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -204,13 +206,13 @@ def _pairs(confusion: np.ndarray, class_names: Sequence[str]) -> str:
   return f'<table class="pairs">{head}{"".join(rows)}</table>'
 
 
-def _samples(samples: Sequence[Sample], class_names: Sequence[str]) -> str:
+def _samples(title: str, samples: Sequence[Sample], class_names: Sequence[str]) -> str:
   figures = "".join(_figure(sample, class_names) for sample in samples)
   caption = (
     "Prediction and its probability; wrong ones are framed, with the true class."
   )
   grid = f'<div class="samples">{figures}</div>'
-  return _section("Held-out images", caption, grid)
+  return _section(title, caption, grid)
 
 
 def _figure(sample: Sample, class_names: Sequence[str]) -> str:
