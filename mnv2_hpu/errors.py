@@ -34,3 +34,13 @@ def shorten(names: Sequence[str], max_items: int = 10) -> str:
   """
   more = f" and {len(names) - max_items} more" if len(names) > max_items else ""
   return ", ".join(names[:max_items]) + more
+
+
+def counted(number: int, noun: str) -> str:
+  """Returns a number with a noun in the right number.
+
+  >>> counted(1, "shard"), counted(1024, "shard"), counted(2, "process")
+  ('1 shard', '1,024 shards', '2 processes')
+  """
+  ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+  return f"{number:,} {noun}{ending}"

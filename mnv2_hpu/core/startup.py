@@ -21,7 +21,7 @@ from mnv2_hpu.core import (
 )
 from mnv2_hpu.dataloaders import record_files
 from mnv2_hpu.distribute import ranks
-from mnv2_hpu.errors import UserError
+from mnv2_hpu.errors import UserError, counted
 from mnv2_hpu.modeling import complexity
 from mnv2_hpu.optimization import learning_rate
 
@@ -146,7 +146,7 @@ def _devices(strategy: tf.distribute.Strategy) -> str:
   names = strategy.extended.worker_devices
   short = ", ".join(name.split("device:")[-1] for name in names)
   count = ranks.size(strategy)
-  return f"{short}; {type(strategy).__name__}, {count} process{'es' * (count > 1)}"
+  return f"{short}; {type(strategy).__name__}, {counted(count, 'process')}"
 
 
 def _durations(config: cfg.ExperimentConfig) -> list[tuple[str, str]]:
@@ -198,7 +198,7 @@ def _files(data: cfg.DataConfig) -> str:
   match_files = record_files.match_files if is_ours else input_reader.match_files
   files = match_files(data.input_path)
   size = sum(tf.io.gfile.stat(file).length for file in files)
-  return f"{len(files)} files, {size / 1e6:,.1f} MB: {data.input_path}"
+  return f"{counted(len(files), 'file')}, {size / 1e6:,.1f} MB: {data.input_path}"
 
 
 def _network_size(
@@ -251,7 +251,9 @@ def summary(
   """Returns the table that training prints before its first step."""
   train = config.task.train_data
   parameters, macs = _network_size(config, model)
-  batch = f"{train.global_batch_size} on {strategy.num_replicas_in_sync} replicas"
+  batch = (
+    f"{train.global_batch_size} on {counted(strategy.num_replicas_in_sync, 'replica')}"
+  )
   size = f"{parameters:,} trainable parameters"
   if macs is not None:
     height, width = config.task.model.input_size[:2]

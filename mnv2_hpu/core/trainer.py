@@ -248,6 +248,8 @@ class Trainer(base_trainer.Trainer):
   def train_loop_end(self) -> dict[str, Any]:
     """Returns the metrics of the loop that ended, after the actions on them."""
     logs = super().train_loop_end()
+    # A constant one is a variable, of which several replicas have a copy each.
+    logs["learning_rate"] = tf.convert_to_tensor(logs["learning_rate"])
     for action in self._train_actions:
       action(logs)
     return compat.as_python_numbers(logs)

@@ -9,7 +9,7 @@ from mnv2_hpu.data_preparation import imagenet, shards, workspace
 from mnv2_hpu.data_preparation.listing import Listing
 from mnv2_hpu.data_preparation.shards import printable
 from mnv2_hpu.dataloaders.dataset_info import COUNTS_OF_TASK, DatasetInfo, SplitInfo
-from mnv2_hpu.errors import UserError
+from mnv2_hpu.errors import UserError, counted
 
 _MIN_UNUSED_BITS = 2  # leave a class a quarter as bright as it could be, or less
 _MAX_NAMES = 10
@@ -54,7 +54,8 @@ class PreparationResult:
     for name, split in info.splits.items():
       counts = {label: split.counts(info.task)[label] for label in labels}
       lines.append(
-        f"  {name:<10} {split.num_examples:>9,} images in {split.num_shards} shards, "
+        f"  {name:<10} {split.num_examples:>9,} images in "
+        f"{counted(split.num_shards, 'shard')}, "
         f"{min(counts.values()):,} to {max(counts.values()):,} {_COUNTED[info.task]}"
         "per class"
       )

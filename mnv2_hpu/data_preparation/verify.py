@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnv2_hpu import tfrecord
+from mnv2_hpu import errors, tfrecord
 from mnv2_hpu.data_preparation import imagenet, workers
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.errors import UserError
@@ -52,7 +52,8 @@ class VerificationResult:
     for split, counts in self.examples_per_class.items():
       few, many = min(counts.values(), default=0), max(counts.values(), default=0)
       lines.append(
-        f"  {split:<10} {counts.total():>9,} images of {len(counts)} classes, "
+        f"  {split:<10} {counts.total():>9,} images of "
+        f"{errors.counted(len(counts), 'class')}, "
         f"{few:,} to {many:,} per class"
       )
     lines += [f"  {problem}" for problem in problems[:max_problems]]

@@ -73,7 +73,9 @@ def build_dataset(
   context = input_context or tf.distribute.InputContext()
   batch_size = per_replica_batch_size(data.global_batch_size, context)
   files = record_files.match_files(data.input_path)
-  logging.info("Images are decoded on the host, by TensorFlow's libjpeg-turbo.")
+  logging.log_first_n(
+    logging.INFO, "Images are decoded on the host, by TensorFlow's libjpeg-turbo.", 1
+  )
   read = _read_fn(data.seed, parser, context)
   corrupt = corrupt_records.CorruptRecords(
     files, data.max_corrupt_records if data.is_training else 0, parser.record_format

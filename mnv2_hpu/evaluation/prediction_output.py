@@ -128,9 +128,12 @@ FORMATS: dict[str, tuple[str, Row]] = {
 
 
 def _write_sheet(path: str, shown: Sequence[Prediction]) -> None:
-  """Writes the images with their likeliest class, many to a row."""
+  """Writes the images with file and likeliest class, many to a row."""
   plots.save_contact_sheet(
     path,
     [p.encoded for p in shown],
-    [f"{p.classes[0][0]} {p.classes[0][1]:.0%}" for p in shown],
+    [
+      (os.path.basename(p.file), f"{p.classes[0][0]} {p.classes[0][1]:.0%}")
+      for p in shown
+    ],
   )

@@ -105,7 +105,7 @@ def _highlights(
     f"top-5, {weights} weights": "top5",
   }
   return {
-    # There is no top-5 of fewer classes than five.
+    # Of five classes or fewer there is no top-5.
     **{t: f"{values[name]:.2%}" for t, name in accuracies.items() if name in values},
     "held-out images": f"{values['num_examples']:,}",
     "training steps": f"{values['train_steps']:,}",

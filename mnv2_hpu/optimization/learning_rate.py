@@ -105,11 +105,11 @@ def learning_rate_table(
   """
   last = train_steps - 1
   steps = sorted({math.floor(last * i / (num_rows - 1)) for i in range(num_rows)})
+  rates = (
+    learning_rate(s) if callable(learning_rate) else learning_rate for s in steps
+  )
   return [
-    LearningRateRow(
-      step,
-      step / steps_per_epoch,
-      float(learning_rate(step) if callable(learning_rate) else learning_rate),
-    )
-    for step in steps
+    # Of a constant, several replicas have a variable, which has no single value.
+    LearningRateRow(step, step / steps_per_epoch, float(keras.backend.get_value(rate)))
+    for step, rate in zip(steps, rates, strict=True)
   ]

@@ -253,7 +253,7 @@ def save_overview_png(
 def save_contact_sheet(
   path: str | os.PathLike[str],
   encoded: Sequence[bytes],
-  captions: Sequence[str],
+  captions: Sequence[tuple[str, str]],
   columns: int = 8,
 ) -> None:
   """Writes one figure of many images, each with a caption.
@@ -261,7 +261,7 @@ def save_contact_sheet(
   Args:
     path: PNG file to write.
     encoded: Images, JPEG or PNG.
-    captions: Text of each.
+    captions: Two lines for each.
     columns: Number of images in a row.
   """
   from PIL import Image
@@ -269,7 +269,7 @@ def save_contact_sheet(
   columns = min(columns, len(encoded))
   rows = -(-len(encoded) // columns)
   with mpl.rc_context(_STYLE):
-    size = (1.5 * columns, 1.7 * rows)
+    size = (1.5 * columns, 1.85 * rows)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells:
@@ -279,10 +279,15 @@ def save_contact_sheet(
         thumbnail = image.convert("RGB")
       thumbnail.thumbnail((320, 320))
       axes.imshow(thumbnail)
+      text = "\n".join(_cut(" ".join(line.split())) for line in caption)
       # No mathematics, whatever characters a class is called by.
-      axes.set_title(caption[:_MAX_CAPTION], loc="center", fontsize=8, parse_math=False)
+      axes.set_title(text, loc="center", fontsize=8, parse_math=False)
     with files.atomic_write(path, "wb") as file:
       figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def _cut(text: str) -> str:
+  return text if len(text) <= _MAX_CAPTION else f"{text[: _MAX_CAPTION - 1]}…"
 
 
 def _draw_sample(axes: Axes, sample: Sample, class_names: Sequence[str]) -> None:

@@ -33,7 +33,8 @@ class Verification:
     input_path: Pattern of the TFRecords.
     num_examples: Number of images.
     top1: Images whose label has the highest probability, by format.
-    top5: Images whose label is among the five highest, by format.
+    top5: Images whose label is among the five highest, by format; empty where there
+      are no more than five classes.
     max_difference: Largest absolute difference of a probability between the formats
       that compute in floats; 0 where there is one.
     originals: Largest difference of a logit between an original file and its prepared

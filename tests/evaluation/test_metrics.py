@@ -4,6 +4,8 @@ from official.core import config_definitions as cfg
 from official.modeling.optimization.configs import optimizer_config
 
 from mnv2_hpu.evaluation import metrics
+from mnv2_hpu.reporting import curves
+from mnv2_hpu.serving import check_result
 
 STEP = 20
 
@@ -57,3 +59,18 @@ def test_run_without_evaluations_has_nothing_to_compare(tmp_path):
 def test_folder_without_event_files_has_nothing_to_compare(tmp_path):
   (tmp_path / "validation").mkdir()
   assert metrics.logged_accuracies(str(tmp_path), params(), STEP, "ema") == {}
+
+
+@pytest.mark.parametrize(("num_classes", "has_top5"), [(5, False), (6, True)])
+def test_five_classes_have_no_top_5(num_classes, has_top5):
+  logged = curves.Curves({}, {"accuracy": [(8, 0.5)], "top_5_accuracy": [(8, 1.0)]})
+  checked = check_result.Verification("val-*", 4, {"tflite": 2}, {}, 0.0, {})
+  exported = {
+    "global_step": 8,
+    "weights": "ema",
+    "versions": {},
+    "num_classes": num_classes,
+  }
+  values = metrics.run_metrics(logged, exported, checked)
+  assert (values["top1"], values["top1_tflite"]) == (0.5, 0.5)
+  assert ("top5" in values) == has_top5

@@ -57,6 +57,7 @@ def test_files_say_the_same(result, tmp_path):
   page = Path(written[2]).read_text()
   assert "57.14%" in page
   assert "Calibration" in page
+  assert "<h2>The surest mistakes</h2>" in page
   assert "Learning curves" not in page
   assert "<i>eel" not in page
   assert 'class="wrong"' in page

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.optimization.exponential_moving_average import ExponentialMovingAverage
+from mnv2_hpu.optimization.learning_rate import learning_rate_table
 from mnv2_hpu.optimization.learning_rate_multiplier import multiply_learning_rate
 from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
 
@@ -195,3 +196,10 @@ def test_a_multiple_of_the_rate_is_that_rate_on_each_replica(strategy, policy):
   both = updates(0.1, 0.25)
   assert_same_bits(both[:2], updates(0.025, 1.0)[:2])
   assert_same_bits(both[2:], updates(0.1, 1.0)[2:])
+
+
+def test_a_constant_learning_rate_is_shown_for_all_replicas(strategy):
+  with strategy.scope():
+    optimizer = RMSpropTF1(0.25)
+  rows = learning_rate_table(optimizer.learning_rate, 10, 5.0, num_rows=2)
+  assert [(row.step, row.rate) for row in rows] == [(0, 0.25), (9, 0.25)]

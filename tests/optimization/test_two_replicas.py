@@ -16,4 +16,4 @@ def test_moving_averages_over_two_replicas():
     check=False,
   )
   assert done.returncode == 0, done.stdout + done.stderr
-  assert "9 passed" in done.stdout
+  assert "10 passed" in done.stdout

@@ -34,6 +34,13 @@ def test_counts_are_those_of_a_hand_made_table():
   assert result.max_difference == pytest.approx(0.2)
 
 
+def test_five_classes_have_no_top_5():
+  result = verify.evaluate(LABELS[:3], {"tflite": RANKED[:3, :5]}, "val-*", {})
+  assert result.top1 == {"tflite": 1}
+  assert result.top5 == {}
+  check_result.compare(result, {"top1": 1 / 3, "top5": 1.0})
+
+
 def verification(top1=None, originals=None):
   top1 = top1 or {"saved_model": 990}
   return check_result.Verification(
