@@ -17,7 +17,12 @@ from PIL import Image
 
 from mnv2_hpu import example_proto, tfrecord
 from mnv2_hpu.data_preparation import shards
-from mnv2_hpu.data_preparation.images import PIXEL_LIMIT, BadImageError, EncodedImage
+from mnv2_hpu.data_preparation.images import (
+  PIXEL_LIMIT,
+  UNDO_ORIENTATION,
+  BadImageError,
+  EncodedImage,
+)
 from mnv2_hpu.data_preparation.listing import Record, SourceImage
 from mnv2_hpu.errors import shorten
 
@@ -26,6 +31,7 @@ IGNORED = 255
 PALETTE = "masks have a palette: its indices are the labels"
 FEW_BITS = "masks have fewer than 8 bits: their values are the labels"
 EQUAL_CHANNELS = "masks have equal channels: one of them is taken"
+TURNED = "masks are of the upright image, not of its pixels: turned back"
 ALL_IGNORED = "masks have the label 255, which is ignored, everywhere"
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -101,6 +107,24 @@ def count(labels: npt.NDArray[np.uint8]) -> dict[int, int]:
   return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
 
 
+def _fit(labels: npt.NDArray[np.uint8], image: EncodedImage) -> npt.NDArray[np.uint8]:
+  """Returns the labels of the image's pixels as they are stored.
+
+  Raises:
+    BadImageError: The mask has another size than the image.
+  """
+  if labels.shape == (image.height, image.width):
+    return labels
+  undo = UNDO_ORIENTATION.get(image.orientation)
+  if undo is not None and labels.shape == (image.width, image.height):
+    return np.asarray(Image.fromarray(labels).transpose(undo))
+  height, width = labels.shape
+  raise BadImageError(
+    f"the mask is {height} pixels high and {width} wide, the image {image.height} and "
+    f"{image.width}"
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskSerializer:
   """Makes the records of a source of masks; picklable.
@@ -123,29 +147,28 @@ class MaskSerializer:
         label beyond the classes.
     """
     mask = decode(self._data(source.annotation))
-    height, width = mask.labels.shape
-    if (height, width) != (image.height, image.width):
-      raise BadImageError(
-        f"the mask is {height} pixels high and {width} wide, the image {image.height} "
-        f"and {image.width}"
-      )
-    counts = count(mask.labels)
+    labels = _fit(mask.labels, image)
+    counts = count(labels)
     beyond = [str(label) for label in counts if label >= len(self.label_names)]
     if beyond:
       raise BadImageError(
         f"the mask has the labels {shorten(beyond)}; the classes have 0 to "
         f"{len(self.label_names) - 1}, and 255 is ignored"
       )
-    remarks = {mask.remark: 1} if mask.remark else {}
-    if not counts:
-      remarks[ALL_IGNORED] = 1
+    remarks = {
+      mask.remark: bool(mask.remark),
+      TURNED: labels is not mask.labels,
+      ALL_IGNORED: not counts,
+    }
     features = {
       **shards.image_features(image),
       tfrecord.FILENAME_KEY: shards.encode_path(source.path),
-      tfrecord.MASK_KEY: encode(mask.labels),
+      tfrecord.MASK_KEY: encode(labels),
     }
     return Record(
-      example_proto.encode_example(features), counts, dropped={}, remarks=remarks
+      example_proto.encode_example(features),
+      counts,
+      remarks={kind: 1 for kind, applies in remarks.items() if applies},
     )
 
   def _data(self, mask: SourceImage) -> bytes:

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import io
 from pathlib import Path
 
 import helpers_images
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from official.vision.dataloaders import segmentation_input
+from PIL import ExifTags, Image, ImageOps
 
 from mnv2_hpu.data_preparation import digit_scenes, prepare, verify
 from mnv2_hpu.data_preparation.annotations import masks
@@ -156,6 +158,22 @@ def test_bad_masks_are_skipped_and_listed(root, tmp_path, data, reason):
   assert info.splits["train"].num_examples == 7
   with pytest.raises(UserError, match=r"train/003\.jpg: .*--strict"):
     prepared(root, tmp_path / "strict", strict=True)
+
+
+@pytest.mark.parametrize("orientation", range(5, 9))
+def test_a_mask_of_the_upright_image_is_turned_back(root, tmp_path, orientation):
+  """Annotation tools show an image as EXIF says; decoders in an export do not."""
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = orientation
+  stored = helpers_masks.labels(3)
+  data = helpers_images.encoded("PNG", stored, exif=exif)
+  with Image.open(io.BytesIO(data)) as image:
+    upright = np.asarray(ImageOps.exif_transpose(image))
+  (root / "images/train/003.jpg").write_bytes(helpers_images.jpeg(exif=exif))
+  (root / MASK).write_bytes(helpers_masks.png(upright))
+  info = prepared(root, tmp_path / "out").info
+  assert stored.tobytes() in stored_masks(tmp_path / "out")
+  assert f"1 {masks.TURNED} (the first: images/train/003.jpg)" in info.warnings
 
 
 def test_a_mask_that_is_ignored_everywhere_is_said(root, tmp_path):
