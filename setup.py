@@ -79,6 +79,7 @@ setuptools.setup(
     "packaging>=23",
     "Pillow>=10,<14",
     "protobuf>=3.20",
+    "PyYAML>=5.4",
     "safetensors>=0.4,<1",
     "scikit-learn>=1.3,<2",
     "standard-imghdr; python_version >= '3.13'",  # Model Garden 2.20 imports imghdr

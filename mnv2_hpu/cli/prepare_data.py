@@ -1,13 +1,18 @@
 """Turns images into the TFRecords that training reads.
 
-A folder of images with one folder per class (a tenth of each is held out); ImageNet
-from its archives, which are not unpacked; a set of TensorFlow Datasets; images with
-boxes, in COCO's JSON or its zip files:
+From an image_folder, one folder per class (a tenth of each is held out), imagenet's
+archives, which are not unpacked, and tfds, TensorFlow Datasets:
 
   mnv2-prepare-data --input_dir=images --output_dir=records
   mnv2-prepare-data --source=imagenet --input_dir=downloads --output_dir=imagenet
   mnv2-prepare-data --source=tfds --tfds_name=cifar10 --input_dir=tfds --output_dir=out
+
+From images with boxes in the form of coco (zip files too), voc or yolo, and from images
+with label masks; docs/detection_data.md has the layouts:
+
   mnv2-prepare-data --source=coco --input_dir=coco --output_dir=records
+  mnv2-prepare-data --source=masks --input_dir=scenes --output_dir=records
+  mnv2-prepare-data --source=voc_segmentation --input_dir=VOCdevkit --output_dir=records
 
 An image that cannot be read is skipped and listed; --strict stops instead. A run that
 was interrupted continues when the same command is given again. At the end, dataset.json
@@ -26,13 +31,13 @@ _FRACTION, _SWITCH = flags.DEFINE_float, flags.DEFINE_bool
 
 # Fields of `prepare.PreparationOptions`, which has the defaults.
 OPTIONS = (
-  ("source", _TEXT, "image_folder (default), imagenet, tfds or coco."),
+  ("source", _TEXT, "One of those above; image_folder where it is not given."),
   ("tfds_name", _TEXT, "For tfds: name[/config][:version]."),
   ("tfds_train_split", _TEXT, "For tfds: the split to train on."),
   ("keep_category_ids", _SWITCH, "For boxes: labels are the category ids (COCO's 90)."),
-  ("validation_fraction", _FRACTION, "What to hold out of a set without such a split."),
+  ("validation_fraction", _FRACTION, "What to hold out where no split is given (0.1)."),
   ("seed", _NUMBER, "Seed of what is held out and of the order (0)."),
-  ("significant_bits", _NUMBER, "Bits of 16-bit images, 8 to 16: 12 scales by 4095."),
+  ("significant_bits", _NUMBER, "Bits that 16-bit images use (16); exports too."),
   ("strict", _SWITCH, "Stop at whatever would have to be skipped."),
   ("num_train_shards", _NUMBER, "Files; 0: 4 to 1024, by the images."),
   ("num_validation_shards", _NUMBER, "Files; 0: 1 to 128, by the images."),

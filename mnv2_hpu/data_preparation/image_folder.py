@@ -78,10 +78,10 @@ def list_image_folder(options: SourceOptions) -> Listing:
   )
 
 
-def _split_of(name: str) -> str:
+def split_of(name: str) -> str:
   """Returns the split that a folder's name stands for, or an empty string.
 
-  >>> [_split_of(name) for name in ("Training", "test1", "val_set", "tested")]
+  >>> [split_of(name) for name in ("Training", "test1", "val_set", "tested")]
   ['train', 'validation', 'validation', '']
   """
   return next((s for s, names in _SPLIT_NAMES.items() if names.fullmatch(name)), "")
@@ -92,7 +92,7 @@ def _given_splits(folder: input_files.InputFolder) -> dict[str, str]:
   names = folder.folders()
   if not names:
     raise UserError(f"{folder.root} has no folders; {_LAYOUT}.")
-  named = {name: _split_of(name) for name in names if _split_of(name)}
+  named = {name: split_of(name) for name in names if split_of(name)}
   # A class may be called train: it holds images, a split folders.
   given = {name: split for name, split in named.items() if folder.folders(name)}
   if "train" not in given.values():

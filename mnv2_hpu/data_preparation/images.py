@@ -33,8 +33,9 @@ _STORED_MODES = ("L", "RGB")
 _JPEG_END = b"\xff\xd9"
 _PNG_HEADER = struct.Struct(">8xI4sIIBB")  # length, IHDR, width, height, bits, color
 _PNG_END = b"IEND\xaeB`\x82"
-# Undoes what Pillow does to a TIFF, and to no other format.
-_UNDO_ORIENTATION = {
+# Undoes what Pillow does to a TIFF, and to no other format: the stored image from the
+# upright one, by the EXIF orientation.
+UNDO_ORIENTATION = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,
   4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -199,7 +200,7 @@ def _orientation(image: Image.Image, data: bytes) -> int:
     value = image.getexif().get(ExifTags.Base.Orientation)
   except _PILLOW_ERRORS:
     return 1
-  return value if value in _UNDO_ORIENTATION else 1
+  return value if value in UNDO_ORIENTATION else 1
 
 
 def _decode(image: ImageFile.ImageFile, orientation: int) -> Image.Image:
@@ -212,7 +213,7 @@ def _decode(image: ImageFile.ImageFile, orientation: int) -> Image.Image:
     frame = image.tile[0].extents if image.format == "GIF" else None
     image.load()
     if image.format == "TIFF" and orientation != 1:
-      return image.transpose(_UNDO_ORIENTATION[orientation])
+      return image.transpose(UNDO_ORIENTATION[orientation])
     return image.crop(frame) if frame else image
   except _PILLOW_ERRORS as error:
     raise BadImageError(f"truncated or corrupt: {error}") from None

@@ -18,7 +18,13 @@ from mnv2_hpu.data_preparation import (
   workers,
   workspace,
 )
-from mnv2_hpu.data_preparation.annotations import coco
+from mnv2_hpu.data_preparation.annotations import (
+  coco,
+  mask_folder,
+  voc,
+  voc_segmentation,
+  yolo,
+)
 from mnv2_hpu.data_preparation.listing import Listing, SourceOptions, check_names
 from mnv2_hpu.data_preparation.shards import printable
 from mnv2_hpu.data_preparation.summary import PreparationResult
@@ -31,6 +37,10 @@ SOURCES: dict[str, Callable[[SourceOptions], Listing]] = {
   imagenet.NAME: imagenet.list_imagenet,
   tfds.NAME: tfds.list_tfds,
   coco.NAME: coco.list_coco,
+  voc.NAME: voc.list_voc,
+  yolo.NAME: yolo.list_yolo,
+  mask_folder.NAME: mask_folder.list_masks,
+  voc_segmentation.NAME: voc_segmentation.list_voc_segmentation,
 }
 
 

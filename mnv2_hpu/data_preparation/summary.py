@@ -90,6 +90,7 @@ def summarize(
   converted: list[dict[str, str]] = []
   bits_used: dict[str, int] = {}
   num_oriented = 0
+  is_labelled = listing.task == "classification"
   infos = {}
   remarks = {kind: [*entry] for kind, entry in listing.dropped.items()}
   for split, count in plan["shards"].items():
@@ -98,8 +99,9 @@ def summarize(
     skipped += report.skipped
     converted += report.converted
     num_oriented += sum(report.oriented_per_class)
-    for name, bits in zip(listing.label_names, report.bits_used, strict=True):
+    for label, bits in enumerate(report.bits_used):
       if bits:
+        name = listing.label_names[label] if is_labelled else ""
         bits_used[name] = max(bits_used.get(name, 0), bits)
     for kind, (number, file) in report.remarks.items():
       remarks.setdefault(kind, [0, file])[0] += number
@@ -159,7 +161,8 @@ def image_warnings(
 
   Args:
     num_oriented: Images with an EXIF orientation other than upright.
-    bits_used: Bits of the largest sample in the 16-bit images of a class, by its name.
+    bits_used: Bits of the largest sample in the 16-bit images of a class, by its name;
+      an empty one for images that have no one class.
     significant_bits: Bits that these images were scaled by.
   """
   lines = []
@@ -178,8 +181,9 @@ def image_warnings(
   for bits in sorted(set(bits_used.values())):
     names = [name for name in bits_used if bits_used[name] == bits]
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    classes = ", ".join(map(repr, names[:_MAX_NAMES])) + more
-    start = f"16-bit images of {classes} use {bits} bits of {significant_bits}"
+    classes = ", ".join(map(repr, filter(None, names[:_MAX_NAMES]))) + more
+    of_classes = f" of {classes}" if classes else ""
+    start = f"16-bit images{of_classes} use {bits} bits of {significant_bits}"
     if bits > significant_bits:
       lines.append(f"{start}: what exceeds them is white. {advice}")
     elif bits <= significant_bits - _MIN_UNUSED_BITS:

@@ -110,3 +110,9 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(run, tmp_path):
 
 def contents(folder):
   return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_help_names_every_source(run):
+  text = run("prepare_data", "--help").output
+  for source in prepare.SOURCES:
+    assert source in text

@@ -56,7 +56,7 @@ def problems(data_dir, **options):
 def test_a_whole_set_has_no_problems(data_dir, deep):
   result = verify.verify(str(data_dir), deep)
   assert result.ok
-  assert result.examples_per_class == {
+  assert result.counts == {
     "train": collections.Counter({0: 12, 1: 12}),
     "validation": collections.Counter({0: 4, 1: 4}),
   }

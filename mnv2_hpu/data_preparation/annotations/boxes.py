@@ -36,9 +36,11 @@ CROWD = "boxes are crowds: kept and marked, which training leaves out"
 DIFFICULT = "boxes are difficult: kept and marked"
 OTHER_SIZE = "images have another size than is stated: boxes are taken as their pixels"
 TURNED = "images have boxes of the upright image, not of its pixels: turned back"
+MANY = "images have more than 100 boxes: all are kept; inputs take max_num_instances"
 NO_OBJECTS = "images have no objects: kept, all of them background"
 LOST_ALL = "images lost all of their boxes: kept, as images without objects"
 
+_MANY_BOXES = 100  # Model Garden's max_num_instances
 _TOLERANCE = 0.01  # pixels: COCO's corners are sums of decimals
 # Of EXIF orientations that swap the axes: whether to flip (y, x) of the stored image.
 _FLIPS = {5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True)}
@@ -110,6 +112,7 @@ def check(annotation: ImageBoxes, image: EncodedImage) -> CheckedBoxes:
   objects["box"] /= np.tile(size, 2)
   remarks[CROWD] = int(objects["crowd"].sum())
   remarks[DIFFICULT] = int(objects["difficult"].sum())
+  remarks[MANY] = int(len(objects) > _MANY_BOXES)
   if not len(objects):
     remarks[LOST_ALL if len(annotation.objects) else NO_OBJECTS] = 1
   return CheckedBoxes(objects, _counted(dropped), _counted(remarks))

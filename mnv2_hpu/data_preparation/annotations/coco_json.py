@@ -201,7 +201,7 @@ def _typed(entry: Any, key: str, *kinds: type) -> Any:
   value = entry[key]
   if type(value) not in kinds:
     allowed = " or ".join(kind.__name__ for kind in kinds)
-    raise TypeError(f"{key!r} is {value!r:.50}, not {allowed}")
+    raise TypeError(f"{key!r} is {repr(value)[:50]}, not {allowed}")
   return value
 
 

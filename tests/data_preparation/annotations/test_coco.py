@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from official.vision.dataloaders import retinanet_input, tf_example_decoder
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from mnv2_hpu import tfrecord
 from mnv2_hpu.data_preparation import prepare
@@ -300,6 +300,18 @@ def test_the_image_s_own_size_counts(tmp_path):
   assert f"1 {boxes.OTHER_SIZE} (the first: train2017/001.jpg)" in result.info.warnings
 
 
+def test_many_boxes_and_16_bit_images_are_said(tmp_path):
+  many = [BOX(1000 + i, 1, (i % 20, i % 7, 5, 6)) for i in range(101)]
+  made = helpers_coco.content(3, many)
+  root = helpers_coco.write(tmp_path / "coco", made)
+  deep = np.arange(24 * 36, dtype=np.uint16).reshape(24, 36)
+  Path(root, "train2017/001.jpg").write_bytes(helpers_images.encoded("PNG", deep))
+  info = prepared(root, tmp_path / "out").info
+  assert len(decoded(tmp_path / "out")[1]["groundtruth_boxes"]) == 101
+  assert f"1 {boxes.MANY} (the first: train2017/001.jpg)" in info.warnings
+  assert any(line.startswith("16-bit images use 10 bits") for line in info.warnings)
+
+
 def test_images_without_boxes_are_kept(tmp_path):
   result, example = prepared_boxes(tmp_path)
   assert example["groundtruth_boxes"].shape == (0, 4)
@@ -317,8 +329,6 @@ def test_boxes_of_an_upright_image_are_turned_back(tmp_path, orientation):
   data = helpers_images.encoded("JPEG", pixels, exif=exif, quality=95)
   (tmp_path / "upright.jpg").write_bytes(data)
   with Image.open(tmp_path / "upright.jpg") as opened:
-    from PIL import ImageOps
-
     upright = np.asarray(ImageOps.exif_transpose(opened).convert("L")) > 128
   rows, columns = np.flatnonzero(upright.any(1)), np.flatnonzero(upright.any(0))
   bbox = (columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])
