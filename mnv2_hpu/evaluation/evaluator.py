@@ -1,6 +1,7 @@
 """Evaluates a run: one of its checkpoints on a whole set, or each new one."""
 
 import os
+from typing import Any
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
@@ -8,11 +9,25 @@ from official.core import task_factory, train_lib
 from official.modeling import performance
 
 from mnv2_hpu.checkpoints import import_record
+from mnv2_hpu.configs import image_classification, object_detection
 from mnv2_hpu.core import checkpoint_integrity, run_record, trainer
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.distribute import strategies
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import run_watcher, set_report, sidecar, whole_set
+from mnv2_hpu.evaluation import (
+  detection_report,
+  detection_set,
+  run_watcher,
+  set_report,
+  sidecar,
+  whole_set,
+)
+
+# What evaluates a set and what says so, by the configuration of the task.
+_OF_TASK: dict[type, Any] = {
+  image_classification.ImageClassificationTask: (whole_set, set_report),
+  object_detection.ObjectDetectionTask: (detection_set, detection_report),
+}
 
 
 def evaluate(
@@ -54,15 +69,16 @@ def evaluate(
     )
   if input_path is not None:
     params.task.validation_data.override({"input_path": input_path, "num_examples": 0})
-  result = whole_set.evaluate(
+  judge, reporter = _OF_TASK[type(params.task)]
+  result = judge.evaluate(
     params,
     checkpoint or run_dir,
     weights=weights or default_weights(params),
     distribution_strategy=distribution_strategy,
   )
-  lines = [set_report.table(result, names)]
+  lines = [reporter.table(result, names)]
   if output_dir is not None:
-    lines.append(f"wrote {', '.join(set_report.write(result, names, output_dir))}")
+    lines.append(f"wrote {', '.join(reporter.write(result, names, output_dir))}")
   return "\n".join(lines)
 
 
@@ -108,6 +124,8 @@ def label_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str] | None:
   dataset, num_classes = dataset_info(params), params.task.model.num_classes
   imported = import_record.find(run_dir) or {}
   names = dataset.label_names if dataset else imported.get("label_names")
+  if isinstance(params.task, object_detection.ObjectDetectionTask):
+    num_classes += 1  # names of records have the background's
   return list(names) if names and len(names) == num_classes else None
 
 
@@ -118,7 +136,7 @@ def class_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str]:
     params: Experiment of the run.
     run_dir: Its folder, or that of imported weights.
   """
-  numbers = [str(label) for label in range(params.task.model.num_classes)]
+  numbers = [str(label) for label in range(params.task.model.num_classes + 1)]
   return label_names(params, run_dir) or numbers
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnv2_hpu import __version__, compat, files
+from mnv2_hpu.checkpoints.restore import RestoredCheckpoint
 from mnv2_hpu.evaluation.whole_set import Result
 from mnv2_hpu.reporting import report
 
@@ -28,11 +29,11 @@ def table(result: Result, class_names: Sequence[str]) -> str:
     result: What was found.
     class_names: Name of each label.
   """
-  step = result.restored.global_step
-  counts = result.counts
+  restored, counts = result.restored, result.counts
+  step = restored.global_step
   lines = [
-    f"step {'unknown' if step is None else f'{step:,}'}, {_weights(result)} weights "
-    f"of {result.restored.path}",
+    f"step {'unknown' if step is None else f'{step:,}'}, "
+    f"{weights_name(restored)} weights of {restored.path}",
     f"{counts.num_examples:,} images of {result.input_path}, "
     f"{result.images_per_second:,.0f} images/s",
     *(f"  {name:<20} {value:.5f}" for name, value in result.metrics().items()),
@@ -78,7 +79,7 @@ def write(result: Result, class_names: Sequence[str], output_dir: str) -> list[s
     },
     summary={
       "Checkpoint": result.restored.path,
-      "Weights": _weights(result),
+      "Weights": weights_name(result.restored),
       "Training steps": f"{result.restored.global_step or 0:,}",
       "Images": result.input_path,
       "Images/s": f"{result.images_per_second:,.0f}",
@@ -88,16 +89,18 @@ def write(result: Result, class_names: Sequence[str], output_dir: str) -> list[s
       report.calibration_chart(result.counts.calibration),
       report.classified_images("The surest mistakes", result.mistakes, class_names),
     ],
-    footer=", ".join(f"{name} {version}" for name, version in _versions().items()),
+    footer=", ".join(f"{name} {version}" for name, version in versions().items()),
   )
   return paths
 
 
-def _weights(result: Result) -> str:
-  return "EMA" if result.restored.weights == "ema" else "raw"
+def weights_name(restored: RestoredCheckpoint) -> str:
+  """Returns which weights of a checkpoint were read, for people."""
+  return "EMA" if restored.weights == "ema" else "raw"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+  """Returns what evaluates: this package's, TensorFlow's, Model Garden's version."""
   return {
     "mnv2_hpu": __version__,
     "tensorflow": tf.__version__,
@@ -121,7 +124,7 @@ def _metrics(result: Result) -> dict[str, Any]:
     "weights": result.restored.weights,
     "checkpoint": result.restored.path,
     "input_path": result.input_path,
-    "versions": _versions(),
+    "versions": versions(),
   }
 
 

@@ -187,6 +187,25 @@ def calibration_svg(calibration: Calibration) -> bytes:
   return _svg(draw)
 
 
+def precision_recall_svg(curves: Sequence[tuple[str, np.ndarray]]) -> bytes:
+  """Draws precision against recall as an SVG document, a line for each class.
+
+  Args:
+    curves: Name, and precision at recalls spread evenly over [0, 1].
+  """
+
+  def draw(axes: Axes) -> None:
+    for name, precision in curves:
+      recall = np.linspace(0, 1, len(precision))
+      axes.plot(recall, precision, label=name, linewidth=1.1)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+    axes.legend(ncols=2, fontsize=7)
+
+  return _svg(draw)
+
+
 def _svg(draw: Callable[[Axes], None]) -> bytes:
   with mpl.rc_context(_STYLE):
     figure = Figure(figsize=(4.4, 3.0), layout="constrained")

@@ -52,6 +52,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .matrix tbody th { text-align: right; }
 .samples { display: grid; gap: 12px;
   grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
+.scenes { display: grid; gap: 12px;
+  grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); }
 figure { margin: 0; text-align: center; font-size: 13px; line-height: 1.3; }
 figure img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #000;
   border-radius: 8px; image-rendering: pixelated; display: block; margin-bottom: 4px; }

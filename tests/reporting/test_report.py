@@ -75,10 +75,13 @@ def write(path, names=NAMES, confusion=None):
     title="A <script>alert(1)</script> run",
     highlights={"top-1": "97.5%"},
     summary={"data & more": "</table>"},
-    curves=CURVES,
-    confusion=np.diag([5, 6, 7]) if confusion is None else confusion,
-    class_names=names,
-    samples=samples(),
+    sections=[
+      report.learning_curves(CURVES),
+      report.confusion_matrix(
+        np.diag([5, 6, 7]) if confusion is None else confusion, names
+      ),
+      report.classified_images("Held-out images", samples(), names),
+    ],
     footer="versions",
   )
   return Page(path.read_text(encoding="utf-8"))
