@@ -97,3 +97,30 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
 def _kernel_shape(shapes: Mapping[str, Sequence[int]], layer: str) -> Sequence[int]:
   name = f"{SCOPE}/{layer}/weights"
   return shapes.get(name) or shapes.get(f"{name}/{EMA}") or ()
+
+
+def describe_deeplab(shapes: Mapping[str, Sequence[int]]) -> str:
+  """Returns the arguments of research/deeplab's network, or "" where it is none.
+
+  >>> describe_deeplab(
+  ...   {"logits/semantic/weights": [1, 1, 256, 21], "aspp1_pointwise/weights": []}
+  ... )
+  "aspp='separable', decoder='none', num_classes=21"
+
+  Args:
+    shapes: Shapes of a checkpoint's variables by name.
+  """
+  logits = shapes.get("logits/semantic/weights")
+  if not logits:
+    return ""
+
+  def kind(separable: str, ordinary: str) -> str:
+    kinds = {"separable": separable, "ordinary": ordinary}
+    found = [kind for kind, scope in kinds.items() if f"{scope}/weights" in shapes]
+    return repr(found[0] if found else "none")
+
+  aspp = kind("aspp1_pointwise", "aspp1")
+  decoder = kind(
+    "decoder/decoder_conv0_pointwise", "decoder/decoder_conv0/decoder_conv0_1"
+  )
+  return f"aspp={aspp}, decoder={decoder}, num_classes={logits[-1]}"

@@ -1,7 +1,7 @@
 """The variables of MobileNetV2 by slim's names, and whether a file fits them.
 
-The backbone's layers bear the names of slim's scopes, so that a rule (`slim_name`)
-gives the name of each variable. Source: slim's `mobilenet.py`.
+The backbone's layers bear the names of slim's scopes, so that a rule gives
+the name of each variable. Source: slim's `mobilenet.py`.
 """
 
 import re
@@ -23,27 +23,24 @@ _LEAVES = {
 }
 # What optimizers of TensorFlow 1 keep for each variable: RMSProp, RMSProp_1, …
 _SLOT = re.compile("/(Adadelta|Adagrad|Adam|Ftrl|Momentum|RMSProp)(_[0-9])?$")
+# What a classifier's checkpoint holds beyond the backbone of another network.
+_CLASSIFIERS_OWN = (
+  *(f"{LOGITS}/{leaf}" for leaf in ("weights", "biases")),
+  "Conv_1/weights",
+  *(
+    f"Conv_1/BatchNorm/{leaf}"
+    for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
+  ),
+)
 GLOBAL_STEP = "global_step"
 _NOT_OF_THE_MODEL = {GLOBAL_STEP, "beta1_power", "beta2_power"}  # the latter: Adam's
 
 
-def slim_name(layer: str, weight: str) -> str:
-  """Returns the name that slim gives a weight.
-
-  >>> slim_name("expanded_conv_1/depthwise", "depthwise_kernel")
-  'MobilenetV2/expanded_conv_1/depthwise/depthwise_weights'
-  >>> slim_name("Conv_1/BatchNorm", "moving_mean")
-  'MobilenetV2/Conv_1/BatchNorm/moving_mean'
-
-  Args:
-    layer: Name of the backbone's layer, or `LOGITS`.
-    weight: Keras' name of one of its weights.
-  """
-  return f"{SCOPE}/{layer}/{_leaf(weight)}"
-
-
 def by_slim_name(model: keras.Model, logits: bool = True) -> dict[str, tf.Variable]:
   """Returns the variables of a model by slim's names.
+
+  For example `MobilenetV2/expanded_conv_1/depthwise/depthwise_weights`,
+  `MobilenetV2/Conv_1/BatchNorm/moving_mean`.
 
   Args:
     model: A `modeling.mobilenet_v2.MobileNetV2`; a model over it whose only other
@@ -122,7 +119,7 @@ def check_fits(
     wanted: Variables of the model by their names in the checkpoint.
   """
   known = {name.removesuffix(f"/{EMA}") for name in wanted}
-  known |= {slim_name(LOGITS, "kernel"), slim_name(LOGITS, "bias")}
+  known |= {f"{SCOPE}/{leaf}" for leaf in _CLASSIFIERS_OWN}
   missing = [name for name in wanted if name not in shapes]
   misshapen = [
     name
@@ -159,6 +156,9 @@ def _hint(shapes: Mapping[str, Sequence[int]], unfit: Sequence[str]) -> str:
   raw = (name.removesuffix(f"/{EMA}") for name in unfit if name not in shapes)
   if any(name in shapes for name in raw):
     return "It lacks the EMA of some variables: request the raw weights."
+  deeplab = slim_architecture.describe_deeplab(shapes)
+  if deeplab:
+    return f"The checkpoint is of a DeepLab network with {deeplab}."
   try:
     architecture = slim_architecture.infer(shapes)
   except UserError as error:

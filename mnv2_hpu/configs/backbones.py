@@ -19,10 +19,11 @@ class MobileNetV2(hyperparams.Config):
   width_multiplier: float = 1.0  # factor of all channels, above 0; the paper's alpha
   output_stride: int | None = None  # 8, 16 or 32 (also None): input size / last size
   finegrain_classification_mode: bool = True  # keep 1280 channels at widths below 1
+  channel_divisor: int = 8  # channels are its multiples; 1 as in research/deeplab
+  include_last_convolution: bool = True  # False: the last block's output is the last
   use_explicit_padding: bool = False  # pad as PyTorch's networks do, not SAME
-  min_channels: int = (
-    8  # fewest of a layer; 16 under the Object Detection API's SSDLite
-  )
+  # Fewest of a layer; None: channel_divisor. 16 in the detectors of the TF1 API.
+  min_channels: int | None = None
   output_intermediate_endpoints: bool = False  # also '<level>/expansion', '/depthwise'
   # Standard deviation of the normal, truncated at two standard deviations.
   kernel_initializer_stddev: float = 0.09

@@ -65,18 +65,31 @@ class NetworkSpec(NamedTuple):
   last_channels: int
 
 
-def round_channels(channels: float, min_channels: int = 8) -> int:
-  """Rounds to a multiple of 8 as slim does: to a minimum, and not below 90%.
+CHANNEL_DIVISOR = 8  # slim's; research/deeplab has 1 at widths other than 1
+
+
+def round_channels(
+  channels: float, min_channels: int | None = None, divisor: int = CHANNEL_DIVISOR
+) -> int:
+  """Rounds to a multiple as slim does: to a minimum, and not below 90%.
 
   >>> [round_channels(c * 0.35) for c in (16, 24, 32, 64, 96, 160, 320)]
   [8, 8, 16, 24, 32, 56, 112]
+  >>> [round_channels(c * 0.35, divisor=1) for c in (16, 24, 32, 64, 96, 160, 320)]
+  [6, 8, 11, 22, 34, 56, 112]
+
+  Args:
+    channels: Number of channels, a fraction included.
+    min_channels: Fewest channels; None is the divisor.
+    divisor: Positive integer whose multiples are allowed.
   """
-  rounded = max(min_channels, int(channels + 4) // 8 * 8)
-  return rounded if rounded >= 0.9 * channels else rounded + 8
+  rounded = int(channels + divisor / 2) // divisor * divisor
+  rounded = max(divisor if min_channels is None else min_channels, rounded)
+  return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
 def _build_blocks(
-  width_multiplier: float, output_stride: int | None, min_channels: int
+  width_multiplier: float, output_stride: int | None, *rounding: int | None
 ) -> tuple[Block, ...]:
   blocks: list[Block] = []
   level, dilation_rate = 1, 1  # after the first convolution
@@ -88,7 +101,7 @@ def _build_blocks(
         Block(
           name=f"expanded_conv_{len(blocks)}" if blocks else "expanded_conv",
           expansion=spec.expansion,
-          channels=round_channels(spec.channels * width_multiplier, min_channels),
+          channels=round_channels(spec.channels * width_multiplier, *rounding),
           stride=stride,
           dilation_rate=dilation_rate,
           input_level=level,
@@ -106,7 +119,8 @@ def build_specs(
   width_multiplier: float,
   output_stride: int | None,
   finegrain_classification_mode: bool,
-  min_channels: int = 8,
+  min_channels: int | None = None,
+  channel_divisor: int = CHANNEL_DIVISOR,
 ) -> NetworkSpec:
   """Returns the specs of a network, as slim's `mobilenet_v2.py` and `mobilenet.py`.
 
@@ -118,12 +132,15 @@ def build_specs(
     width_multiplier: Factor above 0 of the channels of every layer.
     output_stride: 8, 16, 32 or None: later strides are replaced by dilation.
     finegrain_classification_mode: Whether widths below 1 keep the last channels.
-    min_channels: Fewest channels of a layer: 8 in classification, 16 under SSDLite.
+    min_channels: Fewest channels of a layer; None is the divisor. 16 under SSDLite.
+    channel_divisor: Number whose multiples the channels are; inside of a block they
+      are multiples of 8 whatever it is.
   """
+  rounding = (min_channels, channel_divisor)
   keeps_last = finegrain_classification_mode and width_multiplier < 1
   last_width = 1 if keeps_last else width_multiplier
   return NetworkSpec(
-    first_channels=round_channels(FIRST_CHANNELS * width_multiplier, min_channels),
-    blocks=_build_blocks(width_multiplier, output_stride, min_channels),
-    last_channels=round_channels(LAST_CHANNELS * last_width, min_channels),
+    first_channels=round_channels(FIRST_CHANNELS * width_multiplier, *rounding),
+    blocks=_build_blocks(width_multiplier, output_stride, *rounding),
+    last_channels=round_channels(LAST_CHANNELS * last_width, *rounding),
   )

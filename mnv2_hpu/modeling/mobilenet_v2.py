@@ -21,7 +21,10 @@ BATCH_NORM = "BatchNorm"  # name in the scope of its convolution, as slim's
 
 
 def _check_arguments(
-  width_multiplier: Any, output_stride: Any, input_specs: keras.layers.InputSpec
+  width_multiplier: Any,
+  output_stride: Any,
+  channel_divisor: Any,
+  input_specs: keras.layers.InputSpec,
 ) -> None:
   """Raises a UserError for what no network can be built from."""
   if not (
@@ -36,6 +39,11 @@ def _check_arguments(
     raise UserError(
       f"output_stride is {output_stride!r}; it must be one of "
       f"{', '.join(map(str, OUTPUT_STRIDES))}, or None, which is the network's own 32."
+    )
+  if type(channel_divisor) is not int or channel_divisor < 1:
+    raise UserError(
+      f"channel_divisor is {channel_divisor!r}; it must be a positive integer. slim's "
+      "is 8; the one of research/deeplab at widths other than 1 is 1."
     )
   shape = input_specs.shape
   if shape is None or len(shape) != 4 or shape[-1] is None:
@@ -71,7 +79,7 @@ class MobileNetV2(keras.Model):
   * `"2"` to `"5"`: the last block at stride 2**l. With an output stride of 16 (8) they
     end at `"4"` (`"3"`);
   * the next level, `"6"`: the last 1x1 convolution, for classification. It has the size
-    of the level below it;
+    of the level below it; `include_last_convolution=False` leaves it out;
   * with `output_intermediate_endpoints`, `"<l>/depthwise"` and `"<l>/expansion"`: the
     last such activations at stride 2**l, inside a block. `"4/expansion"` is slim's
     `layer_15/expansion_output`, which SSDLite reads.
@@ -88,7 +96,9 @@ class MobileNetV2(keras.Model):
     input_specs: keras.layers.InputSpec | None = None,
     finegrain_classification_mode: bool = True,
     use_explicit_padding: bool = False,
-    min_channels: int = 8,
+    min_channels: int | None = None,
+    channel_divisor: int = block_specs.CHANNEL_DIVISOR,
+    include_last_convolution: bool = True,
     activation: str = "relu6",
     use_sync_bn: bool = False,
     norm_momentum: float = 0.997,
@@ -111,8 +121,11 @@ class MobileNetV2(keras.Model):
       use_explicit_padding: Whether 3x3 convolutions of stride 2 pad one pixel on each
         side, as PyTorch's networks do, instead of TensorFlow's SAME, which at even
         sizes pads on the right and below alone. Slim's argument of that name.
-      min_channels: Fewest channels of a layer; slim's classification has 8, the
-        detectors of the Object Detection API 16, which differs at widths below 0.75.
+      min_channels: Fewest channels of a layer; None is `channel_divisor`. The detectors
+        of the Object Detection API have 16, which differs at widths below 0.75.
+      channel_divisor: Number whose multiples the channels outside of blocks are: 8, or
+        1 for the checkpoints of research/deeplab at widths other than 1.
+      include_last_convolution: Whether the 1x1 convolution after the blocks is there.
       activation: Activation after all convolutions but the projections.
       use_sync_bn: Whether batch statistics are those of all replicas.
       norm_momentum: Momentum of the moving batch statistics.
@@ -130,13 +143,15 @@ class MobileNetV2(keras.Model):
     """
     if input_specs is None:
       input_specs = keras.layers.InputSpec(shape=[None, None, None, 3])
-    _check_arguments(width_multiplier, output_stride, input_specs)
+    _check_arguments(width_multiplier, output_stride, channel_divisor, input_specs)
     self._width_multiplier = width_multiplier
     self._output_stride = output_stride
     self._input_specs = input_specs
     self._finegrain_classification_mode = finegrain_classification_mode
     self._use_explicit_padding = use_explicit_padding
     self._min_channels = min_channels
+    self._channel_divisor = channel_divisor
+    self._include_last_convolution = include_last_convolution
     self._activation = activation
     self._use_sync_bn = use_sync_bn
     self._norm_momentum = norm_momentum
@@ -150,28 +165,32 @@ class MobileNetV2(keras.Model):
     self._output_intermediate_endpoints = output_intermediate_endpoints
 
     images = keras.Input(shape=input_specs.shape[1:])
-    endpoints, features = self._connect(images)
+    specs = block_specs.build_specs(
+      width_multiplier,
+      output_stride,
+      finegrain_classification_mode,
+      min_channels,
+      channel_divisor,
+    )
+    endpoints, x = self._connect(images, specs)
     # As in Model Garden: decoders do not read the classifier's features.
     self._output_specs = {key: tensor.shape for key, tensor in endpoints.items()}
-    last_level = max(map(_level, endpoints))
-    endpoints[str(last_level + 1)] = features
+    if include_last_convolution:
+      next_level = max(map(_level, endpoints)) + 1
+      endpoints[str(next_level)] = self._convolve(x, "Conv_1", specs.last_channels)
     super().__init__(inputs=images, outputs=endpoints, **kwargs)
     self.trainable = trainable  # by the setter, which also tells the batch norms
 
-  def _connect(self, images: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """Returns the endpoints by level, and the last convolution's features."""
+  def _connect(
+    self, images: tf.Tensor, specs: block_specs.NetworkSpec
+  ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Returns the endpoints by level, and the last block's output."""
     endpoints = {}
-    specs = block_specs.build_specs(
-      self._width_multiplier,
-      self._output_stride,
-      self._finegrain_classification_mode,
-      self._min_channels,
-    )
     x = self._convolve(images, "Conv", specs.first_channels, 3, 2)
     for block in specs.blocks:
       shortcut = x
       if block.expansion > 1:
-        channels = block.expansion * x.shape[-1]
+        channels = block_specs.round_channels(block.expansion * x.shape[-1])
         x = self._convolve(x, f"{block.name}/expand", channels)
         endpoints[f"{block.input_level}/expansion"] = x
       x = self._convolve_depthwise(x, block)
@@ -187,7 +206,7 @@ class MobileNetV2(keras.Model):
       if _level(key) >= FINEST_LEVEL
       and ("/" not in key or self._output_intermediate_endpoints)
     }
-    return endpoints, self._convolve(x, "Conv_1", specs.last_channels)
+    return endpoints, x
 
   def _convolve(
     self,
@@ -266,6 +285,8 @@ class MobileNetV2(keras.Model):
       "finegrain_classification_mode": self._finegrain_classification_mode,
       "use_explicit_padding": self._use_explicit_padding,
       "min_channels": self._min_channels,
+      "channel_divisor": self._channel_divisor,
+      "include_last_convolution": self._include_last_convolution,
       "activation": self._activation,
       "use_sync_bn": self._use_sync_bn,
       "norm_momentum": self._norm_momentum,
@@ -309,6 +330,8 @@ def build_mobilenet_v2(
     finegrain_classification_mode=config.finegrain_classification_mode,
     use_explicit_padding=config.use_explicit_padding,
     min_channels=config.min_channels,
+    channel_divisor=config.channel_divisor,
+    include_last_convolution=config.include_last_convolution,
     activation=norm_activation_config.activation,
     use_sync_bn=norm_activation_config.use_sync_bn,
     norm_momentum=norm_activation_config.norm_momentum,
