@@ -3,7 +3,8 @@
 Registers with Model Garden, for every experiment:
 
 * the optimizer `rmsprop_tf1` (`optimizer_config.optimizer.rmsprop_tf1`);
-* the learning rate `exponential_slim` (`optimizer_config.learning_rate`).
+* the learning rates `exponential_slim` and `polynomial_slow_start`
+  (`optimizer_config.learning_rate`).
 """
 
 import dataclasses
@@ -21,15 +22,15 @@ from official.modeling.optimization.configs import optimization_config as opt_cf
 from mnv2_hpu.configs import oneof, schedules
 from mnv2_hpu.configs.recipe import CompleteRecipe, Recipe
 from mnv2_hpu.errors import UserError, did_you_mean
-from mnv2_hpu.optimization.learning_rate import SlimExponentialDecay
+from mnv2_hpu.optimization.learning_rate import (
+  SlimExponentialDecay,
+  SlowStartPolynomialDecay,
+)
 from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
-
-END_LEARNING_RATE = 1e-4  # last rate of the polynomial decay, for one replica; slim's
-
 
 # "exponential" is Model Garden's: after a warm-up, which ends at the decayed rate.
 # "exponential_slim" has slim's warm-up; without one both are equal. "cosine" (to 0) and
-# "polynomial" (linearly to 1e-4 times the scale) end with the training.
+# "polynomial" (to end_learning_rate) end with the training.
 LEARNING_RATE_SCHEDULES = (
   "constant",
   "cosine",
@@ -69,13 +70,30 @@ class SlimExponentialLrConfig(base_config.Config):
   scale: float = 1.0  # the number of replicas, or 1
 
 
+@dataclasses.dataclass
+class SlowStartPolynomialLrConfig(base_config.Config):
+  """The arguments of `optimization.learning_rate.SlowStartPolynomialDecay`."""
+
+  name: str = "SlowStartPolynomialDecay"
+  initial_learning_rate: float | None = None
+  decay_steps: int | None = None
+  end_learning_rate: float = Recipe.end_learning_rate
+  power: float = Recipe.decay_power
+  slow_start_steps: int = 0
+  slow_start_learning_rate: float = Recipe.slow_start_learning_rate
+
+
 def _register() -> None:
-  """Adds the optimizer and the learning rate to Model Garden's tables, once."""
+  """Adds the optimizer and the learning rates to Model Garden's tables, once."""
   if "rmsprop_tf1" not in optimizer_factory.LEGACY_OPTIMIZERS_CLS:
     optimizer_factory.register_optimizer_cls("rmsprop_tf1", RMSpropTF1)
   oneof.add_choice(opt_cfg.OptimizerConfig, "rmsprop_tf1", RMSpropTF1Config)
   optimizer_factory.LR_CLS["exponential_slim"] = SlimExponentialDecay
   oneof.add_choice(opt_cfg.LrConfig, "exponential_slim", SlimExponentialLrConfig)
+  optimizer_factory.LR_CLS["polynomial_slow_start"] = SlowStartPolynomialDecay
+  oneof.add_choice(
+    opt_cfg.LrConfig, "polynomial_slow_start", SlowStartPolynomialLrConfig
+  )
 
 
 _register()
@@ -168,10 +186,20 @@ def _learning_rate(
     "decay_rate": recipe.decay_rate,
     "staircase": recipe.staircase,
   }
+  polynomial = {
+    **to_the_end,
+    "power": recipe.decay_power,
+    "end_learning_rate": recipe.end_learning_rate * scale,
+  }
   arguments: dict[str, dict[str, Any]] = {
     "constant": {"learning_rate": rate},
     "cosine": to_the_end,
-    "polynomial": {**to_the_end, "end_learning_rate": END_LEARNING_RATE * scale},
+    "polynomial": polynomial,
+    "polynomial_slow_start": {
+      **polynomial,
+      "slow_start_steps": schedule.steps(recipe.slow_start_epochs),
+      "slow_start_learning_rate": recipe.slow_start_learning_rate,
+    },
     "exponential": decay,
     "exponential_slim": {  # scales by itself, in float32, as slim does
       **decay,
@@ -180,6 +208,9 @@ def _learning_rate(
       "scale": scale,
     },
   }
-  config = opt_cfg.LrConfig(type=recipe.learning_rate_schedule)
-  config.get().override(arguments[recipe.learning_rate_schedule])
+  kind = recipe.learning_rate_schedule
+  if kind == "polynomial" and recipe.slow_start_epochs:
+    kind = "polynomial_slow_start"
+  config = opt_cfg.LrConfig(type=kind)
+  config.get().override(arguments[kind])
   return config

@@ -90,6 +90,10 @@ class TrainingRecipe(InputFields):
   decay_rate: float = 0.98  # factor of each decay
   decay_epochs: float = 2.5  # epochs between two decays
   staircase: bool = True  # decay in steps, not continuously
+  decay_power: float = 1.0  # power of the polynomial decay; 1 is a line
+  end_learning_rate: float = 1e-4  # last rate of the polynomial decay, for one replica
+  slow_start_epochs: float = 0.0  # before the polynomial decay, at
+  slow_start_learning_rate: float = 1e-4  # for all replicas
   warmup_epochs: float | None = None  # None: the scaling rule, but at least
   min_warmup_fraction: float = 0.0  # fraction of the training
 

@@ -86,6 +86,32 @@ class DetectionOptions(DetectionFields, hyperparams.Config):
   """`task.train_data.preprocessing_options` of a detector, and of its validation."""
 
 
+@dataclasses.dataclass
+class SegmentationFields(AugmentationFields):
+  """What training does to an image and its mask; the defaults are research/deeplab's.
+
+  An image is scaled by one of `min_scale`, `min_scale + scale_step`, … `max_scale`.
+  """
+
+  min_scale: float = 0.5  # factor of the image's own size
+  max_scale: float = 2.0
+  scale_step: float = 0.25  # 0 draws any factor between them
+
+
+@dataclasses.dataclass
+class SegmentationOptions(SegmentationFields, hyperparams.Config):
+  """`task.train_data.preprocessing_options` of a segmenter."""
+
+  def check(self) -> None:
+    """Raises a UserError if no scale can be drawn."""
+    if not (0 < self.min_scale <= self.max_scale and self.scale_step >= 0):
+      raise UserError(
+        f"min_scale, max_scale and scale_step are {self.min_scale}, {self.max_scale} "
+        f"and {self.scale_step}; they must be above 0, at least min_scale, and at "
+        "least 0."
+      )
+
+
 def check_minima(
   data: cfg.DataConfig,
   image_size: tuple[int, int],

@@ -89,7 +89,7 @@ def round_channels(
 
 
 def _build_blocks(
-  width_multiplier: float, output_stride: int | None, *rounding: int | None
+  width_multiplier: float, output_stride: int | None, rounding: tuple[int | None, int]
 ) -> tuple[Block, ...]:
   blocks: list[Block] = []
   level, dilation_rate = 1, 1  # after the first convolution
@@ -141,6 +141,6 @@ def build_specs(
   last_width = 1 if keeps_last else width_multiplier
   return NetworkSpec(
     first_channels=round_channels(FIRST_CHANNELS * width_multiplier, *rounding),
-    blocks=_build_blocks(width_multiplier, output_stride, *rounding),
+    blocks=_build_blocks(width_multiplier, output_stride, rounding),
     last_channels=round_channels(LAST_CHANNELS * last_width, *rounding),
   )

@@ -75,3 +75,20 @@ class ResizeLike(keras.layers.Layer):
     """Returns `inputs[0]` at the size of `inputs[1]`, both `[batch, height, …]`."""
     x, like = inputs
     return resize_bilinear(x, _size(like))
+
+
+def resize_nearest(x: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+  """Resizes label maps so that the centers of their corners stay in place.
+
+  Equals `tf.compat.v1.image.resize_nearest_neighbor(x, size, align_corners=True)`, as
+  two gathers.
+
+  Args:
+    x: `[batch, height, width, channels]`, of static height and width.
+    size: New height and width.
+  """
+  for axis, target in enumerate(size, 1):
+    scale = np.float32(x.shape[axis] - 1) / np.float32(max(target - 1, 1))
+    rows = np.floor(np.arange(target, dtype=np.float32) * scale + np.float32(0.5))
+    x = tf.gather(x, rows.astype(np.int32), axis=axis)
+  return x

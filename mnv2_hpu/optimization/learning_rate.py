@@ -1,4 +1,4 @@
-"""slim's exponential decay with its warm-up, and a table of any learning rate."""
+"""The originals' decays with their slow starts, and a table of any learning rate."""
 
 import math
 from typing import Any, NamedTuple
@@ -79,6 +79,53 @@ class SlimExponentialDecay(keras.optimizers.schedules.LearningRateSchedule):
   def get_config(self) -> dict[str, Any]:
     """Returns the arguments of the constructor."""
     return dict(self._config)
+
+
+@keras.utils.register_keras_serializable(package="mnv2_hpu")
+class SlowStartPolynomialDecay(keras.optimizers.schedules.PolynomialDecay):
+  """research/deeplab's polynomial decay after steps at a low, constant rate.
+
+  The decay begins after these steps, and ends with the training. A line instead of a
+  constant is Model Garden's linear warm-up (`warmup_learning_rate`) before its own
+  polynomial decay of the same `offset`. Source: `utils/train_utils.py`,
+  `get_model_learning_rate`.
+
+  Args:
+    slow_start_steps: Steps at the constant rate.
+    slow_start_learning_rate: That rate.
+    decay_steps: Steps of the whole training.
+    **kwargs: Other arguments of Keras' `PolynomialDecay`.
+  """
+
+  def __init__(
+    self,
+    slow_start_steps: int,
+    slow_start_learning_rate: float,
+    decay_steps: int,
+    **kwargs: Any,
+  ) -> None:
+    if not 0 <= slow_start_steps < decay_steps:
+      raise UserError(
+        f"slow_start_steps is {slow_start_steps!r}; it must be 0 or more, and below "
+        f"the {decay_steps} steps of the training."
+      )
+    super().__init__(decay_steps=decay_steps - slow_start_steps, **kwargs)
+    self._slow_start = {
+      "slow_start_steps": slow_start_steps,
+      "slow_start_learning_rate": slow_start_learning_rate,
+    }
+
+  def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
+    """Returns the rate of a step, counted from 0: a float32 scalar."""
+    steps, rate = self._slow_start.values()
+    decayed = super().__call__(tf.maximum(step - steps, 0))
+    return tf.where(step < steps, tf.cast(rate, decayed.dtype), decayed)
+
+  def get_config(self) -> dict[str, Any]:
+    """Returns the arguments of the constructor."""
+    config = super().get_config()
+    decay_steps = config["decay_steps"] + self._slow_start["slow_start_steps"]
+    return {**config, **self._slow_start, "decay_steps": decay_steps}
 
 
 class LearningRateRow(NamedTuple):

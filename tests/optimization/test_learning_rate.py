@@ -1,6 +1,7 @@
 import json
 import pathlib
 
+import helpers_deeplab
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +11,7 @@ from mnv2_hpu.configs.schedules import Schedule
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.optimization.learning_rate import (
   SlimExponentialDecay,
+  SlowStartPolynomialDecay,
   learning_rate_table,
 )
 
@@ -95,3 +97,50 @@ def test_the_table_goes_from_the_first_to_the_last_step():
 
 def test_the_table_of_a_constant_and_of_a_single_step():
   assert learning_rate_table(0.1, train_steps=1, steps_per_epoch=10) == [(0, 0.0, 0.1)]
+
+
+DEEPLAB = [
+  case
+  for case in helpers_deeplab.load_json("lr_deeplab.json")
+  if case["arguments"]["learning_policy"] == "poly"
+  and "slow_start_burnin_type" not in case["arguments"]
+]
+
+
+def of_deeplab(arguments):
+  """The schedule that research/deeplab's arguments ask for."""
+  return SlowStartPolynomialDecay(
+    initial_learning_rate=arguments["base_learning_rate"],
+    decay_steps=int(
+      arguments.get("decay_steps", arguments["training_number_of_steps"])
+    ),
+    end_learning_rate=arguments.get("end_learning_rate", 0.0),
+    power=arguments["learning_power"],
+    slow_start_steps=arguments["slow_start_step"],
+    slow_start_learning_rate=arguments["slow_start_learning_rate"],
+  )
+
+
+@pytest.mark.parametrize("case", DEEPLAB)
+@pytest.mark.fidelity
+def test_polynomial_rates_are_those_of_deeplab(case, fidelity):
+  schedule = of_deeplab(case["arguments"])
+  rates = [schedule(tf.constant(step, tf.int64)) for step in case["steps"]]
+  expected = np.array(case["learning_rate"], np.float32)
+  difference = np.abs(np.array(rates, np.float32) - expected).max()
+  fidelity(
+    f"DeepLab learning rate, {case['arguments']['training_number_of_steps']} steps",
+    f"first {expected[0]:.9g}",
+    f"first {float(rates[0]):.9g}",
+    difference,
+    1e-9,
+  )
+  assert difference < 1e-9
+  again = SlowStartPolynomialDecay.from_config(schedule.get_config())
+  assert again(1234) == schedule(1234)
+
+
+def test_a_slow_start_ends_within_the_training():
+  arguments = {**DEEPLAB[0]["arguments"], "slow_start_step": 30000}
+  with pytest.raises(UserError, match="below the 30000 steps of the training"):
+    of_deeplab(arguments)
