@@ -21,8 +21,8 @@ from mnv2_hpu.data_preparation.annotations import (
   boxes,
   categories,
   coco_files,
-  coco_json,
 )
+from mnv2_hpu.data_preparation.annotations.formats import coco_json
 from mnv2_hpu.data_preparation.annotations.image_files import ImageFiles
 from mnv2_hpu.data_preparation.input_files import InputFolder, InputReader
 from mnv2_hpu.data_preparation.listing import (

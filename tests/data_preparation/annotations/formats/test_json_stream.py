@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from mnv2_hpu.data_preparation.annotations import json_stream
+from mnv2_hpu.data_preparation.annotations.formats import json_stream
 
 CONTENT = {
   "info": {"lists": [[], [1, [2]]], "text": 'a "quoted" [ } \\ é'},
