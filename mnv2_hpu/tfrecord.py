@@ -22,15 +22,6 @@ HEIGHT_KEY = "image/height"
 WIDTH_KEY = "image/width"
 CHANNELS_KEY = "image/channels"
 COLORSPACE_KEY = "image/colorspace"
-SOURCE_ID_KEY = "image/source_id"
-BOX_KEYS = tuple(
-  f"image/object/bbox/{side}" for side in ("ymin", "xmin", "ymax", "xmax")
-)
-BOX_LABEL_KEY = "image/object/class/label"
-BOX_TEXT_KEY = "image/object/class/text"
-BOX_AREA_KEY = "image/object/area"
-BOX_CROWD_KEY = "image/object/is_crowd"
-BOX_DIFFICULT_KEY = "image/object/difficult"
 MASK_KEY = "image/segmentation/class/encoded"
 
 # A record: length (uint64) and its checksum, the data, the data's checksum.

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import helpers_images
@@ -43,7 +44,7 @@ def write_images(folder, made):
   for entry in made["images"]:
     path = Path(folder, entry["file_name"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(helpers_images.jpeg(hash(entry["file_name"]) % 1000))
+    path.write_bytes(helpers_images.jpeg(zlib.crc32(entry["file_name"].encode())))
 
 
 def write(root, train=None, validation=None, year="2017"):

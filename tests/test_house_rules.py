@@ -76,6 +76,6 @@ def test_commands_are_flags_and_one_call():
 
 
 def test_rooms_are_not_crowded():
-  rooms = [path.parent for path in PACKAGE.glob("*/__init__.py")]
+  rooms = [path.parent for path in PACKAGE.glob("*/**/__init__.py")]
   for room in rooms:
     assert len(list(room.glob("*.py"))) - 1 <= MAX_MODULES, room

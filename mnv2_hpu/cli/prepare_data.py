@@ -8,7 +8,7 @@ archives, which are not unpacked, and tfds, TensorFlow Datasets:
   mnv2-prepare-data --source=tfds --tfds_name=cifar10 --input_dir=tfds --output_dir=out
 
 From images with boxes in the form of coco (zip files too), voc or yolo, and from images
-with label masks; docs/detection_data.md has the layouts:
+with masks (cityscapes too); docs/detection_data.md has the layouts:
 
   mnv2-prepare-data --source=coco --input_dir=coco --output_dir=records
   mnv2-prepare-data --source=masks --input_dir=scenes --output_dir=records

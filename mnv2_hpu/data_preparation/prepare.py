@@ -19,6 +19,7 @@ from mnv2_hpu.data_preparation import (
   workspace,
 )
 from mnv2_hpu.data_preparation.annotations import (
+  cityscapes,
   coco,
   mask_folder,
   voc,
@@ -41,6 +42,7 @@ SOURCES: dict[str, Callable[[SourceOptions], Listing]] = {
   yolo.NAME: yolo.list_yolo,
   mask_folder.NAME: mask_folder.list_masks,
   voc_segmentation.NAME: voc_segmentation.list_voc_segmentation,
+  cityscapes.NAME: cityscapes.list_cityscapes,
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mnv2_hpu import example_proto, tfrecord
+from mnv2_hpu import detection_record, example_proto, tfrecord
 from mnv2_hpu.data_preparation import shards
 from mnv2_hpu.data_preparation.images import EncodedImage
 from mnv2_hpu.data_preparation.listing import Record, SourceImage
@@ -158,13 +158,13 @@ class BoxSerializer:
     features = {
       **shards.image_features(image),
       tfrecord.FILENAME_KEY: shards.encode_path(source.path),
-      tfrecord.SOURCE_ID_KEY: str(source.annotation.source_id).encode(),
-      **{key: boxes[:, side] for side, key in enumerate(tfrecord.BOX_KEYS)},
-      tfrecord.BOX_LABEL_KEY: labels,
-      tfrecord.BOX_TEXT_KEY: [self.label_names[label].encode() for label in labels],
-      tfrecord.BOX_AREA_KEY: objects["area"],
-      tfrecord.BOX_CROWD_KEY: objects["crowd"].astype(np.int64),
-      tfrecord.BOX_DIFFICULT_KEY: objects["difficult"].astype(np.int64),
+      detection_record.SOURCE_ID_KEY: str(source.annotation.source_id).encode(),
+      **{key: boxes[:, side] for side, key in enumerate(detection_record.BOX_KEYS)},
+      detection_record.LABEL_KEY: labels,
+      detection_record.TEXT_KEY: [self.label_names[label].encode() for label in labels],
+      detection_record.AREA_KEY: objects["area"],
+      detection_record.IS_CROWD_KEY: objects["crowd"].astype(np.int64),
+      detection_record.DIFFICULT_KEY: objects["difficult"].astype(np.int64),
     }
     values, numbers = np.unique(labels, return_counts=True)
     counts = dict(zip(values.tolist(), numbers.tolist(), strict=True))

@@ -21,8 +21,8 @@ from mnv2_hpu.data_preparation.annotations import (
   boxes,
   categories,
   coco_files,
-  coco_json,
 )
+from mnv2_hpu.data_preparation.annotations.formats import coco_json
 from mnv2_hpu.data_preparation.annotations.image_files import ImageFiles
 from mnv2_hpu.data_preparation.input_files import InputFolder, InputReader
 from mnv2_hpu.data_preparation.listing import (
@@ -34,7 +34,7 @@ from mnv2_hpu.data_preparation.listing import (
 from mnv2_hpu.errors import UserError
 
 NAME = "coco"
-_MAX_ID = 2**63 - 1
+_MAX_ID = 2**53 - 1  # those that a 64-bit float holds exactly, as evaluation's may
 
 
 def list_coco(options: SourceOptions) -> Listing:
@@ -126,7 +126,7 @@ def _annotated(
 
 
 def _are_numbers(content: coco_json.CocoFile) -> bool:
-  """Returns whether the ids are such as evaluation reads: integers of 64 bits."""
+  """Returns whether the ids are such as evaluation reads."""
   return all(type(i.id) is int and 0 <= i.id <= _MAX_ID for i in content.images)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import IO, NamedTuple
 
-from mnv2_hpu.data_preparation.annotations import zip_archive
+from mnv2_hpu.data_preparation.annotations.formats import zip_archive
 from mnv2_hpu.data_preparation.input_files import InputFolder
 from mnv2_hpu.errors import UserError, shorten
 

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 
-from mnv2_hpu.data_preparation.annotations import zip_archive
+from mnv2_hpu.data_preparation.annotations.formats import zip_archive
 from mnv2_hpu.data_preparation.input_files import InputFolder
 from mnv2_hpu.data_preparation.listing import SourceImage
 from mnv2_hpu.errors import UserError, shorten

@@ -65,6 +65,7 @@ def make_listing(
   label_names: list[str],
   splits: Mapping[str, list[tuple[File, File]]],
   options: SourceOptions,
+  lookup: bytes = b"",
 ) -> Listing:
   """Returns the listing of images with masks.
 
@@ -74,6 +75,7 @@ def make_listing(
     label_names: Name of each class; the index is the label.
     splits: Images with their masks, by split.
     options: What is requested of the source.
+    lookup: `masks.MaskSerializer.lookup`.
 
   Raises:
     UserError: There are too many classes, or there is nothing to train on.
@@ -84,7 +86,7 @@ def make_listing(
       "for 255 is ignored."
     )
   checksum = Checksum()
-  checksum.add_content(repr(label_names).encode())
+  checksum.add_content(repr(label_names).encode() + lookup)
   images: dict[str, list[SourceImage]] = {}
   for split, found in splits.items():
     for file in (file for pair in found for file in pair):
@@ -104,7 +106,7 @@ def make_listing(
     label_names=label_names,
     splits={split: listed for split, listed in images.items() if listed},
     read=read,
-    serialize=masks.MaskSerializer(label_names, read),
+    serialize=masks.MaskSerializer(label_names, read, lookup),
     validation_fraction=held_out,
     checksum=checksum.hexdigest(),
     skipped=folder.skipped,

@@ -134,10 +134,12 @@ class MaskSerializer:
   Attributes:
     label_names: Name of each class; the index is the label.
     read: Returns the bytes of a mask; raises OSError.
+    lookup: Label of each of the 256 values of a mask; empty where they are the labels.
   """
 
   label_names: Sequence[str]
   read: Callable[[SourceImage], bytes]
+  lookup: bytes = b""
 
   def __call__(self, image: EncodedImage, source: SourceImage, text: str) -> Record:
     """Returns the record of an image; `text` is not used, for it has many classes.
@@ -148,6 +150,9 @@ class MaskSerializer:
     """
     mask = decode(self._data(source.annotation))
     labels = _fit(mask.labels, image)
+    turned = labels is not mask.labels
+    if self.lookup:
+      labels = np.frombuffer(self.lookup, np.uint8)[labels]
     counts = count(labels)
     beyond = [str(label) for label in counts if label >= len(self.label_names)]
     if beyond:
@@ -157,7 +162,7 @@ class MaskSerializer:
       )
     remarks = {
       mask.remark: bool(mask.remark),
-      TURNED: labels is not mask.labels,
+      TURNED: turned,
       ALL_IGNORED: not counts,
     }
     features = {

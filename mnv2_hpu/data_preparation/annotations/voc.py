@@ -19,8 +19,8 @@ from mnv2_hpu.data_preparation.annotations import (
   box_listing,
   paired_folders,
   voc_folder,
-  voc_xml,
 )
+from mnv2_hpu.data_preparation.annotations.formats import voc_xml
 from mnv2_hpu.data_preparation.annotations.paired_folders import File
 from mnv2_hpu.data_preparation.input_files import InputFolder, read_file
 from mnv2_hpu.data_preparation.listing import Listing, SourceOptions

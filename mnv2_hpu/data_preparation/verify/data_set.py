@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mnv2_hpu import tfrecord
+from mnv2_hpu import detection_record
 from mnv2_hpu.data_preparation import imagenet
 from mnv2_hpu.data_preparation.verify.shard import ShardFindings
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
@@ -96,8 +96,8 @@ def repeated_ids(
     repeated = [identity for identity, number in ids.items() if number > 1]
     if repeated:
       yield (
-        f"{split}: {len(repeated):,} numbers in {tfrecord.SOURCE_ID_KEY} are those of "
-        f"two images or more, such as {repeated[0].decode(errors='replace')}"
+        f"{split}: {len(repeated):,} numbers in {detection_record.SOURCE_ID_KEY} are "
+        f"those of two images or more, such as {repeated[0].decode(errors='replace')}"
       )
 
 

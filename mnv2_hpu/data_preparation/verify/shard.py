@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnv2_hpu import tfrecord
+from mnv2_hpu import detection_record, tfrecord
 from mnv2_hpu.data_preparation.verify import boxes, labels, masks
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
@@ -80,7 +80,7 @@ def check_shard(
         problems += _image_problems(example, deep)
     where = f"{shard}: record {index} at byte {record.offset}"
     found.problems += [f"{where} {problem}" for problem in problems]
-    found.source_ids += example.get(tfrecord.SOURCE_ID_KEY, [])
+    found.source_ids += example.get(detection_record.SOURCE_ID_KEY, [])
     encoded = example.get(tfrecord.IMAGE_KEY, [b""])[0]
     found.digests += (
       hashlib.blake2b(encoded, digest_size=_DIGEST_SIZE).digest()
@@ -95,7 +95,9 @@ def check_shard(
 def _task_of(example: Mapping[str, Sequence[Any]]) -> str:
   if tfrecord.MASK_KEY in example:
     return "segmentation"
-  has_boxes = tfrecord.SOURCE_ID_KEY in example and tfrecord.LABEL_KEY not in example
+  has_boxes = (
+    detection_record.SOURCE_ID_KEY in example and tfrecord.LABEL_KEY not in example
+  )
   return "detection" if has_boxes else "classification"
 
 

@@ -7,7 +7,8 @@ from official.vision.dataloaders import tf_example_decoder
 
 from mnv2_hpu import tfrecord
 from mnv2_hpu.data_preparation import prepare, verify
-from mnv2_hpu.data_preparation.annotations import boxes, voc_folder, voc_xml
+from mnv2_hpu.data_preparation.annotations import boxes, voc_folder
+from mnv2_hpu.data_preparation.annotations.formats import voc_xml
 from mnv2_hpu.errors import UserError
 
 FIRST = "Annotations/2007_000000.xml"

@@ -11,7 +11,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from mnv2_hpu.data_preparation.annotations import boxes, json_stream
+from mnv2_hpu.data_preparation.annotations import boxes
+from mnv2_hpu.data_preparation.annotations.formats import json_stream
 from mnv2_hpu.errors import UserError
 
 UNKNOWN_IMAGE = "boxes are of an image that is not listed: dropped"

@@ -1,0 +1,1 @@
+"""Readers of the files that annotations, or images, come in."""
