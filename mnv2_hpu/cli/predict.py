@@ -1,5 +1,8 @@
 r"""Predicts the classes of image files: the three likeliest, with their probabilities.
 
+A detector finds objects instead: class, score, and box in pixels of the image (ymin,
+xmin, ymax, xmax); the contact sheet shows them drawn.
+
 Example, the model of `make quickstart`:
 
   mnv2-predict --model=build/quickstart/saved_model build/quickstart/images/validation
@@ -25,6 +28,7 @@ def define_flags() -> None:
     "format", "table", ["table", "jsonl", "csv"], "How predictions are printed."
   )
   define_path("contact_sheet", None, "PNG file to write, of the images with classes.")
+  flags.DEFINE_float("min_score", 0.3, "Of a detector: score from which boxes count.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
   from mnv2_hpu.evaluation import prediction_output
 
   return prediction_output.predict(
-    values.model, argv[1:], values.format, values.contact_sheet
+    values.model, argv[1:], values.format, values.contact_sheet, values.min_score
   )
 
 

@@ -11,6 +11,7 @@ Boxes without area are dropped. So are, in training and from the validation loss
 objects is no example of one. The evaluator gets them, and ignores what matches them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -145,7 +146,7 @@ class _Decoder(tf_example_decoder.TfExampleDecoder):
   """Model Garden's decoder; images are decoded as for other tasks and in an export."""
 
   def _decode_image(self, parsed_tensors: dict[str, tf.Tensor]) -> tf.Tensor:
-    return image_decoding.decode_image(parsed_tensors["image/encoded"])
+    return image_decoding.decode_image(parsed_tensors[tfrecord.IMAGE_KEY])
 
 
 class _Parser:
@@ -208,31 +209,19 @@ class _Parser:
   def _eval_example(
     self, decoded: dict[str, tf.Tensor], classes: tf.Tensor
   ) -> tuple[tf.Tensor, Labels]:
-    boxes, is_crowd = decoded["groundtruth_boxes"], decoded["groundtruth_is_crowd"]
     size = tf.shape(decoded["image"])[:2]
     sizes = tf.cast(tf.stack([size, tf.constant(self._image_size)]), tf.float32)
     scale = sizes[1] / sizes[0]
-    has_area = _has_area(boxes)
-    groundtruths = {
-      "source_id": _numeric_source_id(decoded["source_id"]),
-      "height": size[0],
-      "width": size[1],
-      "num_detections": tf.reduce_sum(tf.cast(has_area, tf.int32)),
-      "boxes": tf.boolean_mask(box_ops.denormalize_boxes(boxes, size), has_area),
-      "classes": tf.boolean_mask(classes, has_area),
-      "areas": tf.boolean_mask(decoded["groundtruth_area"], has_area),
-      "is_crowds": tf.cast(tf.boolean_mask(is_crowd, has_area), tf.int32),
-    }
-    labels = self._padded(*_objects(boxes, classes, is_crowd)) | {
+    objects = _objects(
+      decoded["groundtruth_boxes"], classes, decoded["groundtruth_is_crowd"]
+    )
+    labels = self._padded(*objects) | {
       "image_weight": tf.ones([]),
       "image_info": tf.concat([sizes, [scale], tf.zeros([1, 2])], axis=0),
-      "groundtruths": upstream_utils.pad_groundtruths_to_fixed_size(
-        groundtruths, self._options.max_boxes
-      ),
+      "groundtruths": _groundtruths(decoded, classes, self._options.max_boxes),
     }
-    return ssd_preprocessing.preprocess_image(
-      decoded["image"], self._image_size
-    ), labels
+    image = ssd_preprocessing.preprocess_image(decoded["image"], self._image_size)
+    return image, labels
 
   def _padded(self, boxes: tf.Tensor, classes: tf.Tensor) -> Labels:
     max_boxes = self._options.max_boxes
@@ -242,6 +231,47 @@ class _Parser:
       "classes": pad(classes, max_boxes, PADDING_CLASS),
       "num_boxes": tf.minimum(tf.shape(classes)[0], max_boxes),
     }
+
+
+def read_groundtruths(files: Sequence[str], max_boxes: int) -> tf.data.Dataset:
+  """Reads encoded images with what an evaluator takes, each once, in file order.
+
+  Args:
+    files: Paths of TFRecords.
+    max_boxes: Boxes that an image is padded to.
+
+  Returns:
+    Examples: encoded image (string), and groundtruths as `build_dataset`'s.
+  """
+
+  def parse(record: tf.Tensor) -> tuple[tf.Tensor, Labels]:
+    decoded = _Decoder().decode(record)
+    classes = tf.cast(decoded["groundtruth_classes"], tf.int32)
+    image = tf.io.FixedLenFeature([], tf.string)
+    encoded = tf.io.parse_single_example(record, {tfrecord.IMAGE_KEY: image})
+    return encoded[tfrecord.IMAGE_KEY], _groundtruths(decoded, classes, max_boxes)
+
+  return tf.data.TFRecordDataset(list(files)).map(parse, tf.data.AUTOTUNE)
+
+
+def _groundtruths(
+  decoded: dict[str, tf.Tensor], classes: tf.Tensor, max_boxes: int
+) -> dict[str, tf.Tensor]:
+  boxes = decoded["groundtruth_boxes"]
+  size = tf.shape(decoded["image"])[:2]
+  has_area = _has_area(boxes)
+  is_crowd = tf.boolean_mask(decoded["groundtruth_is_crowd"], has_area)
+  groundtruths = {
+    "source_id": _numeric_source_id(decoded["source_id"]),
+    "height": size[0],
+    "width": size[1],
+    "num_detections": tf.reduce_sum(tf.cast(has_area, tf.int32)),
+    "boxes": tf.boolean_mask(box_ops.denormalize_boxes(boxes, size), has_area),
+    "classes": tf.boolean_mask(classes, has_area),
+    "areas": tf.boolean_mask(decoded["groundtruth_area"], has_area),
+    "is_crowds": tf.cast(is_crowd, tf.int32),
+  }
+  return upstream_utils.pad_groundtruths_to_fixed_size(groundtruths, max_boxes)
 
 
 def _objects(

@@ -136,6 +136,11 @@ def preprocess_image(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor
     `[height, width, 3]`, float32 in [-1, 1]: bilinear, corners not aligned, no
     half-pixel centres. The aspect ratio is not kept.
   """
-  scaled = tf.cast(image, tf.float32) * (2.0 / 255.0) - 1.0
+  scaled = normalize(tf.cast(image, tf.float32))
   resized = tf.compat.v1.image.resize_bilinear(scaled[tf.newaxis], image_size)
   return tf.ensure_shape(resized[0], [*image_size, 3])
+
+
+def normalize(pixels: tf.Tensor) -> tf.Tensor:
+  """Maps [0, 255] to [-1, 1]."""
+  return pixels * (2.0 / 255.0) - 1.0

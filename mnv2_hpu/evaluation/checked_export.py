@@ -2,14 +2,20 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from official.core import config_definitions as cfg
 
-from mnv2_hpu import files
+from mnv2_hpu import files, tfrecord
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.evaluation import evaluator, metrics
-from mnv2_hpu.serving import export, exported_models, metadata, tflite, verify
+from mnv2_hpu.serving import (
+  detection_check,
+  export,
+  exported_models,
+  metadata,
+  tflite,
+  verify,
+)
 
 
 def export_run(
@@ -70,35 +76,66 @@ def export_run(
         f"{result.summary()}\nnot checked: no --validation_files, or no model to run"
       )
     print(result.summary(), "checking it in a fresh process …", sep="\n", flush=True)
-    logged = metrics.logged_accuracies(
-      model_dir, params, result.restored.global_step, weights
-    )
-    predicted = _predicted(params, result, export_dir, input_path)
-    checked = verify.check_export(export_dir, input_path, logged, predicted)
-    return checked.summary(logged)
+    check_task = _CHECKS[metadata.task_of(metadata.read(export_dir))]
+    return check_task(model_dir, params, result, input_path)
 
 
 def _calibration_images(params: cfg.ExperimentConfig, count: int) -> list[bytes]:
   data = params.task.train_data
   records = record_files.match_files(data.input_path)
-  fields = {"image_field_key": data.image_field_key}
+  key = getattr(data, "image_field_key", tfrecord.IMAGE_KEY)
+  fields = {"image_field_key": key}
   return encoded_examples.draw_images(records, fields, count, data.seed)
 
 
-def _predicted(
+def _check_classification(
+  model_dir: str,
   params: cfg.ExperimentConfig,
   result: export.ExportResult,
-  export_dir: str,
   input_path: str,
-) -> np.ndarray:
-  """Returns the classes that the checkpoint itself predicts, `[n]`."""
-  content = metadata.read(export_dir)
+) -> str:
+  """Compares what the formats predict with the checkpoint and the run's evaluation."""
+  restored = result.restored
+  logged = metrics.logged_accuracies(
+    model_dir, params, restored.global_step, restored.weights
+  )
+  fields = metadata.read(result.export_dir)["data"]
+  models = {"checkpoint": _checkpoint(params, result)}
+  _, probabilities = verify.predict(models, input_path, fields, "checkpoint")
+  predicted = probabilities["checkpoint"].argmax(-1)
+  checked = verify.check_export(result.export_dir, input_path, logged, predicted)
+  return checked.summary(logged)
+
+
+def _check_detection(
+  model_dir: str,
+  params: cfg.ExperimentConfig,
+  result: export.ExportResult,
+  input_path: str,
+) -> str:
+  """Compares the mAP of the formats with the checkpoint's."""
+  del model_dir
+  models = {"checkpoint": _checkpoint(params, result)}
+  truth, found = detection_check.predict(models, input_path, "checkpoint")
+  expected = detection_check.evaluate(truth, found["checkpoint"])
+  checked = detection_check.check_export(result.export_dir, input_path, expected)
+  return checked.summary()
+
+
+_CHECKS = {
+  "classification": _check_classification,
+  "detection": _check_detection,
+}
+
+
+def _checkpoint(
+  params: cfg.ExperimentConfig, result: export.ExportResult
+) -> exported_models.Predict:
+  """Returns the program of the checkpoint itself, batch norms and all."""
   module, _ = export.build_module(
     params,
     result.restored.path,
     result.restored.weights,
-    content["image_decoding"]["significant_bits"],
+    metadata.read(result.export_dir)["image_decoding"]["significant_bits"],
   )
-  models = {"checkpoint": export.as_predict(module)}
-  _, probabilities = verify.predict(models, input_path, content["data"], "checkpoint")
-  return probabilities["checkpoint"].argmax(-1)
+  return export.as_predict(module)

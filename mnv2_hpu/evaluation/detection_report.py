@@ -22,7 +22,7 @@ def table(result: DetectionResult, class_names: Sequence[str]) -> str:
 
   Args:
     result: What was found.
-    class_names: Name of each label, the background's first.
+    class_names: Name of each class, without the background.
   """
   restored = result.restored
   step = restored.global_step
@@ -54,7 +54,7 @@ def write(
 
   Args:
     result: What was found.
-    class_names: Name of each label, the background's first.
+    class_names: Name of each class, without the background.
     output_dir: Folder to write to; made where it is missing.
   """
   os.makedirs(output_dir, exist_ok=True)
@@ -122,7 +122,7 @@ def _per_class(
   return [
     {
       "label": label,
-      "name": class_names[label],
+      "name": class_names[label - 1],
       "boxes": len(truth.getAnnIds(catIds=[label])),
       "AP": round(ap, 5),
       "AP50": round(ap50, 5),
@@ -135,7 +135,7 @@ def _precision_recall(result: DetectionResult, class_names: Sequence[str]) -> st
   precision = result.evaluation.eval["precision"][0, :, :, 0, -1]
   labels = result.evaluation.params.catIds
   curves = [
-    (class_names[label], precision[:, column])
+    (class_names[label - 1], precision[:, column])
     for column, label in enumerate(labels[:_MAX_CLASSES])
   ]
   if not curves:
@@ -163,21 +163,22 @@ def _images(result: DetectionResult, class_names: Sequence[str]) -> str:
   figures = "".join(_figure(image, class_names) for image in result.images)
   caption = (
     "The images with the most mistakes, then some of the others. Blue: found. Red: "
-    "found where nothing of that class is. Orange: missed."
+    "found where nothing of that class is. Orange, dashed: missed."
   )
   return report.section("Images", caption, f'<div class="scenes">{figures}</div>')
 
 
 def _figure(drawn: DrawnImage, class_names: Sequence[str]) -> str:
-  def to_draw(box: coco_metrics.Box) -> boxes.DrawnBox:
-    name = class_names[box.label]
+  def to_draw(box: coco_metrics.Box) -> boxes.Box:
+    name = class_names[box.label - 1]
     if box.score is None:
-      return boxes.DrawnBox(box.corners, name, boxes.MISSED)
-    color = boxes.FOUND if box.is_hit else boxes.WRONG
-    return boxes.DrawnBox(box.corners, f"{name} {box.score:.0%}", color)
+      return boxes.Box(*box.corners, name, plots.ORANGE, dashed=True)
+    color = plots.BLUE if box.is_hit else plots.RED
+    return boxes.Box(*box.corners, f"{name} {box.score:.0%}", color)
 
+  encoded = plots.png(drawn.image)
   image = plots.data_uri(
-    boxes.draw(drawn.image, [to_draw(box) for box in drawn.boxes]), "image/png"
+    boxes.draw(encoded, [to_draw(box) for box in drawn.boxes]), "image/png"
   )
   found = sum(box.is_hit for box in drawn.boxes)
   caption = f"{found} found <small>{drawn.num_mistakes} mistakes</small>"

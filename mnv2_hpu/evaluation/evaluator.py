@@ -117,6 +117,8 @@ def default_weights(params: cfg.ExperimentConfig) -> str:
 def label_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str] | None:
   """Returns the name of each class of a run, None where nothing says it.
 
+  Those of a detector are without the background.
+
   Args:
     params: Experiment of the run.
     run_dir: Its folder, or that of imported weights.
@@ -124,8 +126,8 @@ def label_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str] | None:
   dataset, num_classes = dataset_info(params), params.task.model.num_classes
   imported = import_record.find(run_dir) or {}
   names = dataset.label_names if dataset else imported.get("label_names")
-  if isinstance(params.task, object_detection.ObjectDetectionTask):
-    num_classes += 1  # names of records have the background's
+  if dataset and dataset.task == "detection":
+    names = dataset.label_names[1:]
   return list(names) if names and len(names) == num_classes else None
 
 
@@ -136,7 +138,7 @@ def class_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str]:
     params: Experiment of the run.
     run_dir: Its folder, or that of imported weights.
   """
-  numbers = [str(label) for label in range(params.task.model.num_classes + 1)]
+  numbers = [str(label) for label in range(params.task.model.num_classes)]
   return label_names(params, run_dir) or numbers
 
 

@@ -1,10 +1,11 @@
-"""Predicts the classes of image files, by a run, an export, or one model of it."""
+"""Predicts classes or boxes of image files, by a run, an export, or a model of it."""
 
 import dataclasses
 import glob
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,13 @@ from mnv2_hpu.data_preparation import images, input_files
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import evaluator
 from mnv2_hpu.serving import export, exported_models, metadata
+from mnv2_hpu.serving.image_classification import ClassificationModule
+from mnv2_hpu.serving.object_detection import (
+  BOXES,
+  CLASSES,
+  SCORES,
+  DetectionModule,
+)
 
 BATCH_SIZE = 32
 TOP = 3  # classes of a prediction
@@ -24,14 +32,33 @@ class Predictor:
   """A model with what its users need to know of it.
 
   Attributes:
-    predict: Takes encoded images `[batch]`, returns `probs` `[batch, num_classes]`.
+    predict: Takes encoded images `[batch]`, returns what the task's module does: of a
+      classifier `probs`, `[batch, num_classes]`.
     label_names: Name of each class.
     significant_bits: Bits that samples of 16 bits use in its images.
+    task: `"classification"` or `"detection"`.
   """
 
   predict: exported_models.Predict
   label_names: Sequence[str]
   significant_bits: int
+  task: str = ClassificationModule.task_name
+
+
+class Detection(NamedTuple):
+  """An object that was found.
+
+  Attributes:
+    name: Name of its class.
+    score: Its score, in [0, 1].
+    box: ymin, xmin, ymax, xmax in pixels of the image.
+    label: Index of its class.
+  """
+
+  name: str
+  score: float
+  box: tuple[float, float, float, float]
+  label: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +68,15 @@ class Prediction:
   Attributes:
     file: Its path.
     classes: Name and probability of the likeliest classes, the best first; empty where
-      the file is no image.
+      the file is no image, and of a detector.
+    detections: Objects that a detector has found, the best first.
     error: Why it could not be read; empty where it could.
     encoded: The image as the network got it, JPEG or PNG.
   """
 
   file: str
   classes: tuple[tuple[str, float], ...] = ()
+  detections: tuple[Detection, ...] = ()
   error: str = ""
   encoded: bytes = b""
 
@@ -78,7 +107,7 @@ def load(path: str) -> Predictor:
     predict, content = exported_models.load_one(path)
   names = content["label_names"] or [str(i) for i in range(content["num_classes"])]
   bits = content["image_decoding"]["significant_bits"]
-  return Predictor(predict, names, bits)
+  return Predictor(predict, names, bits, metadata.task_of(content))
 
 
 def _of_run(run_dir: str, checkpoint: str) -> Predictor:
@@ -89,7 +118,8 @@ def _of_run(run_dir: str, checkpoint: str) -> Predictor:
   module, _ = export.build_module(params, checkpoint, weights, bits)
 
   predict = export.as_predict(module)
-  return Predictor(predict, evaluator.class_names(params, run_dir), bits)
+  names = evaluator.class_names(params, run_dir)
+  return Predictor(predict, names, bits, module.task_name)
 
 
 def find_images(arguments: Sequence[str]) -> list[str]:
@@ -122,7 +152,9 @@ def _below(path: str) -> list[str]:
   return [os.path.join(path, name) for name, _ in folder.files_below("")]
 
 
-def predict_files(predictor: Predictor, files: Iterable[str]) -> Iterator[Prediction]:
+def predict_files(
+  predictor: Predictor, files: Iterable[str], min_score: float = 0.0
+) -> Iterator[Prediction]:
   """Yields the prediction of each file in order; the memory is that of a batch.
 
   A file is read as preparation reads it (`data_preparation.images`), whatever its
@@ -131,6 +163,7 @@ def predict_files(predictor: Predictor, files: Iterable[str]) -> Iterator[Predic
   Args:
     predictor: The model.
     files: Paths.
+    min_score: Score that a detection has at least.
   """
   remaining = iter(files)
   while batch := list(itertools.islice(remaining, BATCH_SIZE)):
@@ -138,11 +171,20 @@ def predict_files(predictor: Predictor, files: Iterable[str]) -> Iterator[Predic
     readable = [p for p in predictions if not p.error]
     if readable:
       encoded = tf.constant([p.encoded for p in readable])
-      rows = iter(predictor.predict(encoded)["probs"])
-      predictions = [
-        p if p.error else _with_classes(p, next(rows), predictor.label_names)
-        for p in predictions
-      ]
+      outputs = predictor.predict(encoded)
+      names = predictor.label_names
+      if predictor.task == DetectionModule.task_name:
+        readable = [
+          dataclasses.replace(p, detections=_detections(outputs, i, names, min_score))
+          for i, p in enumerate(readable)
+        ]
+      else:
+        readable = [
+          dataclasses.replace(p, classes=_classes(probabilities, names))
+          for p, probabilities in zip(readable, outputs["probs"], strict=True)
+        ]
+      rows = iter(readable)
+      predictions = [p if p.error else next(rows) for p in predictions]
     yield from predictions
 
 
@@ -156,9 +198,25 @@ def _read(file: str, significant_bits: int) -> Prediction:
   return Prediction(file, encoded=image.encoded)
 
 
-def _with_classes(
-  prediction: Prediction, probabilities: np.ndarray, names: Sequence[str]
-) -> Prediction:
+def _classes(
+  probabilities: np.ndarray, names: Sequence[str]
+) -> tuple[tuple[str, float], ...]:
   best = np.argsort(-probabilities, kind="stable")[:TOP]
-  classes = tuple((names[i], float(probabilities[i])) for i in best)
-  return dataclasses.replace(prediction, classes=classes)
+  return tuple((names[i], float(probabilities[i])) for i in best)
+
+
+def _detections(
+  outputs: Mapping[str, np.ndarray], row: int, names: Sequence[str], min_score: float
+) -> tuple[Detection, ...]:
+  found = zip(
+    outputs[CLASSES][row].astype(int).tolist(),
+    outputs[SCORES][row].tolist(),
+    outputs[BOXES][row].tolist(),
+    strict=True,
+  )
+  detections = (
+    Detection(names[label], score, tuple(box), label)
+    for label, score, box in found
+    if score > 0 and score >= min_score
+  )
+  return tuple(detections)

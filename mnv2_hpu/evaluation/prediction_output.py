@@ -1,35 +1,34 @@
-"""Predictions as a table, JSON lines or CSV, and as a contact sheet."""
+"""Prints predictions as they are made, and writes a contact sheet of them."""
 
-import csv
-import io
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import prediction
-from mnv2_hpu.evaluation.prediction import TOP, Prediction
+from mnv2_hpu.evaluation import prediction, prediction_rows
+from mnv2_hpu.evaluation.prediction import Prediction
 from mnv2_hpu.progress import Progress
-from mnv2_hpu.reporting import plots
+from mnv2_hpu.reporting import boxes, plots
 
 MAX_SHOWN = 120
-_FILE_WIDTH = 40
-
-Row = Callable[[Prediction], str]
 
 
 def predict(
-  model: str, arguments: Sequence[str], output_format: str, contact_sheet: str | None
+  model: str,
+  arguments: Sequence[str],
+  output_format: str,
+  contact_sheet: str | None,
+  min_score: float = 0.3,
 ) -> int:
   """Prints the prediction of each image as it is made; returns the exit code.
 
   Args:
     model: Path of a run, an export or a model, as `prediction.load` takes it.
     arguments: Files, folders, patterns.
-    output_format: Name in `FORMATS`.
-    contact_sheet: PNG file to write the first `MAX_SHOWN` images to; None writes
-      none.
+    output_format: `table`, `jsonl` or `csv`.
+    contact_sheet: PNG file to write the first `MAX_SHOWN` images to, those of a
+      detector with their boxes; None writes none.
+    min_score: Score from which a detector's boxes are printed and drawn.
 
   Returns:
     0; 1 where a file could not be read.
@@ -42,13 +41,14 @@ def predict(
     _check_sheet(contact_sheet)
   files = prediction.find_images(arguments)
   predictor = prediction.load(model)
-  header, row = FORMATS[output_format]
+  header, row = prediction_rows.FORMATS[predictor.task][output_format]
   if header:
     print(header)
   shown: list[Prediction] = []
   unreadable = 0
   with Progress(len(files), "image", "predict") as progress:
-    for done, result in enumerate(prediction.predict_files(predictor, files), 1):
+    results = prediction.predict_files(predictor, files, min_score)
+    for done, result in enumerate(results, 1):
       print(row(result), flush=done % prediction.BATCH_SIZE == 0)
       unreadable += bool(result.error)
       if contact_sheet and not result.error and len(shown) < MAX_SHOWN:
@@ -56,7 +56,7 @@ def predict(
       progress.update_to(done)
   sys.stdout.flush()
   if contact_sheet and shown:
-    _write_sheet(contact_sheet, shown)
+    _SHEETS[predictor.task](contact_sheet, shown)
     note = f"; the first {MAX_SHOWN}" if len(files) > MAX_SHOWN else ""
     print(f"wrote {contact_sheet} ({len(shown)} images{note})", file=sys.stderr)
   if unreadable:
@@ -84,50 +84,7 @@ def _check_sheet(path: str) -> None:
     )
 
 
-def _table_row(result: Prediction) -> str:
-  name = result.file.replace("\n", "␊")
-  if len(name) > _FILE_WIDTH:
-    name = f"…{name[1 - _FILE_WIDTH :]}"
-  if result.error:
-    return f"{name:<{_FILE_WIDTH}}  cannot be read: {result.error}"
-  classes = "  ".join(f"{name} {value:.1%}" for name, value in result.classes)
-  return f"{name:<{_FILE_WIDTH}}  {classes}"
-
-
-def _json_row(result: Prediction) -> str:
-  if result.error:
-    return json.dumps({"file": result.file, "error": result.error})
-  classes = [{"class": name, "probability": p} for name, p in result.classes]
-  return json.dumps({"file": result.file, "predictions": classes})
-
-
-def _csv_line(values: Iterable[object]) -> str:
-  buffer = io.StringIO()
-  csv.writer(buffer, lineterminator="\n").writerow(values)  # else "\n" is not quoted
-  return buffer.getvalue().removesuffix("\n")
-
-
-def _csv_row(result: Prediction) -> str:
-  pairs = [value for pair in result.classes for value in pair]
-  padding = [""] * (2 * TOP - len(pairs))
-  return _csv_line([result.file, *pairs, *padding, result.error])
-
-
-_CSV_COLUMNS = [
-  "file",
-  *(f"{name}_{i}" for i in range(1, TOP + 1) for name in ("class", "probability")),
-  "error",
-]
-
-# Header, and the row of a prediction, of each --format.
-FORMATS: dict[str, tuple[str, Row]] = {
-  "table": ("", _table_row),
-  "jsonl": ("", _json_row),
-  "csv": (_csv_line(_CSV_COLUMNS), _csv_row),
-}
-
-
-def _write_sheet(path: str, shown: Sequence[Prediction]) -> None:
+def _write_class_sheet(path: str, shown: Sequence[Prediction]) -> None:
   """Writes the images with file and likeliest class, many to a row."""
   plots.save_contact_sheet(
     path,
@@ -137,3 +94,22 @@ def _write_sheet(path: str, shown: Sequence[Prediction]) -> None:
       for p in shown
     ],
   )
+
+
+def _write_box_sheet(path: str, shown: Sequence[Prediction]) -> None:
+  """Writes the images with their boxes, a color for each class."""
+  drawn = [
+    boxes.draw(
+      p.encoded,
+      [
+        boxes.Box(*d.box, f"{d.name} {d.score:.0%}", boxes.color_of(d.label))
+        for d in p.detections
+      ],
+    )
+    for p in shown
+  ]
+  names = [(os.path.basename(p.file), f"{len(p.detections)} found") for p in shown]
+  plots.save_contact_sheet(path, drawn, names, columns=4, cell_inches=3.2)
+
+
+_SHEETS = {"classification": _write_class_sheet, "detection": _write_box_sheet}

@@ -1,67 +1,105 @@
-"""Boxes drawn over images, for a report and for predictions."""
+"""Draws boxes with their classes on images."""
 
-import dataclasses
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mnv2_hpu.reporting.plots import BLUE, RED
+# Okabe and Ito's colors that stand out from photographs, and a text on them.
+COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
+_DARK_TEXT, _LIGHT_TEXT = "#000000", "#ffffff"
+_LIGHT_TEXT_ON = {"#009e73", "#d55e00", "#0072b2"}
 
-FOUND, WRONG, MISSED = BLUE, RED, "#e69f00"
-_MIN_SIDE = 320  # pixels of the longer side of what is drawn
 
-
-@dataclasses.dataclass(frozen=True)
-class DrawnBox:
+class Box(NamedTuple):
   """A box to draw.
 
   Attributes:
-    corners: ymin, xmin, ymax, xmax in pixels of the image.
-    text: What stands at its corner; "" for nothing.
-    color: Such as `FOUND`.
+    ymin: Its upper edge in pixels of the image, as the next three are.
+    xmin: Its left edge.
+    ymax: Its lower edge.
+    xmax: Its right edge.
+    text: What is written above it; empty writes nothing.
+    color: A color of Pillow's.
+    dashed: Whether its edge is broken.
   """
 
-  corners: tuple[float, float, float, float]
-  text: str
-  color: str = FOUND
+  ymin: float
+  xmin: float
+  ymax: float
+  xmax: float
+  text: str = ""
+  color: str = COLORS[0]
+  dashed: bool = False
 
 
-def draw(image: np.ndarray, boxes: Sequence[DrawnBox]) -> bytes:
-  """Returns a PNG of an image with boxes; a small one is enlarged.
+def color_of(label: int) -> str:
+  """Returns the color of a class, the same everywhere."""
+  return COLORS[label % len(COLORS)]
+
+
+def draw(encoded: bytes, boxes: Sequence[Box], size: int = 480) -> bytes:
+  """Draws boxes on an image; those that come first lie above the others.
 
   Args:
-    image: uint8 `[height, width, 3]`.
-    boxes: What is drawn, the last one above the others.
+    encoded: The image, JPEG or PNG.
+    boxes: What to draw.
+    size: Longer side of the result in pixels: small images are enlarged, so that
+      texts can be read.
+
+  Returns:
+    A PNG.
   """
-  picture = Image.fromarray(image)
-  scale = max(1, -(-_MIN_SIDE // max(picture.size)))
-  picture = picture.resize((picture.width * scale, picture.height * scale))
-  canvas = ImageDraw.Draw(picture)
-  line = max(2, max(picture.size) // 200)
-  font = ImageFont.load_default(size=max(12, max(picture.size) // 28))
-  for box in boxes:
-    top, left, bottom, right = (value * scale for value in box.corners)
-    if right <= left or bottom <= top:
-      continue
-    canvas.rectangle((left, top, right, bottom), outline=box.color, width=line)
+  with Image.open(io.BytesIO(encoded)) as image:
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    canvas = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+  pen = ImageDraw.Draw(canvas)
+  font = ImageFont.load_default()
+  for box in reversed(boxes):
+    _draw_edge(pen, box, scale)
+  for box in reversed(boxes):
     if box.text:
-      _write(canvas, (left, top), box, font)
+      _draw_text(pen, box, scale, font, (width, height))
   buffer = io.BytesIO()
-  picture.save(buffer, "PNG")
+  canvas.save(buffer, "PNG")
   return buffer.getvalue()
 
 
-def _write(
-  canvas: ImageDraw.ImageDraw,
-  corner: tuple[float, float],
-  box: DrawnBox,
-  font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+def _draw_edge(pen: ImageDraw.ImageDraw, box: Box, scale: float) -> None:
+  top, left, bottom, right = (scale * edge for edge in box[:4])
+  right, bottom = max(left, right - 1), max(top, bottom - 1)
+  if not box.dashed:
+    pen.rectangle((left, top, right, bottom), outline=box.color, width=2)
+    return
+  dash, gap = 6, 4
+  for y in (top, bottom):
+    x = left
+    while x < right:
+      pen.line((x, y, min(x + dash, right), y), box.color, 2)
+      x += dash + gap
+  for x in (left, right):
+    y = top
+    while y < bottom:
+      pen.line((x, y, x, min(y + dash, bottom)), box.color, 2)
+      y += dash + gap
+
+
+def _draw_text(
+  pen: ImageDraw.ImageDraw,
+  box: Box,
+  scale: float,
+  font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+  sides: tuple[int, int],
 ) -> None:
-  """Writes a box's text on its color, above the box where there is room."""
-  left, top = corner
-  _, _, width, height = canvas.textbbox((0, 0), box.text, font=font)
-  top = top - height if top >= height else top
-  canvas.rectangle((left, top, left + width + 4, top + height), fill=box.color)
-  canvas.text((left + 2, top - 1), box.text, fill="white", font=font)
+  """Writes above the box, or inside where there is no room, never off the image."""
+  left, top, right, bottom = pen.textbbox((0, 0), box.text, font=font)
+  width, height = right - left + 4, bottom - top + 4
+  x = min(max(0, scale * box.xmin), max(0, sides[0] - width))
+  y = scale * box.ymin - height
+  if y < 0:
+    y = min(max(0, scale * box.ymin), max(0, sides[1] - height))
+  pen.rectangle((x, y, x + width, y + height), fill=box.color)
+  color = _LIGHT_TEXT if box.color in _LIGHT_TEXT_ON else _DARK_TEXT
+  pen.text((x + 2 - left, y + 2 - top), box.text, fill=color, font=font)

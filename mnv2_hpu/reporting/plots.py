@@ -274,6 +274,7 @@ def save_contact_sheet(
   encoded: Sequence[bytes],
   captions: Sequence[tuple[str, str]],
   columns: int = 8,
+  cell_inches: float = 1.5,
 ) -> None:
   """Writes one figure of many images, each with a caption.
 
@@ -282,13 +283,15 @@ def save_contact_sheet(
     encoded: Images, JPEG or PNG.
     captions: Two lines for each.
     columns: Number of images in a row.
+    cell_inches: Width of each in inches of 120 pixels.
   """
   from PIL import Image
 
   columns = min(columns, len(encoded))
   rows = -(-len(encoded) // columns)
+  max_pixels = max(320, round(150 * cell_inches))
   with mpl.rc_context(_STYLE):
-    size = (1.5 * columns, 1.85 * rows)
+    size = (cell_inches * columns, (cell_inches + 0.35) * rows)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in cells:
@@ -296,7 +299,7 @@ def save_contact_sheet(
     for axes, content, caption in zip(cells, encoded, captions, strict=False):
       with Image.open(io.BytesIO(content)) as image:
         thumbnail = image.convert("RGB")
-      thumbnail.thumbnail((320, 320))
+      thumbnail.thumbnail((max_pixels, max_pixels))
       axes.imshow(thumbnail)
       text = "\n".join(_cut(" ".join(line.split())) for line in caption)
       # No mathematics, whatever characters a class is called by.

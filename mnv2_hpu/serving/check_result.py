@@ -4,6 +4,7 @@ import dataclasses
 import os
 import zipfile
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from mnv2_hpu.serving import metadata
 
 RESULT = "check.json"
 PREDICTIONS = "check.npz"
+
+ResultT = TypeVar("ResultT")
 
 # Fraction of the images by which an export may differ from the run's own evaluation,
 # which may have computed in bfloat16.
@@ -83,9 +86,18 @@ def read_result(export_dir: str) -> Verification:
   Raises:
     UserError: If its file is missing or cannot be read.
   """
+  return read_as(Verification, export_dir)
+
+
+def read_as(kind: type[ResultT], export_dir: str) -> ResultT:
+  """Returns what the check of an export found, of a task's kind.
+
+  Raises:
+    UserError: If its file is missing or cannot be read.
+  """
   content = metadata.read(export_dir, RESULT)
   try:
-    return Verification(**content)
+    return kind(**content)
   except TypeError as error:  # written by another version
     raise UserError(f"{RESULT} in {export_dir!r}: {error}. Export again.") from error
 

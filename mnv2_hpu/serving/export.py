@@ -14,6 +14,8 @@ from official.core import config_definitions as cfg
 from mnv2_hpu import files
 from mnv2_hpu.checkpoints import library_files, restore
 from mnv2_hpu.compat import keras
+from mnv2_hpu.configs import image_classification as classification_cfg
+from mnv2_hpu.configs import object_detection as detection_cfg
 from mnv2_hpu.errors import UserError, did_you_mean, shorten
 from mnv2_hpu.serving import (
   check_result,
@@ -24,12 +26,19 @@ from mnv2_hpu.serving import (
   tflite,
 )
 from mnv2_hpu.serving.image_classification import ClassificationModule
+from mnv2_hpu.serving.image_module import ImageModule
+from mnv2_hpu.serving.object_detection import DetectionModule
 
 # Function of the module -> signature of the SavedModel.
 SIGNATURES = {
   "image_tensor": "serving_default",
   "image_bytes": "image_bytes",
   "preprocessed": "preprocessed",
+}
+# Config of a task -> its program.
+MODULES: dict[type[cfg.TaskConfig], type[ImageModule]] = {
+  classification_cfg.ImageClassificationTask: ClassificationModule,
+  detection_cfg.ObjectDetectionTask: DetectionModule,
 }
 DEFAULT_FORMATS = ("saved_model", "tflite")
 
@@ -70,7 +79,7 @@ class _Job(NamedTuple):
     quantization: How `tflite_int8` is made.
   """
 
-  module: ClassificationModule
+  module: ImageModule
   trained: keras.Model
   export_dir: str
   content: dict[str, Any]
@@ -83,7 +92,7 @@ def build_module(
   checkpoint: str,
   weights: str,
   significant_bits: int = 16,
-) -> tuple[ClassificationModule, restore.RestoredCheckpoint]:
+) -> tuple[ImageModule, restore.RestoredCheckpoint]:
   """Returns the program of a checkpoint, computing in float32, and what was read.
 
   Args:
@@ -96,11 +105,11 @@ def build_module(
     UserError: If the checkpoint cannot serve (`checkpoints.restore`).
   """
   keras.mixed_precision.set_global_policy("float32")
-  module = ClassificationModule(params, significant_bits=significant_bits)
+  module = MODULES[type(params.task)](params, significant_bits=significant_bits)
   return module, restore.restore_weights(module.model, checkpoint, weights)
 
 
-def as_predict(module: ClassificationModule) -> exported_models.Predict:
+def as_predict(module: ImageModule) -> exported_models.Predict:
   """Returns the program as a function of the kind that an export is loaded as."""
 
   def predict(encoded: tf.Tensor) -> dict[str, np.ndarray]:
@@ -142,6 +151,7 @@ def export(
       cannot serve (`checkpoints.restore`).
   """
   check_formats(formats)
+  _check_task(params, formats)
   _check_folder(export_dir)
   module, restored = build_module(params, checkpoint, weights, significant_bits)
   trained = module.model
@@ -188,6 +198,17 @@ def check_formats(formats: Sequence[str]) -> None:
     onnx_conversion.check_installed()
 
 
+def _check_task(params: cfg.ExperimentConfig, formats: Sequence[str]) -> None:
+  """Refuses formats that a task's program cannot be written in."""
+  module = MODULES[type(params.task)]
+  for name in formats:
+    if module.formats is not None and name not in module.formats:
+      raise UserError(
+        f"--formats holds {name!r}, which is none of {module.task_name}. Allowed are "
+        f"{', '.join(module.formats)}."
+      )
+
+
 def _write_saved_model(job: _Job, name: str) -> str:
   path = os.path.join(job.export_dir, name)
   folder = job.stack.enter_context(files.atomic_folder(path))
@@ -207,7 +228,7 @@ def _write_saved_model(job: _Job, name: str) -> str:
 
 def _write_tflite(job: _Job, name: str) -> str:
   path = os.path.join(job.export_dir, exported_models.FILES[name])
-  single = ClassificationModule(
+  single = type(job.module)(
     job.module.params,
     batch_size=1,
     input_type="tflite",

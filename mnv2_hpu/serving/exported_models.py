@@ -12,7 +12,12 @@ from tensorflow.lite.tools import flatbuffer_utils
 from mnv2_hpu import compat
 from mnv2_hpu.dataloaders import image_decoding
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.serving import metadata, onnx_conversion, preprocessing
+from mnv2_hpu.serving import (
+  metadata,
+  object_detection,
+  onnx_conversion,
+  preprocessing,
+)
 
 # Name in the folder of an export, by format.
 FILES = {
@@ -33,7 +38,8 @@ _UNLOADABLE = (
   tf.errors.OpError,
 )
 
-# Encoded images, as `[n]` strings, to outputs by name, `[n, num_classes]` each.
+# Encoded images, as `[n]` strings, to outputs by name, `[n, ...]` each: those of the
+# task's module, of a SavedModel and of TFLite alike.
 Predict = Callable[[tf.Tensor], Mapping[str, np.ndarray]]
 
 
@@ -117,14 +123,14 @@ def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
   interpreter = compat.tflite_interpreter(path, _num_threads())
   signature = interpreter.get_signature_runner("serving_default")
 
-  def classify(pixels: np.ndarray) -> Mapping[str, np.ndarray]:
+  def predict(pixels: np.ndarray) -> Mapping[str, np.ndarray]:
     details = signature.get_input_details()["inputs"]
     # A runner resizes the model to the batch that it is given.
     outputs = signature(inputs=_quantize(pixels, details))
     kinds = signature.get_output_details()
     return {name: _dequantize(value, kinds[name]) for name, value in outputs.items()}
 
-  return _of_pixels(classify, content)
+  return _of_pixels(predict, content)
 
 
 def _onnx(path: str, content: Mapping[str, Any]) -> Predict:
@@ -136,34 +142,43 @@ def _num_threads() -> int:
 
 
 def _of_pixels(
-  classify: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+  predict: Callable[[np.ndarray], Mapping[str, np.ndarray]],
   content: Mapping[str, Any],
 ) -> Predict:
   """Returns a model of encoded images, for one that takes pixels of its input size.
 
   Args:
-    classify: The model, for float32 `[batch, height, width, 3]`.
+    predict: The model, for float32 `[batch, height, width, 3]`.
     content: Content of `export.json`.
   """
   preprocess = preprocessing.from_dict(content["preprocessing"])
   significant_bits = content["image_decoding"]["significant_bits"]
 
+  is_detector = metadata.task_of(content) == object_detection.DetectionModule.task_name
+  chunk = 1 if is_detector else _CHUNK  # TFLite's detections are of one image
+
+  def resize(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    image = image_decoding.decode_image(encoded, significant_bits)
+    return preprocess.resize(image), tf.shape(image)[:2]
+
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-  def resized(batch: tf.Tensor) -> tf.Tensor:
+  def resized(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    pixels = tf.TensorSpec([preprocess.height, preprocess.width, 3], tf.float32)
     return tf.map_fn(
-      lambda image: preprocess.resize(
-        image_decoding.decode_image(image, significant_bits)
-      ),
+      resize,
       batch,
-      fn_output_signature=tf.TensorSpec(
-        [preprocess.height, preprocess.width, 3], tf.float32
-      ),
+      fn_output_signature=(pixels, tf.TensorSpec([2], tf.int32)),
       parallel_iterations=_num_threads(),
     )
 
+  def run_chunk(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
+    pixels, sizes = (values.numpy() for values in resized(encoded))
+    outputs = predict(pixels)
+    return object_detection.in_pixels(outputs, sizes) if is_detector else outputs
+
   def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
-    starts = range(0, len(encoded), _CHUNK)
-    chunks = [classify(resized(encoded[i : i + _CHUNK]).numpy()) for i in starts]
+    starts = range(0, len(encoded), chunk)
+    chunks = [run_chunk(encoded[i : i + chunk]) for i in starts]
     return {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
 
   return run

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from official.vision.modeling import classification_model
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.modeling import mobilenet_v2
@@ -36,11 +37,14 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
   """Returns a network for inference that computes the same with fewer operations.
 
   Args:
-    model: Model Garden's `ClassificationModel`. One whose backbone is not this
-      project's MobileNetV2 is returned as it is.
+    model: Model Garden's `ClassificationModel` over this project's MobileNetV2;
+      another network is returned as it is.
   """
   backbone = model.backbone
-  if type(backbone) is not mobilenet_v2.MobileNetV2:
+  if (
+    type(model) is not classification_model.ClassificationModel
+    or type(backbone) is not mobilenet_v2.MobileNetV2
+  ):
     return model
   folded = _FoldedMobileNetV2.from_config(backbone.get_config())
   for layer in folded.layers:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,7 +11,7 @@ import tensorflow as tf
 from mnv2_hpu import __version__, compat
 from mnv2_hpu.checkpoints import restore
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.serving.image_classification import ClassificationModule
+from mnv2_hpu.serving.image_module import ImageModule
 
 FILE = "export.json"
 # Folder in a SavedModel for files of the user's, as TensorFlow Serving has it.
@@ -19,7 +19,7 @@ SAVED_MODEL_DIR = "assets.extra"
 
 
 def describe(
-  module: ClassificationModule,
+  module: ImageModule,
   restored: restore.RestoredCheckpoint,
   label_names: Sequence[str] | None,
 ) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def describe(
   height, width, channels = task.model.input_size
   return {
     **dataclasses.asdict(restored),
+    "task": module.task_name,
     "num_classes": task.model.num_classes,
     "label_names": None if label_names is None else list(label_names),
     "inputs": {
@@ -38,27 +39,24 @@ def describe(
       "tflite": f"float32 [1, {height}, {width}, {channels}], pixel values 0 to 255",
       "onnx": f"float32 [batch, {height}, {width}, {channels}], pixel values 0 to 255",
     },
-    "outputs": {
-      "logits": f"float32 [batch, {task.model.num_classes}]",
-      "probs": f"float32 [batch, {task.model.num_classes}], softmax of the logits",
-    },
     "image_decoding": {
       "significant_bits": module.significant_bits,
       "transparency": "composited over black",
       "exif_orientation": "ignored",
     },
     "preprocessing": module.preprocessing.as_dict(),
-    "data": {
-      "input_path": task.validation_data.input_path,
-      "image_field_key": task.validation_data.image_field_key,
-      "label_field_key": task.validation_data.label_field_key,
-    },
+    **module.describe(),
     "versions": {
       "mnv2_hpu": __version__,
       "tensorflow": tf.__version__,
       compat.MODEL_GARDEN: compat.version(compat.MODEL_GARDEN),
     },
   }
+
+
+def task_of(content: Mapping[str, Any]) -> str:
+  """Returns the task of an export, by its content of `export.json`."""
+  return content.get("task", "classification")  # the only one, before it was written
 
 
 def read(export_dir: str, name: str = FILE) -> dict[str, Any]:

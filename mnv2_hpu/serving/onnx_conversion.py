@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mnv2_hpu import log_filters
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.serving.image_classification import ClassificationModule
+from mnv2_hpu.serving.image_module import ImageModule
 
 FORMAT = "onnx"
 _PACKAGES = ("tf2onnx", "onnxruntime")
@@ -28,7 +28,7 @@ def check_installed() -> None:
     )
 
 
-def convert(module: ClassificationModule, content: Mapping[str, Any]) -> bytes:
+def convert(module: ImageModule, content: Mapping[str, Any]) -> bytes:
   """Returns the model: float32 pixels `[batch, height, width, 3]`, 0 to 255.
 
   Args:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from mnv2_hpu.dataloaders import inception_preprocessing
+from mnv2_hpu.dataloaders import inception_preprocessing, ssd_preprocessing
 from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 from mnv2_hpu.errors import UserError, did_you_mean
 
@@ -135,10 +135,43 @@ class ModelGarden(Preprocessing):
     return network_input * np.array(ops.STDDEV_RGB) + np.array(ops.MEAN_RGB)
 
 
+class Ssd(Preprocessing):
+  """TF1 SSD's: the whole image, its aspect ratio not kept, values from -1 to 1."""
+
+  resize_method = "bilinear, no half-pixel centers, no antialiasing"
+  crop_step = ""
+  normalization = "pixels * (2 / 255) - 1"
+
+  def resize(self, image: tf.Tensor) -> tf.Tensor:
+    """See `Preprocessing`."""
+    size = [self.height, self.width]
+    pixels = tf.compat.v1.image.resize_bilinear(image[tf.newaxis], size)[0]
+    return tf.ensure_shape(pixels, [*size, 3])
+
+  def normalize(self, pixels: tf.Tensor) -> tf.Tensor:
+    """See `Preprocessing`."""
+    return ssd_preprocessing.normalize(pixels)
+
+  def denormalize(self, network_input: np.ndarray) -> np.ndarray:
+    """See `Preprocessing`."""
+    return (network_input + 1.0) * 127.5
+
+  def network_input(self, image: tf.Tensor) -> tf.Tensor:
+    """See `Preprocessing`; the very function that evaluation calls."""
+    return ssd_preprocessing.preprocess_image(image, (self.height, self.width))
+
+
 KINDS: dict[str, type[Preprocessing]] = {
   "inception": Inception,
   "model_garden": ModelGarden,
+  "ssd": Ssd,
 }
+
+
+def create_ssd(height: int, width: int) -> Preprocessing:
+  """Builds the preprocessing of a detector."""
+  whole = PreprocessingOptions(crop=False, central_fraction=1.0)
+  return Ssd(height, width, whole)
 
 
 def create(

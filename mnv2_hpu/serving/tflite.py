@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mnv2_hpu import log_filters
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.serving.image_classification import ClassificationModule
+from mnv2_hpu.serving.image_module import ImageModule
 
 INFERENCE_TYPES = {"float32": tf.float32, "uint8": tf.uint8, "int8": tf.int8}
 LABELS = "labels.txt"
@@ -28,16 +28,15 @@ class Quantization(NamedTuple):
 
   Attributes:
     images: Encoded images of the training set, to measure ranges of activations on.
-    inference_type: Type of inputs and outputs, a name in `INFERENCE_TYPES`.
+    inference_type: Type of inputs and outputs, a name in `INFERENCE_TYPES`; a
+      detector's outputs are floats.
   """
 
   images: Sequence[bytes] = ()
   inference_type: str = "float32"
 
 
-def convert(
-  module: ClassificationModule, format_name: str, quantization: Quantization
-) -> bytes:
+def convert(module: ImageModule, format_name: str, quantization: Quantization) -> bytes:
   """Returns the flat buffer of a network that takes pixels of its input size.
 
   Args:
@@ -54,6 +53,7 @@ def convert(
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
     [signatures["serving_default"]], variables
   )
+  converter.allow_custom_ops = module.has_custom_ops
   kind = KINDS[format_name]
   if kind != "float32":
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -82,9 +82,7 @@ def with_labels(flat_buffer: bytes, label_names: Sequence[str]) -> bytes:
   return buffer.getvalue()
 
 
-def _quantize(
-  converter: Any, module: ClassificationModule, quantization: Quantization
-) -> None:
+def _quantize(converter: Any, module: ImageModule, quantization: Quantization) -> None:
   if not quantization.images:
     raise UserError(
       "tflite_int8 is calibrated with images of the training set, of which there are "
@@ -98,4 +96,6 @@ def _quantize(
   converter.representative_dataset = pixels
   converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
   dtype = INFERENCE_TYPES[quantization.inference_type]
-  converter.inference_input_type = converter.inference_output_type = dtype
+  converter.inference_input_type = dtype
+  if not module.has_custom_ops:  # these return floats
+    converter.inference_output_type = dtype

@@ -14,8 +14,9 @@ import os
 import pathlib
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +27,7 @@ from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.progress import Progress
 from mnv2_hpu.serving import check_result, exported_models, metadata, sample_images
+from mnv2_hpu.serving.check_result import ResultT
 from mnv2_hpu.serving.exported_models import Predict, load
 
 _LATENCY_RUNS = 20
@@ -52,17 +54,33 @@ def check_export(
       (`compare`), or if an original image file is read otherwise than preparation
       reads it.
   """
+  result = in_fresh_process(export_dir, verify, input_path, predicted)
+  check_result.compare(result, expected or {})
+  return result
+
+
+def in_fresh_process(
+  export_dir: str, check: Callable[..., ResultT], *args: Any
+) -> ResultT:
+  """Returns what a check of an export returns in a process of its own.
+
+  Args:
+    export_dir: Folder that `serving.export` wrote, the first argument of `check`.
+    check: Function at the top of a module.
+    *args: Further arguments of it.
+
+  Raises:
+    UserError: If the process was killed.
+  """
   spawn = multiprocessing.get_context("spawn")
   try:
     with futures.ProcessPoolExecutor(1, spawn) as pool:
-      result = pool.submit(verify, export_dir, input_path, predicted).result()
+      return pool.submit(check, export_dir, *args).result()
   except futures.process.BrokenProcessPool as error:
     raise UserError(
       f"the export in {export_dir!r} could not be checked: the process was killed, "
       "perhaps for lack of memory. --nocheck exports all the same."
     ) from error
-  check_result.compare(result, expected or {})
-  return result
 
 
 def verify(
@@ -84,8 +102,8 @@ def verify(
   result = evaluate(labels, probabilities, input_path, originals, predicted)
   result = dataclasses.replace(
     result,
-    megabytes={name: _megabytes(export_dir, name) for name in models},
-    latency_ms={name: _latency(run) for name, run in models.items()},
+    megabytes={name: megabytes(export_dir, name) for name in models},
+    latency_ms={name: latency(run) for name, run in models.items()},
   )
   with files.atomic_write(
     os.path.join(export_dir, check_result.PREDICTIONS), "wb"
@@ -96,13 +114,14 @@ def verify(
   return result
 
 
-def _megabytes(export_dir: str, name: str) -> float:
+def megabytes(export_dir: str, name: str) -> float:
+  """Returns the size of a format in an export."""
   path = pathlib.Path(export_dir, exported_models.FILES[name])
   parts = [path, *path.rglob("*")]
   return round(sum(p.stat().st_size for p in parts if p.is_file()) / 1e6, 3)
 
 
-def _latency(run: Predict) -> float:
+def latency(run: Predict) -> float:
   """Returns the median milliseconds of one encoded image."""
   encoded = tf.constant([sample_images.sample_images()["BMP"]])
   run(encoded)

@@ -33,7 +33,6 @@ def evaluate(
   """
   as_batch = {name: [value] for name, value in groundtruths.items()}
   dataset = coco_utils.convert_groundtruths_to_coco_dataset(as_batch)
-  truth = coco_utils.COCOWrapper(eval_type="box", gt_dataset=dataset)
   as_batch = {name: [np.array(value)] for name, value in predictions.items()}
   found = [
     annotation
@@ -41,6 +40,7 @@ def evaluate(
     if annotation["score"] > 0
   ]
   with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+    truth = coco_utils.COCOWrapper(eval_type="box", gt_dataset=dataset)
     evaluation = cocoeval.COCOeval(truth, truth.loadRes(found), iouType="bbox")
     evaluation.params.imgIds = list(groundtruths["source_id"])
     evaluation.evaluate()

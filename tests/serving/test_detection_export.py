@@ -1,0 +1,263 @@
+"""An exported detector finds what its checkpoint finds, on phones too."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers_detection_records import detection_record, write_records
+from helpers_serving import png
+from official.core import config_definitions as cfg
+
+import mnv2_hpu
+from mnv2_hpu import compat
+from mnv2_hpu.errors import UserError
+
+pytestmark = pytest.mark.slow  # for the export that they share
+
+SIZE, NUM_CLASSES = (64, 96), 3
+SHAPES = [(50, 70, 3), (80, 60, 3), (64, 96, 3)]
+NAMES = ["dog", "cat", "bird"]
+
+
+def _image(random, shape):
+  coarse = random.uniform(0, 255, (5, 5, 3)).astype(np.float32)
+  return tf.cast(tf.image.resize(coarse, shape[:2], "nearest"), tf.uint8).numpy()
+
+
+@pytest.fixture(scope="module", name="task")
+def fixture_task():
+  """The task of a small detector, and its network with drawn weights."""
+  mnv2_hpu.register()
+  from official.core import task_factory
+
+  from mnv2_hpu.configs import object_detection as exp_cfg
+
+  config = exp_cfg.ObjectDetectionTask()
+  config.model.num_classes = NUM_CLASSES
+  config.model.input_size = [*SIZE, 3]
+  config.model.backbone.mobilenet_v2.width_multiplier = 0.35
+  config.model.score_threshold = 0.5
+  task = task_factory.get_task(config)
+  model, random = task.build_model(), np.random.default_rng(0)
+  for variable in model.variables:
+    shape = variable.shape.as_list()
+    if len(shape) > 1:
+      fan_in = 9 if "depthwise" in variable.name else np.prod(shape[:-1])
+      variable.assign(random.normal(0, np.sqrt(2 / fan_in), shape))
+    else:
+      start = 1.0 if "gamma" in variable.name or "variance" in variable.name else 0.0
+      variable.assign(start + random.uniform(0, 0.2, shape))
+  return task, model
+
+
+@pytest.fixture(scope="module", name="images")
+def fixture_images():
+  random = np.random.RandomState(3)
+  return [png(_image(random, SHAPES[i % 3])) for i in range(6)]
+
+
+def _raw(task, model, encoded):
+  from mnv2_hpu.dataloaders import image_decoding, ssd_preprocessing
+
+  image = image_decoding.decode_image(tf.constant(encoded))
+  network_input = ssd_preprocessing.preprocess_image(image, SIZE)
+  return model(network_input[tf.newaxis], training=False), image.shape
+
+
+@pytest.fixture(scope="module", name="exported")
+def fixture_exported(task, images, tmp_path_factory):
+  """The export, on records whose boxes are what the checkpoint finds."""
+  from mnv2_hpu.serving import export, tflite
+
+  task, model = task
+  folder = tmp_path_factory.mktemp("detector")
+  records = []
+  for number, encoded in enumerate(images):
+    raw, shape = _raw(task, model, encoded)
+    boxes, scores, classes, _ = (value[0].numpy() for value in task.detect(raw))
+    records.append(
+      detection_record(
+        str(number + 1),
+        boxes[:5],
+        classes[:5].astype(int) + 1,
+        encoded,
+        image__height=shape[0],
+        image__width=shape[1],
+      )
+    )
+    assert scores[4] > 0.5
+  path = write_records(folder / "val", records)
+  task.task_config.validation_data.input_path = path
+  checkpoint = tf.train.Checkpoint(
+    model=model, global_step=tf.Variable(7, dtype=tf.int64)
+  ).write(str(folder / "ckpt-7"))
+  return export.export(
+    cfg.ExperimentConfig(task=task.task_config),
+    checkpoint,
+    str(folder / "export"),
+    weights="raw",
+    formats=["saved_model", "tflite", "tflite_int8"],
+    label_names=NAMES,
+    quantization=tflite.Quantization(images, "uint8"),
+  )
+
+
+def test_boxes_are_in_pixels_of_the_image_as_given(task, images, exported):
+  from mnv2_hpu.serving import exported_models
+
+  outputs = exported_models.load(exported.export_dir)["saved_model"](
+    tf.constant(images)
+  )
+  for row, encoded in enumerate(images):
+    raw, (height, width, _) = _raw(*task, encoded)
+    boxes, scores, classes, count = (v[0].numpy() for v in task[0].detect(raw))
+    sides = [height, width, height, width]
+    np.testing.assert_allclose(outputs["detection_boxes"][row], boxes * sides, atol=0.1)
+    np.testing.assert_allclose(outputs["detection_scores"][row], scores, atol=1e-4)
+    np.testing.assert_array_equal(outputs["detection_classes"][row], classes)
+    assert outputs["num_detections"][row] == count
+  same = exported_models.load(exported.export_dir)["saved_model"](
+    tf.constant(images[:1])
+  )
+  np.testing.assert_allclose(
+    same["detection_boxes"][0], outputs["detection_boxes"][0], atol=0.1
+  )
+
+
+def _best_class_of_each_anchor(task, raw):
+  """What TFLite's operation computes: suppressed whatever the class; unclipped."""
+  from mnv2_hpu.modeling import multibox
+
+  boxes = multibox.decode_boxes(raw["box_encodings"], task.anchors)[0].numpy()
+  scores = tf.sigmoid(raw["class_logits"])[0, :, 1:].numpy()  # without the background
+  best = scores.max(axis=1)
+  kept = tf.image.non_max_suppression(
+    boxes, best, 100, iou_threshold=0.6, score_threshold=0.5
+  ).numpy()
+  return boxes[kept], best[kept], scores[kept].argmax(axis=1)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_phones_operation_has_the_scales_and_no_background(
+  task, images, exported, threads
+):
+  interpreter = compat.tflite_interpreter(exported.files["tflite"], threads)
+  run = interpreter.get_signature_runner("serving_default")
+  from mnv2_hpu.serving import preprocessing
+
+  for encoded in images[:3]:
+    raw, _ = _raw(*task, encoded)
+    boxes, scores, classes = _best_class_of_each_anchor(task[0], raw)
+    image = tf.io.decode_png(encoded)
+    outputs = run(inputs=preprocessing.create_ssd(*SIZE).resize(image)[None].numpy())
+    count = int(outputs["num_detections"][0])
+    assert count == len(scores)
+    assert count > 5
+    np.testing.assert_allclose(outputs["detection_scores"][0, :count], scores, 0, 1e-3)
+    np.testing.assert_allclose(outputs["detection_boxes"][0, :count], boxes, atol=5e-3)
+    np.testing.assert_array_equal(outputs["detection_classes"][0, :count], classes)
+  names = {op["op_name"] for op in interpreter._get_ops_details()}
+  assert "TFLite_Detection_PostProcess" in names
+
+
+def test_int8_takes_bytes_and_finds_the_same_objects(images, exported):
+  from mnv2_hpu.serving import exported_models
+
+  interpreter = compat.tflite_interpreter(exported.files["tflite_int8"])
+  assert interpreter.get_input_details()[0]["dtype"] == np.uint8
+  kinds = {d["dtype"] for d in interpreter.get_tensor_details() if len(d["shape"]) == 4}
+  assert np.float32 not in kinds  # no feature map is of floats
+  models = exported_models.load(exported.export_dir)
+  float_scores, int_scores = (
+    models[name](tf.constant(images))["detection_scores"][:, 0]
+    for name in ("tflite", "tflite_int8")
+  )
+  np.testing.assert_allclose(int_scores, float_scores, atol=0.1)
+
+
+def test_the_check_compares_map_with_the_checkpoint_s(task, exported):
+  from mnv2_hpu.serving import detection_check, metadata
+
+  path = exported.export_dir
+  records = metadata.read(path)["data"]["input_path"]
+  models = {"checkpoint": lambda encoded: _detect(task, encoded)}
+  truth, found = detection_check.predict(models, records)
+  expected = detection_check.evaluate(truth, found["checkpoint"])
+  assert expected["AP"] > 0.9  # not 1: there are more detections than boxes
+  result = detection_check.verify_detector(path, records, expected)
+  assert result.num_images == 6
+  for metric, value in expected.items():
+    assert result.metrics["saved_model"][metric] == pytest.approx(value, abs=1e-4)
+  assert detection_check.read_result(path) == result
+  result = dataclasses.replace(result, checkpoint={"AP": 1.0, "AP50": 1.0})
+  assert "tflite_int8" in result.summary()
+  good = {"saved_model": {"AP": 0.999}, "tflite": {"AP": 0.985}}
+  detection_check.compare(_with(result, good))
+  for name in ("saved_model", "tflite", "tflite_int8"):
+    with pytest.raises(UserError, match=rf"AP of 6 images is 0.9300 of {name}"):
+      detection_check.compare(_with(result, {name: {"AP": 0.93, "AP50": 1.0}}))
+
+
+def _detect(task, encoded):
+  """What the checkpoint finds in encoded images, as an export says it."""
+  images = []
+  for content in encoded.numpy():
+    raw, (height, width, _) = _raw(*task, content)
+    boxes, scores, classes, _ = (value.numpy() for value in task[0].detect(raw))
+    sides = [height, width, height, width]
+    images.append((boxes * sides, scores, classes))
+  names = ("detection_boxes", "detection_scores", "detection_classes")
+  return dict(zip(names, map(np.concatenate, zip(*images, strict=True)), strict=True))
+
+
+def _with(result, metrics):
+  metrics = {name: {"AP50": 1.0, **values} for name, values in metrics.items()}
+  return dataclasses.replace(result, metrics=metrics)
+
+
+def test_metadata_says_what_comes_out(exported):
+  from mnv2_hpu.serving import metadata
+
+  content = metadata.read(exported.export_dir)
+  assert content["task"] == "detection"
+  assert content["label_names"] == NAMES
+  assert content["preprocessing"]["steps"][1].startswith("resize to 64 x 96")
+  assert "pixels of the image" in content["outputs"]["detection_boxes"]
+
+
+def test_formats_that_a_detector_has_not(exported, task):
+  from mnv2_hpu.serving import export
+
+  with pytest.raises(UserError, match="'keras', which is none of detection"):
+    export.export(
+      cfg.ExperimentConfig(task=task[0].task_config), "x", "y", formats=["keras"]
+    )
+
+
+def test_predictions_name_and_draw_the_boxes(images, exported, tmp_path, capsys):
+  from mnv2_hpu.evaluation import prediction_output
+
+  files = []
+  for number, encoded in enumerate(images[:2]):
+    files.append(tmp_path / f"{number}.png")
+    files[-1].write_bytes(encoded)
+  (tmp_path / "bad.png").write_bytes(b"404")
+  paths = [*map(str, files), str(tmp_path / "bad.png")]
+  sheet = tmp_path / "sheet.png"
+  assert prediction_output.predict(exported.export_dir, paths, "jsonl", str(sheet)) == 1
+  rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [row["file"] for row in rows] == paths
+  best = rows[0]["detections"][0]
+  assert best["class"] in NAMES
+  assert 0.5 < best["score"] <= 1
+  assert 0 <= best["box"]["ymin"] < best["box"]["ymax"] <= 50
+  assert "detections" not in rows[2]
+  assert sheet.stat().st_size > 10_000
+  prediction_output.predict(exported.export_dir, paths[:1], "csv", None, 0.0)
+  header, first, *_ = capsys.readouterr().out.splitlines()
+  assert header == "file,class,score,ymin,xmin,ymax,xmax,error"
+  assert first.split(",")[1] == best["class"]
+  prediction_output.predict(exported.export_dir, paths[:1], "table", None, 1.1)
+  assert "nothing found" in capsys.readouterr().out
