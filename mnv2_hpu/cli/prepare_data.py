@@ -37,7 +37,7 @@ OPTIONS = (
   ("keep_category_ids", _SWITCH, "For boxes: labels are the category ids (COCO's 90)."),
   ("validation_fraction", _FRACTION, "What to hold out where no split is given (0.1)."),
   ("seed", _NUMBER, "Seed of what is held out and of the order (0)."),
-  ("significant_bits", _NUMBER, "Bits that 16-bit images use (16); exports too."),
+  ("significant_bits", _NUMBER, "Of 16-bit images (16): 12 scales 0..4095 to 0..255."),
   ("strict", _SWITCH, "Stop at whatever would have to be skipped."),
   ("num_train_shards", _NUMBER, "Files; 0: 4 to 1024, by the images."),
   ("num_validation_shards", _NUMBER, "Files; 0: 1 to 128, by the images."),

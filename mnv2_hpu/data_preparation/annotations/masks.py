@@ -28,7 +28,7 @@ from mnv2_hpu.errors import shorten
 
 TASK = "segmentation"
 IGNORED = 255
-PALETTE = "masks have a palette: its indices are the labels"
+PALETTE = "masks have a palette: its indices are the labels"  # as VOC's: no remark
 FEW_BITS = "masks have fewer than 8 bits: their values are the labels"
 EQUAL_CHANNELS = "masks have equal channels: one of them is taken"
 TURNED = "masks are of the upright image, not of its pixels: turned back"
@@ -161,7 +161,7 @@ class MaskSerializer:
         f"{len(self.label_names) - 1}, and 255 is ignored"
       )
     remarks = {
-      mask.remark: bool(mask.remark),
+      mask.remark: mask.remark in (FEW_BITS, EQUAL_CHANNELS),
       TURNED: turned,
       ALL_IGNORED: not counts,
     }
