@@ -1,5 +1,6 @@
 """What a source offers to be prepared, and which of it is held out."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -166,7 +167,10 @@ def check_names(kind: str, names: Iterable[str]) -> None:
     names: File names as Python has them: other bytes are surrogates.
   """
   for name in names:
-    if (shown := os.fsencode(name).decode(errors="backslashreplace")) != name:
+    encoded = name.encode(errors="surrogatepass")
+    with contextlib.suppress(UnicodeEncodeError):  # no name of a file, but of a class
+      encoded = os.fsencode(name)
+    if (shown := encoded.decode(errors="backslashreplace")) != name:
       raise UserError(
         f"the name of the {kind} '{shown}' is not UTF-8, which TensorFlow and "
         "dataset.json need. Rename it."

@@ -64,6 +64,11 @@ def list_coco(options: SourceOptions) -> Listing:
       dropped[reason] = dropped.get(reason, (0, ""))[0] + count, file.path
     warnings += [f"{file.path}: {n:,} {kind}" for kind, n in content.remarks.items()]
     warnings += _warn_of_ids(file, content)
+    if not images[split]:
+      raise UserError(
+        f"{folder.root} has none of the images that {file.name} lists, such as "
+        f"{content.images[0].name!r}. Complete the input."
+      )
   held_out = None if "validation" in images else options.validation_fraction
   if held_out:
     images = listing.hold_out(images["train"], held_out, options.seed)

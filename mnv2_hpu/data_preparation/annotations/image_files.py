@@ -72,8 +72,8 @@ def _inner(name: str) -> str:
 
 
 def _in_archive(folder: InputFolder, archive: str) -> dict[str, SourceImage]:
-  """Returns the members of a zip, by their path in it and without its first folder."""
-  found = {}
+  """Returns the members of a zip, by their path in it and by the ends of that."""
+  found: dict[str, SourceImage] = {}
   for member in zip_archive.members(folder.root / archive):
     if member.problem:
       folder.skip(f"{archive}: {member.name}", member.problem)
@@ -85,6 +85,7 @@ def _in_archive(folder: InputFolder, archive: str) -> dict[str, SourceImage]:
       size=member.size,
       inflated_size=member.inflated_size,
     )
-    found[member.name] = image
-    found.setdefault(member.name.partition("/")[2], image)
+    parts = member.name.split("/")
+    for start in range(len(parts)):
+      found.setdefault("/".join(parts[start:]), image)
   return found

@@ -41,8 +41,7 @@ def list_yolo(options: SourceOptions) -> Listing:
   """Lists the images and reads their boxes; opens no image.
 
   Raises:
-    UserError: A folder or the names of the classes are missing, or a text file cannot
-      be read.
+    UserError: A folder or the names of the classes are missing.
   """
   listing.check_fraction(options.validation_fraction)
   folder = InputFolder(options.input_dir, _LAYOUT)
@@ -61,7 +60,11 @@ def _annotated(
   images = paired_folders.files_by_stem(folder, place.images)
   files = paired_folders.files_by_stem(folder, place.annotations, ".txt")
   for stem, image in images.items():
-    rows = _rows(folder, files[stem], dropped) if stem in files else _NONE
+    try:
+      rows = _rows(folder, files[stem], dropped) if stem in files else _NONE
+    except (OSError, UnicodeDecodeError) as error:
+      folder.skip(image.path, f"{files[stem].path} cannot be read as text: {error}")
+      continue
     center, size = rows[:, [2, 1]], rows[:, [4, 3]]
     yield box_listing.AnnotatedImage(
       path=image.path,
@@ -78,12 +81,13 @@ def _annotated(
 def _rows(
   folder: InputFolder, file: File, dropped: box_listing.Dropped
 ) -> npt.NDArray[np.float64]:
-  """Returns class, center x and y, width and height of each box of a file, `[n, 5]`."""
-  path = folder.root / file.path
-  try:
-    lines = read_file(str(path)).decode("utf-8-sig").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"{path} cannot be read as text: {error}.") from error
+  """Returns class, center x and y, width and height of each box of a file, `[n, 5]`.
+
+  Raises:
+    OSError: It cannot be read.
+    UnicodeDecodeError: It is no text.
+  """
+  lines = read_file(str(folder.root / file.path)).decode("utf-8-sig").splitlines()
   rows = []
   for line in filter(str.strip, lines):
     row = _row(line)

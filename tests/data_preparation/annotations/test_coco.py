@@ -408,6 +408,8 @@ SAME_NAME = [helpers_coco.image(1), helpers_coco.image(2, file_name="001.jpg")]
       changed(categories=[{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]),
       "gives the id 1 to two categories, 'x' and 'y'",
     ),
+    (changed(categories=[{"id": 1, "name": "\ud800"}]), "surrogates not allowed"),
+    (changed(images=[{"id": 1, "file_name": "\ud800"}]), "surrogates not allowed"),
     (changed(images=TWICE), "gives the id 1 to two images, '001.jpg' and 'other.jpg'"),
     (
       changed(images=SAME_NAME),
@@ -471,6 +473,12 @@ def no_json(root):
     path.unlink()
 
 
+def other_zip(root):
+  zipped(root)
+  with zipfile.ZipFile(root / "train2017.zip", "w") as made:
+    made.writestr("train2017/other.jpg", b"x")
+
+
 def no_images(root):
   (root / "train2017").rename(root / "moved")
   for path in (root / "moved").iterdir():
@@ -503,6 +511,7 @@ def pipe(root):
     (no_train, "has no annotation file to train on: 'annotations/instances_"),
     (no_json, "has no annotation file to train on: none at all; expected are"),
     (no_images, "none of the images that .* lists, such as '001.jpg': looked in"),
+    (other_zip, r"none of the images that .* lists, such as '001\.jpg'. Complete"),
     (cut_zip, "train2017.zip cannot be read as a zip file"),
     (cut_annotations, "annotations_trainval2017.zip"),
     (pipe, "instances_train2017.json is no file"),

@@ -188,11 +188,18 @@ def test_names_that_cannot_be_understood(tmp_path, names, message):
     listed(tmp_path)
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_a_file_that_is_no_text_is_skipped_and_listed(tmp_path):
   root = write(tmp_path)
   (root / FIRST).write_bytes(b"\xff\xfe")
-  with pytest.raises(UserError, match=r"000\.txt cannot be read as text"):
-    listed(root)
+  found = listed(root)
+  (skipped,) = found.skipped
+  assert skipped["file"] == "images/train/000.jpg"
+  assert skipped["reason"].startswith(f"{FIRST} cannot be read as text")
+  assert sum(len(images) for images in found.splits.values()) == 5
+
+
+def test_what_is_missing_is_said(tmp_path):
+  root = write(tmp_path)
   (root / "labels").rename(root / "other")
   with pytest.raises(UserError, match="has no images to train on; expected are the"):
     listed(root)

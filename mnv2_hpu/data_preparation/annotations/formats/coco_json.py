@@ -109,7 +109,7 @@ class _Builder:
     for key, entry in json_stream.elements(file, add):
       try:
         add[key](entry)
-      except (TypeError, KeyError, AttributeError) as error:
+      except (TypeError, KeyError, AttributeError, UnicodeEncodeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise _EntryError(
           f"has in {key!r} an entry, number {self._num_read[key]}, that is not as it "
@@ -156,7 +156,7 @@ class _Builder:
         self._labels.setdefault(category, len(self._labels)),
         hash(identity),
         identity is not None,
-        bool(entry.get("iscrowd")),
+        entry.get("iscrowd") == 1,
       )
     )
     area = entry.get("area")
@@ -203,6 +203,7 @@ def _typed(entry: Any, key: str, *kinds: type) -> Any:
   if type(value) not in kinds:
     allowed = " or ".join(kind.__name__ for kind in kinds)
     raise TypeError(f"{key!r} is {repr(value)[:50]}, not {allowed}")
+  str(value).encode()  # refuses half of a surrogate pair, which no file could hold
   return value
 
 
