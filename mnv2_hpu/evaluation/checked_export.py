@@ -1,6 +1,7 @@
 """Exports a run and checks that the export is what the run evaluated."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from official.core import config_definitions as cfg
 
@@ -100,7 +101,8 @@ def _check_classification(
     model_dir, params, restored.global_step, restored.weights
   )
   fields = metadata.read(result.export_dir)["data"]
-  models = {"checkpoint": _checkpoint(params, result)}
+  module = _checkpoint(params, result)
+  models = {"checkpoint": export.as_predict(module.inference_from_image_bytes)}
   _, probabilities = verify.predict(models, input_path, fields, "checkpoint")
   predicted = probabilities["checkpoint"].argmax(-1)
   checked = verify.check_export(result.export_dir, input_path, logged, predicted)
@@ -115,9 +117,13 @@ def _check_detection(
 ) -> str:
   """Compares the mAP of the formats with the checkpoint's."""
   del model_dir
-  models = {"checkpoint": _checkpoint(params, result)}
+  module = _checkpoint(params, result)
+  models = {
+    detection_check.CHECKPOINT: export.as_predict(module.inference_from_image_bytes),
+    detection_check.AS_TFLITE: export.as_predict(module.as_tflite),
+  }
   truth, found = detection_check.predict(models, input_path, "checkpoint")
-  expected = detection_check.evaluate(truth, found["checkpoint"])
+  expected = {name: detection_check.evaluate(truth, found[name]) for name in models}
   checked = detection_check.check_export(result.export_dir, input_path, expected)
   return checked.summary()
 
@@ -128,9 +134,7 @@ _CHECKS = {
 }
 
 
-def _checkpoint(
-  params: cfg.ExperimentConfig, result: export.ExportResult
-) -> exported_models.Predict:
+def _checkpoint(params: cfg.ExperimentConfig, result: export.ExportResult) -> Any:
   """Returns the program of the checkpoint itself, batch norms and all."""
   module, _ = export.build_module(
     params,
@@ -138,4 +142,4 @@ def _checkpoint(
     result.restored.weights,
     metadata.read(result.export_dir)["image_decoding"]["significant_bits"],
   )
-  return export.as_predict(module)
+  return module

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -109,11 +109,17 @@ def build_module(
   return module, restore.restore_weights(module.model, checkpoint, weights)
 
 
-def as_predict(module: ImageModule) -> exported_models.Predict:
-  """Returns the program as a function of the kind that an export is loaded as."""
+def as_predict(
+  program: Callable[[tf.Tensor], Mapping[str, tf.Tensor]],
+) -> exported_models.Predict:
+  """Returns a function of encoded images as an export is loaded as one.
+
+  Args:
+    program: A module's `inference_from_image_bytes`.
+  """
 
   def predict(encoded: tf.Tensor) -> dict[str, np.ndarray]:
-    outputs = module.inference_from_image_bytes(encoded)
+    outputs = program(encoded)
     return {name: value.numpy() for name, value in outputs.items()}
 
   return predict

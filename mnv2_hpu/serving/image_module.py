@@ -109,13 +109,16 @@ class ImageModule(export_base.ExportModule, abc.ABC):
   @tf.function
   def inference_from_image_bytes(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Returns the outputs for encoded images, strings `[batch]`."""
+    return self._predict(*self._decoded(inputs))
+
+  def _decoded(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the network's inputs, and the sizes, of encoded images `[batch]`."""
 
     def preprocess(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
       image = image_decoding.decode_image(encoded, self.significant_bits)
       return self.preprocessing.network_input(image), tf.shape(image)[:2]
 
-    size = tf.TensorSpec([2], tf.int32)
-    return self._predict(*self._for_each(preprocess, inputs, size))
+    return self._for_each(preprocess, inputs, tf.TensorSpec([2], tf.int32))
 
   @tf.function
   def inference_for_tflite(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:

@@ -28,10 +28,11 @@ class DetectionModule(image_module.ImageModule):
   * `detection_classes`, `[batch, 100]`: classes from 0 on, without a background;
   * `num_detections`, `[batch]`: after so many all is 0.
 
-  TFLite's `TFLite_Detection_PostProcess` suppresses boxes whatever their class, of
-  each anchor the best class alone. (Its other mode, class by class, loses a class where
-  an interpreter has several threads.) It clips no box to the image, and leaves what
-  comes after `num_detections` undefined.
+  In TFLite `TFLite_Detection_PostProcess` takes of each anchor the best class alone and
+  suppresses boxes whatever their class. (Its other mode, class by class as SSD does, is
+  wrong on several threads: it skips the class whose number is that of the threads, and
+  they share a buffer.) It clips no box to the image; what comes after `num_detections`
+  is undefined.
   """
 
   task_name = "detection"
@@ -75,6 +76,36 @@ class DetectionModule(image_module.ImageModule):
       BOXES: boxes * sides[:, tf.newaxis],
       SCORES: scores,
       CLASSES: classes,
+      COUNT: tf.cast(counts, tf.float32),
+    }
+
+  @tf.function
+  def as_tflite(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """Returns what TFLite's suppression makes of encoded images, strings `[batch]`.
+
+    It is computed by TensorFlow, to tell what conversion costs from what that does.
+    """
+    network_inputs, image_sizes = self._decoded(inputs)
+    raw, config = self._raw(network_inputs), self.params.task.model
+    boxes = multibox.decode_boxes(raw["box_encodings"], self.task.anchors)
+    scores = tf.sigmoid(raw["class_logits"])[..., 1:]
+    best = tf.reduce_max(scores, axis=-1)
+    rows, counts = tf.image.non_max_suppression_padded(
+      boxes,
+      best,
+      multibox.MAX_DETECTIONS,
+      iou_threshold=config.nms_iou_threshold,
+      score_threshold=config.score_threshold,
+      pad_to_max_output_size=True,
+    )
+    is_valid = tf.cast(tf.sequence_mask(counts, rows.shape[1]), tf.float32)
+    labels = tf.argmax(tf.gather(scores, rows, batch_dims=1), axis=-1)
+    sides = tf.tile(tf.cast(image_sizes, tf.float32), [1, 2])[:, tf.newaxis]
+    corners = tf.clip_by_value(tf.gather(boxes, rows, batch_dims=1), 0.0, 1.0)
+    return {
+      BOXES: corners * sides * is_valid[..., tf.newaxis],
+      SCORES: tf.gather(best, rows, batch_dims=1) * is_valid,
+      CLASSES: tf.cast(labels, tf.float32) * is_valid,
       COUNT: tf.cast(counts, tf.float32),
     }
 
