@@ -203,6 +203,8 @@ def load(model_dir: str, task: cfg.TaskConfig) -> cfg.ExperimentConfig:
   try:
     config.override(_read_config(path))
     config_check.check(config, train=False)
+    if not isinstance(config.task, type(task)):
+      raise TypeError(f"its task is {config.task!r}")
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(
       f"{path!r} does not describe a run of {type(task).__name__} ({error}). Give the "

@@ -177,15 +177,19 @@ def evaluate(
     num_gpus=params.runtime.num_gpus,
   )
   data = params.task.validation_data
-  data.override({"cache": False})  # each image is read once
   with strategy.scope():
     task = task_factory.get_task(params.task)
     task.check_inputs(train=False, evaluate=True)
+    total = classification_input.count_examples(data)
+    replicas = strategy.num_replicas_in_sync
+    largest = -(-total // replicas) * replicas  # a larger batch would be padding
+    batch_size = min(data.global_batch_size, largest)
+    # Each image is read once.
+    data.override({"cache": False, "global_batch_size": batch_size})
     model = task.build_model()
     restored = restore.restore_weights(model, checkpoint, weights)
   counts = Counts(params.task.model.num_classes)
   start = time.monotonic()
-  total = classification_input.count_examples(data)
   with Progress(total, "image", "evaluate") as progress:
     for batch in _run(strategy, task, model, data):
       counts.add(batch)

@@ -85,13 +85,23 @@ def read_result(export_dir: str) -> Verification:
   """
   content = metadata.read(export_dir, RESULT)
   try:
-    return Verification(**content)
-  except TypeError as error:  # written by another version
+    result = Verification(**content)
+    counts = [result.num_examples, *result.top1.values()]
+    if not result.num_examples or not all(isinstance(n, int) for n in counts):
+      raise TypeError("its counts are no whole numbers")
+    return result
+  except (TypeError, AttributeError) as error:  # written by another version
     raise UserError(f"{RESULT} in {export_dir!r}: {error}. Export again.") from error
 
 
-def read_predictions(export_dir: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def read_predictions(
+  export_dir: str, num_classes: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """Returns what `predict` returned when the export was checked.
+
+  Args:
+    export_dir: Folder of an export.
+    num_classes: Number of its classes.
 
   Raises:
     UserError: If its file is missing or cannot be read.
@@ -100,7 +110,13 @@ def read_predictions(export_dir: str) -> tuple[np.ndarray, dict[str, np.ndarray]
   try:
     with np.load(path) as stored:
       arrays = dict(stored)
-    return arrays.pop("labels"), arrays
+    labels = arrays.pop("labels")
+    shapes = {values.shape for values in arrays.values()}
+    if shapes != {(len(labels), num_classes)}:
+      raise ValueError(f"its predictions have the shapes {sorted(shapes)}")
+    if not set(labels.tolist()) <= set(range(num_classes)):
+      raise ValueError(f"its labels are not all below {num_classes}")
+    return labels, arrays
   except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(f"{path!r} cannot be read: {error}. Export again.") from error
 
