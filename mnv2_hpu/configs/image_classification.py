@@ -10,7 +10,8 @@ from official.vision.configs import backbones as upstream_backbones
 from official.vision.configs import common
 from official.vision.configs import image_classification as upstream
 
-from mnv2_hpu import cluster, deprecations
+from mnv2_hpu import cluster, deprecations, driver_flags
+from mnv2_hpu.checkpoints import import_record
 from mnv2_hpu.configs import backbones, optimizers, schedules, step_counts
 from mnv2_hpu.configs.recipe import CompleteRecipe, Recipe, configured_recipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
@@ -190,7 +191,9 @@ def _task(
       batch_size=recipe.eval_batch_size * num_replicas,
       num_examples=recipe.num_validation_examples,
     ),
-    init_checkpoint=recipe.init_checkpoint,
+    init_checkpoint=import_record.find_moved(
+      recipe.init_checkpoint, driver_flags.gin_files()
+    ),
     init_checkpoint_modules=recipe.init_checkpoint_modules,
     freeze_backbone=recipe.freeze_backbone,
     backbone_learning_rate_multiplier=recipe.backbone_learning_rate_multiplier,
