@@ -38,6 +38,11 @@ def driver_experiment() -> str | None:
   return _get("experiment")
 
 
+def gin_files() -> list[str]:
+  """Returns `--gin_file` of the running driver, empty outside of one."""
+  return _get("gin_file") or []
+
+
 def profile_steps() -> list[str] | None:
   """Returns `--profile_steps` of `mnv2-train` as it was split at the commas."""
   return _get("profile_steps")

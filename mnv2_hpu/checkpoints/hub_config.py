@@ -23,6 +23,9 @@ SLIMS = {
 }
 
 
+MAX_SIDE = 1 << 12  # pixels; the networks were trained with 96 to 224
+
+
 class HubConfig(NamedTuple):
   """What the weights expect, where a file says it; else the library's default.
 
@@ -74,7 +77,7 @@ def read(folder: str, library: str) -> HubConfig:
     if library == "keras" and "image_size" in config:  # written by `library_files`
       names = config.get("label_names")
       return DEFAULTS["keras"]._replace(
-        image_size=int(_positive("image_size", config["image_size"])),
+        image_size=_side("image_size", config["image_size"]),
         label_names=tuple(map(str, names)) if names else None,
         central_fraction=_fraction(config.get("central_fraction", 0.875)),
       )
@@ -124,7 +127,7 @@ def _hugging_face(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Hu
     preprocessing=_preprocessing(
       processor.get("image_mean"), processor.get("image_std")
     ),
-    image_size=int(_positive("image_size", config.get("image_size", 224))),
+    image_size=_side("image_size", config.get("image_size", 224)),
     label_names=_label_names(config.get("id2label")),
     central_fraction=_central_fraction(processor),
   )
@@ -137,9 +140,7 @@ def _timm(config: Mapping[str, Any]) -> HubConfig:
     preprocessing=_preprocessing(
       trained.get("mean"), trained.get("std"), "model_garden"
     ),
-    image_size=int(
-      _positive("input_size", (trained.get("input_size") or [3, 224, 224])[-1])
-    ),
+    image_size=_side("input_size", (trained.get("input_size") or [3, 224, 224])[-1]),
     label_names=tuple(map(str, names)) if names else None,
   )
 
@@ -158,6 +159,13 @@ def _central_fraction(processor: Mapping[str, Any]) -> float:
 
 def _fraction(value: Any) -> float:
   return min(1.0, _positive("central_fraction", value))
+
+
+def _side(name: str, value: Any) -> int:
+  side = int(_positive(name, value))
+  if not 1 <= side <= MAX_SIDE:
+    raise ValueError(f"{name} is {value!r}, not 1 to {MAX_SIDE} pixels")
+  return side
 
 
 def _positive(name: str, value: Any) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -9,6 +10,7 @@ import tensorflow as tf
 from mnv2_hpu.errors import UserError
 
 FILE = "import.json"
+GIN_FILE = "fine_tune.gin"  # trains from the weights
 
 
 def find(checkpoint: str) -> dict[str, Any] | None:
@@ -53,3 +55,28 @@ def check_agrees(checkpoint: str, **given: Any) -> None:
         f"function. Use the fine_tune.gin beside them, or bind {name} = "
         f"{content[name]!r}."
       )
+
+
+def start_line(folder: str) -> str:
+  """Returns the line of `GIN_FILE` that says where the weights are."""
+  return f"START = {folder!r}"
+
+
+def find_moved(checkpoint: str, gin_files: Iterable[str]) -> str:
+  """Returns `init_checkpoint`, found again if its folder was moved with its gin file.
+
+  Args:
+    checkpoint: Value of `init_checkpoint`; empty where there is none.
+    gin_files: Gin files of the training. One that an import has written, and that says
+      where the weights were, has them beside it.
+  """
+  if not checkpoint or "://" in checkpoint or os.path.exists(checkpoint):
+    return checkpoint
+  for path in gin_files:
+    folder = os.path.dirname(os.path.abspath(path))
+    is_import = os.path.isfile(path) and os.path.isfile(os.path.join(folder, FILE))
+    if is_import and os.path.basename(path) == GIN_FILE:
+      with open(path, encoding="utf-8") as file:
+        if start_line(checkpoint) in file.read().splitlines():
+          return folder
+  return checkpoint

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from mnv2_hpu.checkpoints import layer_names
+from mnv2_hpu.checkpoints.hub_config import MAX_SIDE
 from mnv2_hpu.checkpoints.slim_architecture import LOGITS
 from mnv2_hpu.errors import UserError, shorten
 
@@ -238,6 +239,6 @@ def _image_size(config: Any) -> int | None:
     shape = inner.get("batch_shape") or inner.get("batch_input_shape")
     if kind == "InputLayer" and isinstance(shape, list):
       match shape:
-        case [_, int(height), int(width), _] if height == width > 0:
+        case [_, int(height), int(width), _] if 0 < height == width <= MAX_SIDE:
           return height
   return None

@@ -52,6 +52,19 @@ def find_checkpoint(checkpoint: str) -> str:
   )
 
 
+def check_name(path: str) -> None:
+  """Refuses what TensorFlow takes for a pattern: it finds no checkpoint in `runs/a[1]`.
+
+  Raises:
+    UserError: If a folder of the path, or the file, has such a name.
+  """
+  if re.search(r"[*?\[\\]", path):
+    raise UserError(
+      f"{path!r}: in the path of a checkpoint TensorFlow takes *, ?, [ and \\ for a "
+      "pattern, so that it could not be read again. Rename the folder."
+    )
+
+
 def _newest(folder: str) -> str:
   # Not `tf.train.latest_checkpoint`: it takes the folder's name for a pattern.
   try:
@@ -82,6 +95,7 @@ def corruption_reported(path: str) -> Iterator[None]:
   try:
     yield
   except (tf.errors.OpError, IndexError) as error:  # IndexError: "too short"
+    check_name(path)
     folder = os.path.dirname(path) or "."
     raise UserError(
       f"The checkpoint {path!r} is corrupt or incomplete and cannot be read: {error}. "

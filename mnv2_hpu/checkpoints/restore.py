@@ -81,8 +81,8 @@ def restore_weights(
 
   Raises:
     UserError: If there is no checkpoint, if it is corrupt, if it holds no EMA weights
-      though they are requested, or if a variable of the model is missing in it or of
-      another shape.
+      though they are requested, or if a variable of the model is missing in it, of
+      another shape, NaN or infinite.
   """
   check_weights(weights)
   path = find_checkpoint(checkpoint)
@@ -101,7 +101,7 @@ def restore_weights(
       content.value(shadows.get(node, node) if take_slot else node) for node in nodes
     ]
     global_step = content.scalar("global_step")
-  _check_shapes(path, model.variables, values)
+  _check_values(path, model.variables, values)
   for variable, value in zip(model.variables, values, strict=True):
     variable.assign(value)
   return RestoredCheckpoint(path, global_step, weights)
@@ -136,7 +136,7 @@ def restore_start(model: keras.Model, checkpoint: str, modules: str) -> str:
     nodes = _match(content, name, part, variables)
     shadows = {} if content.is_swapped() else content.shadow_variables()
     values = [content.value(shadows.get(node, node)) for node in nodes]
-  _check_shapes(path, variables, values)
+  _check_values(path, variables, values)
   for variable, value in zip(variables, values, strict=True):
     for of_replica in getattr(variable, "values", (variable,)):  # on this rank alone
       of_replica.assign(value)
@@ -264,7 +264,7 @@ def _match(
   return [node_of[id(v)] for v in variables]
 
 
-def _check_shapes(
+def _check_values(
   path: str, variables: Sequence[tf.Variable], values: Sequence[np.ndarray]
 ) -> None:
   differing = [
@@ -278,4 +278,14 @@ def _check_shapes(
       f"{len(differing)} variables do not fit the checkpoint {path!r}: "
       f"{shorten(differing)}. Width or number of classes differ; use the configuration "
       "that it was trained with (params.yaml beside it)."
+    )
+  broken = [
+    variable.name
+    for variable, value in zip(variables, values, strict=True)
+    if not np.isfinite(value).all()
+  ]
+  if broken:
+    raise UserError(
+      f"The checkpoint {path!r} holds values that are NaN or infinite: "
+      f"{shorten(broken)}. Use an earlier one."
     )

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from official.core import config_definitions as cfg
 
-from mnv2_hpu import cluster
+from mnv2_hpu import cluster, driver_flags
+from mnv2_hpu.checkpoints import import_record
 from mnv2_hpu.configs import optimizers, schedules, step_counts
 from mnv2_hpu.configs.recipe import CompleteRecipe, TrainingRecipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
@@ -94,6 +95,9 @@ def build(
   """
   num_replicas = cluster.world_size(os.environ) * max(1, recipe.num_gpus)
   complete, chosen = step_counts.complete(with_counts(recipe), num_replicas)
+  complete.init_checkpoint = import_record.find_moved(
+    complete.init_checkpoint, driver_flags.gin_files()
+  )
   schedule = schedules.Schedule(
     complete.num_train_examples, complete.batch_size * num_replicas
   )

@@ -15,6 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from mnv2_hpu import files
+from mnv2_hpu.checkpoints import paths as checkpoint_paths
 from mnv2_hpu.compat import keras
 from mnv2_hpu.core import run_record
 from mnv2_hpu.errors import UserError
@@ -74,6 +75,7 @@ def require_checkpoint(model_dir: str) -> None:
   Raises:
     UserError: If `model_dir` is missing, lists no checkpoint, or the newest is corrupt.
   """
+  checkpoint_paths.check_name(model_dir)
   newest = latest_checkpoint(model_dir)
   if newest is None:
     if found := _find_checkpoints(model_dir):

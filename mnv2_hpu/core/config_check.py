@@ -57,6 +57,8 @@ _MAX_INT = 2**31 - 1  # TensorFlow counts many things in 32 bits
 # Schedules compute with their numbers of steps, which epochs need not make whole.
 _FRACTIONS_OF_STEPS = "trainer.optimizer_config."
 
+_DTYPES = ("float32", "bfloat16", "float16")
+_LISTS = (list, tuple, Sequence)
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -74,6 +76,8 @@ def check(config: cfg.ExperimentConfig, train: bool) -> None:
     if value is None or (path == "trainer.train_steps" and not train):
       continue
     allowed = _allowed_type(path, hint, default, value)
+    if path.endswith(".input_size") and not allowed and len(value) not in (0, 3):
+      allowed = "a list of height, width and channels"
     if allowed is None and _is(float, value):
       allowed = _allowed_range(path, default, value)
     if allowed is not None:
@@ -81,6 +85,11 @@ def check(config: cfg.ExperimentConfig, train: bool) -> None:
         f"{path} is {value!r}; it must be {allowed}. Change it where it was set: in "
         "--params_override, --config_file or gin."
       )
+  dtype = config.runtime.mixed_precision_dtype
+  if dtype not in (None, *_DTYPES):
+    raise UserError(
+      f"runtime.mixed_precision_dtype is {dtype!r}; it must be {' or '.join(_DTYPES)}."
+    )
   trainer = config.trainer
   if trainer.validation_steps == 0:
     raise UserError("trainer.validation_steps is 0; it must be at least 1, or -1: all.")
@@ -130,6 +139,10 @@ def _allowed_type(path: str, hint: Any, default: Any, value: Any) -> str | None:
     return " or ".join(_NAMES[kind] for kind in _NAMES if kind in kinds)
   numbers = [kind for kind in typing.get_args(hint) if kind in (int, float)]
   is_list = isinstance(value, Sequence) and not isinstance(value, str)
+  others = [kind for kind in _NAMES if kind in kinds]
+  takes_list = any(typing.get_origin(kind) in _LISTS for kind in kinds)
+  if takes_list and not is_list and not any(_is(kind, value) for kind in others):
+    return " or ".join(["a list", *(_NAMES[kind] for kind in others)])
   if (
     numbers
     and is_list

@@ -10,8 +10,9 @@ from official.core import config_definitions as cfg
 from official.vision.configs import backbones as upstream_backbones
 
 from mnv2_hpu import __version__, files
-from mnv2_hpu.checkpoints import pretrained
+from mnv2_hpu.checkpoints import import_record, pretrained
 from mnv2_hpu.checkpoints.import_record import FILE as METADATA
+from mnv2_hpu.checkpoints.import_record import GIN_FILE
 from mnv2_hpu.checkpoints.pretrained import PretrainedInfo
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import backbones
@@ -21,7 +22,6 @@ from mnv2_hpu.core import run_record
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving import preprocessing
 
-GIN_FILE = "fine_tune.gin"
 # Fields of the network that gin and the recorded experiment take from the weights.
 _NETWORK = (
   "width_multiplier",
@@ -206,10 +206,12 @@ def _gin(info: PretrainedInfo, folder: str) -> str:
 #   mnv2-train --gin_file={os.path.join(folder, GIN_FILE)} \\
 #     --model_dir=runs/fine_tuned --gin_params='DATA_DIR = "data/images"'
 #
-# Required: DATA_DIR. All else is as in gin/fine_tune.gin, and as the weights expect.
+# Required: DATA_DIR. All else is as in gin/fine_tune.gin, and as the weights expect,
+# which are found beside this file where the folder was moved.
 
+import mnv2_hpu.registry_imports
 include "gin/fine_tune.gin"
 
-START = {folder!r}
+{import_record.start_line(folder)}
 {bindings}
 """

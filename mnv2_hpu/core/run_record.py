@@ -226,6 +226,8 @@ def load(model_dir: str) -> cfg.ExperimentConfig:
   try:
     config.override(_read_config(path))
     config_check.check(config, train=False)
+    if not isinstance(config.task, TASKS[task]):
+      raise TypeError(f"its task is {config.task!r}")
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(
       f"{path!r} does not describe a run of {task} ({error}). Give the "

@@ -11,6 +11,7 @@ from official.core import base_task, input_reader
 from official.core import config_definitions as cfg
 
 from mnv2_hpu import driver_flags
+from mnv2_hpu.checkpoints import paths as checkpoint_paths
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import moving_averages
 from mnv2_hpu.configs.image_classification import DataConfig
@@ -94,6 +95,7 @@ def _check_model_dir(
   allow_config_change: bool,
 ) -> None:
   if train and model_dir:
+    checkpoint_paths.check_name(model_dir)
     run_record.acquire_lock(model_dir)
     checkpoint_integrity.quarantine_corrupt(model_dir)
   if not train and driver_flags.driver_mode() == "eval":

@@ -1,9 +1,11 @@
 """Exports a run and checks that the export is what the run evaluated."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 from official.core import config_definitions as cfg
+from official.core import task_factory
 
 from mnv2_hpu import files, tfrecord
 from mnv2_hpu.core import run_record
@@ -55,6 +57,10 @@ def export_run(
   export.check_formats(formats)
   with files.locked_folder(export_dir):
     params = run_record.load(model_dir)
+    input_path = validation_files or params.task.validation_data.input_path
+    can_check = bool(input_path and set(formats) & set(exported_models.FILES))
+    if check and can_check:
+      _check_images(params, input_path)
     weights = weights or evaluator.default_weights(params)
     dataset = evaluator.dataset_info(params)
     calibrates = "tflite_int8" in formats and calibration_images > 0
@@ -69,16 +75,22 @@ def export_run(
       significant_bits=dataset.significant_bits if dataset else 16,
       quantization=tflite.Quantization(images, inference_type),
     )
-    input_path = validation_files or params.task.validation_data.input_path
     if not check:
       return result.summary()
-    if not input_path or not set(formats) & set(exported_models.FILES):
+    if not can_check:
       return (
         f"{result.summary()}\nnot checked: no --validation_files, or no model to run"
       )
     print(result.summary(), "checking it in a fresh process …", sep="\n", flush=True)
     check_task = _CHECKS[metadata.task_of(metadata.read(export_dir))]
     return check_task(model_dir, params, result, input_path)
+
+
+def _check_images(params: cfg.ExperimentConfig, input_path: str) -> None:
+  """Refuses images that cannot be evaluated, before minutes of conversion."""
+  task = copy.deepcopy(params.task)
+  task.validation_data.override({"input_path": input_path, "num_examples": 0})
+  task_factory.get_task(task).check_inputs(train=False, evaluate=True)
 
 
 def _calibration_images(params: cfg.ExperimentConfig, count: int) -> list[bytes]:

@@ -12,6 +12,7 @@ from official.modeling import performance
 
 from mnv2_hpu.checkpoints import restore
 from mnv2_hpu.compat import keras
+from mnv2_hpu.dataloaders import input_pipeline
 from mnv2_hpu.distribute import strategies
 
 
@@ -65,10 +66,15 @@ def restore_model(
     num_gpus=params.runtime.num_gpus,
   )
   data = params.task.validation_data
-  data.override({"cache": False})  # each image is read once
   with strategy.scope():
     task = task_factory.get_task(params.task)
     task.check_inputs(train=False, evaluate=True)
+    replicas = strategy.num_replicas_in_sync
+    # A larger batch would be padding.
+    largest = -(-input_pipeline.count_examples(data) // replicas) * replicas
+    batch_size = min(data.global_batch_size, largest)
+    # Each image is read once.
+    data.override({"cache": False, "global_batch_size": batch_size})
     model = task.build_model()
     restored = restore.restore_weights(model, checkpoint, weights)
   return RestoredModel(strategy, task, model, restored, data)

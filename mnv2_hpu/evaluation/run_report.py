@@ -41,10 +41,10 @@ def write_run_report(
   _check_same_run(model_dir, export_dir, exported["path"])
   logged = curves.read(model_dir)
   values = metrics.run_metrics(logged, exported, check_result.read_result(export_dir))
-  labels, by_format = check_result.read_predictions(export_dir)
+  num_classes = exported["num_classes"]
+  labels, by_format = check_result.read_predictions(export_dir, num_classes)
   probabilities = next(iter(by_format.values()))
   samples = predictions.read_samples(export_dir, labels, probabilities, MAX_SAMPLES)
-  num_classes = exported["num_classes"]
   names = exported["label_names"] or [str(label) for label in range(num_classes)]
   confusion = confusion_matrix(
     labels, probabilities.argmax(-1), labels=range(num_classes)

@@ -86,7 +86,13 @@ def read_result(export_dir: str) -> Verification:
   Raises:
     UserError: If its file is missing or cannot be read.
   """
-  return read_as(Verification, export_dir)
+  result = read_as(Verification, export_dir)
+  counts = [result.num_examples, *dict(result.top1).values()]
+  if not result.num_examples or not all(isinstance(n, int) for n in counts):
+    raise UserError(
+      f"{RESULT} in {export_dir!r}: its counts are no whole numbers. Export again."
+    )
+  return result
 
 
 def read_as(kind: type[ResultT], export_dir: str) -> ResultT:
@@ -98,12 +104,18 @@ def read_as(kind: type[ResultT], export_dir: str) -> ResultT:
   content = metadata.read(export_dir, RESULT)
   try:
     return kind(**content)
-  except TypeError as error:  # written by another version
+  except (TypeError, AttributeError) as error:  # written by another version
     raise UserError(f"{RESULT} in {export_dir!r}: {error}. Export again.") from error
 
 
-def read_predictions(export_dir: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def read_predictions(
+  export_dir: str, num_classes: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """Returns what `predict` returned when the export was checked.
+
+  Args:
+    export_dir: Folder of an export.
+    num_classes: Number of its classes.
 
   Raises:
     UserError: If its file is missing or cannot be read.
@@ -112,7 +124,13 @@ def read_predictions(export_dir: str) -> tuple[np.ndarray, dict[str, np.ndarray]
   try:
     with np.load(path) as stored:
       arrays = dict(stored)
-    return arrays.pop("labels"), arrays
+    labels = arrays.pop("labels")
+    shapes = {values.shape for values in arrays.values()}
+    if shapes != {(len(labels), num_classes)}:
+      raise ValueError(f"its predictions have the shapes {sorted(shapes)}")
+    if not set(labels.tolist()) <= set(range(num_classes)):
+      raise ValueError(f"its labels are not all below {num_classes}")
+    return labels, arrays
   except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(f"{path!r} cannot be read: {error}. Export again.") from error
 

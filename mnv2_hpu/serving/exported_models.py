@@ -53,7 +53,7 @@ def load(export_dir: str) -> dict[str, Predict]:
   paths = {
     name: os.path.join(export_dir, file)
     for name, file in FILES.items()
-    if name in content.get("formats", FILES)  # not what an earlier export has left
+    if name in content["formats"]  # not what an earlier export has left
   }
   models = {
     name: _load(path, content) for name, path in paths.items() if os.path.exists(path)

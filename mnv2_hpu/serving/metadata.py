@@ -16,6 +16,22 @@ from mnv2_hpu.serving.image_module import ImageModule
 FILE = "export.json"
 # Folder in a SavedModel for files of the user's, as TensorFlow Serving has it.
 SAVED_MODEL_DIR = "assets.extra"
+# What is read of it again.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+  "num_classes": int,
+  "path": str,
+  "weights": str,
+  "versions": dict,
+  "image_decoding.significant_bits": int,
+  "preprocessing.name": str,
+  "preprocessing.height": int,
+  "preprocessing.width": int,
+  "preprocessing.central_fraction": (int, float),
+  "preprocessing.crop": bool,
+  "data.image_field_key": str,
+  "data.label_field_key": str,
+  "formats": list,
+}
 
 
 def describe(
@@ -68,7 +84,10 @@ def read(export_dir: str, name: str = FILE) -> dict[str, Any]:
   path = os.path.join(export_dir, name)
   try:
     with open(path, encoding="utf-8") as file:
-      return json.load(file)
+      content = json.load(file)
+    if name == FILE:
+      _check(content)
+    return content
   except (FileNotFoundError, NotADirectoryError):
     raise UserError(
       f"{export_dir!r} holds no {name}: it is not a whole export, made and checked. "
@@ -76,3 +95,20 @@ def read(export_dir: str, name: str = FILE) -> dict[str, Any]:
     ) from None
   except (OSError, ValueError) as error:
     raise UserError(f"{path!r} cannot be read: {error}. Export again.") from error
+
+
+def _check(content: Mapping[str, Any]) -> None:
+  """Raises a ValueError naming what is not as `describe` writes it."""
+  for path, kind in _TYPES.items():
+    value: Any = content
+    for key in path.split("."):
+      value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, kind) or (kind is int and value is True):
+      raise ValueError(f"{path} is {value!r}")
+  names = content.get("label_names", 0)
+  if names is not None and (
+    not isinstance(names, list)
+    or len(names) != content["num_classes"]
+    or not all(isinstance(name, str) for name in names)
+  ):
+    raise ValueError(f"label_names is {names!r}, not a name of each class")

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -151,18 +152,25 @@ def predict(
     The labels, `[n]`, and the probabilities by format, `[n, num_classes]`.
 
   Raises:
-    UserError: If there are no records.
+    UserError: If there are no records, or an image cannot be read.
   """
   records = record_files.match_files(input_path)
   total = record_files.count_examples(records)
   labels: list[np.ndarray] = []
   probabilities: dict[str, list[np.ndarray]] = {name: [] for name in models}
-  with Progress(total, "image", description) as progress:
-    for encoded, batch_labels in encoded_examples.read_examples(records, fields):
-      labels.append(batch_labels)
-      for name, run in models.items():
-        probabilities[name].append(run(encoded)["probs"])
-      progress.update_to(sum(map(len, labels)))
+  try:
+    with Progress(total, "image", description) as progress:
+      for encoded, batch_labels in encoded_examples.read_examples(records, fields):
+        labels.append(batch_labels)
+        for name, run in models.items():
+          probabilities[name].append(run(encoded)["probs"])
+        progress.update_to(sum(map(len, labels)))
+  except tf.errors.InvalidArgumentError as error:
+    reason = re.sub(r"\s+\[\[.*", "", error.message, flags=re.DOTALL).splitlines()[-1]
+    raise UserError(
+      f"an image of {input_path!r} cannot be predicted: {reason.rstrip('.')}. "
+      "`mnv2-verify-data --deep` finds it."
+    ) from error
   return np.concatenate(labels), {
     n: np.concatenate(p) for n, p in probabilities.items()
   }

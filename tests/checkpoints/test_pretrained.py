@@ -139,6 +139,7 @@ def test_another_network_by_its_config(hub, name, value):
     ("layer_norm_eps", float("nan")),
     ("layer_norm_eps", 0),
     ("image_size", -1),
+    ("image_size", 10**8),
     ("image_size", float("inf")),
     ("output_stride", float("inf")),
     ("output_stride", "big"),

@@ -179,3 +179,17 @@ def test_corrupt_checkpoint_is_reported_and_nothing_is_set(
 def test_unknown_weights_name_the_allowed_ones(run):
   with pytest.raises(UserError, match="ema and raw"):
     restore.restore_weights(network(), run.path, "averaged")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused_and_nothing_is_set(tmp_path, value):
+  broken = Run(tmp_path, ema_class=None)
+  kernel = broken.model.trainable_variables[0]
+  kernel.assign(tf.fill(kernel.shape, value))
+  path = broken.checkpoint.write(str(tmp_path / "broken"))
+  model = network()
+  before = model.get_weights()
+  with pytest.raises(UserError, match=r"broken' holds values that are NaN.*kernel"):
+    restore.restore_weights(model, path, "raw")
+  for ours, theirs in zip(before, model.get_weights(), strict=True):
+    np.testing.assert_array_equal(ours, theirs)

@@ -141,12 +141,20 @@ def _model(units):
   return keras.Sequential([keras.layers.Dense(units, input_shape=(3,))])
 
 
+def test_folder_whose_name_is_a_pattern_is_refused(run):
+  renamed = run.rename(run.parent / "run[12]")
+  with pytest.raises(UserError, match=r"run\[12\]': .* for a pattern.*Rename"):
+    checkpoint_integrity.require_checkpoint(str(renamed))
+
+
 def test_checkpoint_of_another_network_is_refused(tmp_path):
+  folder = str(tmp_path / "run")
   checkpoint = tf.train.Checkpoint(model=_model(2))
-  path = tf.train.CheckpointManager(checkpoint, str(tmp_path), 1).save()
-  checkpoint_integrity.check_fits(str(tmp_path), _model(2))
+  path = tf.train.CheckpointManager(checkpoint, folder, 1).save()
+  checkpoint_integrity.require_checkpoint(folder)
+  checkpoint_integrity.check_fits(folder, _model(2))
   with pytest.raises(UserError, match=r"another network.*\[5\]"):
-    checkpoint_integrity.check_fits(str(tmp_path), _model(5))
+    checkpoint_integrity.check_fits(folder, _model(5))
   os.truncate(f"{path}.index", 10)
   with pytest.raises(UserError, match="cannot be read"):
-    checkpoint_integrity.check_fits(str(tmp_path), _model(2))
+    checkpoint_integrity.check_fits(folder, _model(2))

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import golden_recipes
 import numpy as np
@@ -17,7 +19,7 @@ from official.vision.tasks import image_classification as upstream_task
 from PIL import Image
 
 import mnv2_hpu
-from mnv2_hpu.checkpoints import load_pretrained
+from mnv2_hpu.checkpoints import import_record, load_pretrained
 from mnv2_hpu.checkpoints.pretrained import PretrainedInfo
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
@@ -224,6 +226,42 @@ def test_the_program(programs, tmp_path):
   again = programs.run(*command, output_dir)
   assert again.returncode == 1
   assert again.output.splitlines()[-1].startswith("error: --output_dir=")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["mnv2_hpu.cli.train", "official.vision.train"])
+def test_its_gin_file_serves_elsewhere_and_moved(of_hugging_face, tmp_path, driver):
+  """From another folder than the checkout's, and when the folder has moved."""
+  moved = shutil.copytree(os.path.dirname(of_hugging_face), tmp_path / "moved")
+  gin_file = moved / "fine_tune.gin"
+  # As if the folder that it was written to were gone.
+  was = os.path.dirname(of_hugging_face)
+  gin_file.write_text(gin_file.read_text().replace(repr(was), repr(was + "_gone")))
+  (tmp_path / "data").mkdir()
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", driver, "--gin_file=moved/fine_tune.gin"),
+      *("--experiment=mobilenet_v2_classification", "--mode=train", "--model_dir=run"),
+      # The weights are looked for before the data, which is not there.
+      "--gin_params=DATA_DIR = 'data'",
+      "--gin_params=mobilenet_v2_classification.num_classes = 3",
+      "--gin_params=mobilenet_v2_classification.num_train_examples = 64",
+    ],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+  assert "data/train" in error
+
+
+def test_another_start_than_the_gin_file_says_is_not_replaced(of_hugging_face):
+  folder = os.path.dirname(of_hugging_face)
+  gin_files = [os.path.join(folder, "fine_tune.gin")]
+  assert import_record.find_moved("misspelt", gin_files) == "misspelt"
+  assert import_record.find_moved("", gin_files) == ""
 
 
 @pytest.mark.slow

@@ -188,9 +188,12 @@ def test_a_field_that_came_with_a_release_does_not_refuse_a_run(tmp_path, config
     {"task": "text"},
     {"task": {"model": {"num_classes": "ten"}}},
     {"task": {"a": 1}},
+    {"task": None},
+    {"task": {"model": {"input_size": "big"}}},
+    {"runtime": {"mixed_precision_dtype": "float99"}},
   ],
 )
 def test_a_record_of_wrong_values_is_one_error(tmp_path, config):
   (tmp_path / run_record.FILE).write_text(json.dumps({"config": config}))
-  with pytest.raises(UserError, match=r"run_record\.json|num_classes is 'ten'"):
+  with pytest.raises(UserError, match=r"run_record\.json"):
     run_record.load(str(tmp_path))

@@ -183,21 +183,25 @@ def test_evaluating_nothing(programs, digits_records, tmp_path):
 
 def _file_in_the_way(tmp_path):
   (tmp_path / "file").touch()
-  return tmp_path / "file" / "run", "cannot be a folder"
+  return tmp_path / "file" / "run", "--model_dir", "cannot be a folder"
 
 
 def _url(tmp_path):
-  return "s3://bucket/run", "no file system for s3://"
+  return "s3://bucket/run", "--model_dir", "no file system for s3://"
+
+
+def _pattern(tmp_path):
+  return tmp_path / "run[1]", "run[1]'", "for a pattern", "Rename"
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("place", [_file_in_the_way, _url])
+@pytest.mark.parametrize("place", [_file_in_the_way, _url, _pattern])
 def test_model_dir_that_cannot_be_written(
   programs, digits_records, tmp_path, driver, place
 ):
-  model_dir, text = place(tmp_path)
+  model_dir, *texts = place(tmp_path)
   done = programs.run(driver, *_args(digits_records, model_dir))
-  _assert_refused(done, "--model_dir", text)
+  _assert_refused(done, *texts)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

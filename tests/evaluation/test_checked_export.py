@@ -5,12 +5,16 @@ import subprocess
 import sys
 
 import golden_recipes
+import numpy as np
 import pytest
+from helpers_serving import write_records
 
 import mnv2_hpu
 from mnv2_hpu import files
-from mnv2_hpu.core import imported_run
-from mnv2_hpu.evaluation import checked_export
+from mnv2_hpu.configs import image_classification as exp_cfg
+from mnv2_hpu.core import imported_run, run_record
+from mnv2_hpu.errors import UserError
+from mnv2_hpu.evaluation import checked_export, whole_set
 
 pytestmark = pytest.mark.slow  # for the imports that all of them share
 
@@ -60,3 +64,27 @@ def test_a_failed_export_leaves_no_folder(run, tmp_path):
       run, str(tmp_path / "new"), formats=["tflite_int8"], calibration_images=0
     )
   assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_cannot_be_evaluated_are_refused_before_the_export(run, tmp_path):
+  with pytest.raises(UserError, match="No data file matches"):
+    checked_export.export_run(
+      run, str(tmp_path / "new"), validation_files=str(tmp_path / "none-*")
+    )
+  records = tmp_path / "validation-00000-of-00001"
+  write_records(records, [np.zeros([40, 40, 3], np.uint8)], [77])
+  with pytest.raises(UserError, match="label 77, but num_classes is 11"):
+    checked_export.export_run(run, str(tmp_path / "new"), validation_files=str(records))
+  assert list(tmp_path.iterdir()) == [records]
+
+
+def test_a_batch_larger_than_the_set_is_no_larger(run, tmp_path):
+  records = tmp_path / "validation-00000-of-00001"
+  image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+  write_records(records, [image] * 3, [0, 1, 2])
+  params = run_record.load(run, exp_cfg.ImageClassificationTask())
+  data = params.task.validation_data
+  data.override({"input_path": str(records), "global_batch_size": 2000})
+  result = whole_set.evaluate(params, run, weights="raw")
+  assert result.counts.num_examples == 3
+  assert data.global_batch_size == 3

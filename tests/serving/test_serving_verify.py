@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -6,11 +8,30 @@ import shutil
 import helpers_serving as serving
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mnv2_hpu.dataloaders.inception_preprocessing import preprocess_for_eval
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving import check_result, exported_models, metadata, verify
 
+# The least that an export.json holds.
+EXPORT = {
+  "num_classes": 2,
+  "label_names": ["ant", "bee"],
+  "path": "run/ckpt-1",
+  "weights": "raw",
+  "versions": {},
+  "formats": ["tflite"],
+  "image_decoding": {"significant_bits": 16},
+  "preprocessing": {
+    "name": "inception",
+    "height": 32,
+    "width": 32,
+    "central_fraction": 1.0,
+    "crop": False,
+  },
+  "data": {"image_field_key": "image", "label_field_key": "label"},
+}
 LABELS = np.array([0, 1, 2, 6])
 RANKED = np.array(
   [
@@ -121,7 +142,7 @@ def test_every_record_runs_through_every_format(trained, exported):
 def test_folder_without_a_whole_export_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"no export\.json"):
     exported_models.load(str(tmp_path))
-  (tmp_path / "export.json").write_text("{}")
+  (tmp_path / "export.json").write_text(json.dumps(EXPORT))
   with pytest.raises(UserError, match="holds none of saved_model"):
     exported_models.load(str(tmp_path))
 
@@ -140,7 +161,7 @@ def test_fresh_process_finds_the_accuracy_of_this_one(trained, exported, tmp_pat
     result.originals
   )
   assert max(result.originals.values()) < check_result.ORIGINALS_TOLERANCE
-  stored_labels, stored = check_result.read_predictions(folder)
+  stored_labels, stored = check_result.read_predictions(folder, serving.NUM_CLASSES)
   np.testing.assert_array_equal(stored_labels, labels)
   np.testing.assert_allclose(stored["saved_model"], probabilities["saved_model"])
   with pytest.raises(UserError, match="the run's evaluation"):
@@ -169,9 +190,75 @@ def test_half_written_export_is_the_users_to_repeat(tmp_path, name, content):
   read = {
     "export.json": metadata.read,
     "check.json": check_result.read_result,
-    "check.npz": check_result.read_predictions,
+    "check.npz": lambda folder: check_result.read_predictions(folder, 7),
   }[name]
   if content is not None:
     (tmp_path / name).write_bytes(content)
   with pytest.raises(UserError, match=re.escape(name)):
     read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("path", "value"),
+  [
+    ("num_classes", "two"),
+    ("label_names", 5),
+    ("label_names", ["ant"]),
+    ("label_names", [0, 1]),
+    ("formats", 3),
+    ("image_decoding.significant_bits", "x"),
+    ("preprocessing.height", "x"),
+    ("preprocessing", None),
+    ("data", []),
+  ],
+)
+def test_value_of_another_type_in_export_json_is_named(tmp_path, path, value):
+  content = copy.deepcopy(EXPORT)
+  *groups, name = path.split(".")
+  owner = content[groups[0]] if groups else content
+  owner[name] = value
+  (tmp_path / "export.json").write_text(json.dumps(content))
+  with pytest.raises(UserError, match=rf"export\.json' cannot be read: {path}"):
+    metadata.read(str(tmp_path))
+  del owner[name]
+  (tmp_path / "export.json").write_text(json.dumps(content))
+  with pytest.raises(UserError, match=r"Export again"):
+    metadata.read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  "arrays",
+  [
+    {},
+    {"tflite": np.zeros([4, 3])},
+    {"tflite": np.zeros([3, 7])},
+    {"tflite": np.zeros([4, 7]), "labels": LABELS + 1},
+  ],
+)
+def test_predictions_of_another_shape_are_no_check(tmp_path, arrays):
+  np.savez(tmp_path / "check.npz", **{"labels": LABELS, **arrays})
+  with pytest.raises(UserError, match="Export again"):
+    check_result.read_predictions(str(tmp_path), 7)
+
+
+@pytest.mark.parametrize("top1", ["many", {"tflite": "1"}, None])
+def test_counts_that_are_no_numbers_are_no_check(tmp_path, top1):
+  content = {**dataclasses.asdict(verification()), "top1": top1}
+  (tmp_path / "check.json").write_text(json.dumps(content))
+  with pytest.raises(UserError, match=r"check\.json in .*Export again"):
+    check_result.read_result(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_image_that_cannot_be_decoded_is_the_datas_fault(exported, tmp_path):
+  with tf.io.TFRecordWriter(str(tmp_path / "records")) as writer:
+    feature = {
+      "image/encoded": tf.train.Feature(
+        bytes_list=tf.train.BytesList(value=[b"no image"])
+      ),
+      "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[0])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=feature))
+    writer.write(example.SerializeToString())
+  with pytest.raises(UserError, match=r"cannot be predicted: .*image file format"):
+    predict(exported.export_dir, str(tmp_path / "records"))
