@@ -24,10 +24,11 @@ def register() -> None:
     optimizer `rmsprop_tf1`.
   * `official.modeling.optimization.optimizer_factory.LR_CLS` and
     `official.modeling.optimization.configs.optimization_config.LrConfig`: the learning
-    rate schedule `exponential_slim`.
+    rate schedules `exponential_slim` and `polynomial_slow_start`.
   * `official.core.exp_factory._REGISTERED_CONFIGS` and
-    `official.core.task_factory._REGISTERED_TASK_CLS`: the experiment
-    `mobilenet_v2_classification` and its task.
+    `official.core.task_factory._REGISTERED_TASK_CLS`: the experiments
+    `mobilenet_v2_classification`, `mobilenet_v2_ssdlite`, `mobilenet_v2_deeplabv3`,
+    `mobilenet_v2_deeplabv3plus`, and their tasks.
   * `keras.src.saving.object_registration._GLOBAL_CUSTOM_OBJECTS` and
     `keras.src.saving.object_registration._GLOBAL_CUSTOM_NAMES` (`tf_keras.src…` on
     TensorFlow 2.20): the backbone's class, so that a saved model of it loads.

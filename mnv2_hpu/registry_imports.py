@@ -13,12 +13,14 @@ from mnv2_hpu.configs import (
   image_classification,
   object_detection,
   optimizers,
+  semantic_segmentation,
 )
 from mnv2_hpu.core import trainer
 from mnv2_hpu.distribute import strategies, worker_dirs
 from mnv2_hpu.modeling import mobilenet_v2
 from mnv2_hpu.tasks import image_classification as image_classification_task
 from mnv2_hpu.tasks import object_detection as object_detection_task
+from mnv2_hpu.tasks import semantic_segmentation as semantic_segmentation_task
 
 gin_files.add_search_path()
 gin_files.install_experiment_check()

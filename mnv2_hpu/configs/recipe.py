@@ -201,6 +201,9 @@ class Recipe(TrainingRecipe, PreprocessingFields):
 
 EXPERIMENT = "mobilenet_v2_classification"
 SSDLITE = "mobilenet_v2_ssdlite"
-EXPERIMENTS = (EXPERIMENT, SSDLITE)  # those whose fields gin binds
+DEEPLABV3 = "mobilenet_v2_deeplabv3"
+DEEPLABV3PLUS = "mobilenet_v2_deeplabv3plus"
+# Those whose fields gin binds.
+EXPERIMENTS = (EXPERIMENT, SSDLITE, DEEPLABV3, DEEPLABV3PLUS)
 
 configured_recipe = gin.external_configurable(Recipe, EXPERIMENT, module="mnv2_hpu")

@@ -17,7 +17,11 @@ from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 
 from mnv2_hpu import __version__, compat, deprecations, files
-from mnv2_hpu.configs import image_classification, object_detection
+from mnv2_hpu.configs import (
+  image_classification,
+  object_detection,
+  semantic_segmentation,
+)
 from mnv2_hpu.core import config_check
 from mnv2_hpu.errors import UserError, did_you_mean
 
@@ -46,6 +50,7 @@ TASKS = {
   for task in (
     image_classification.ImageClassificationTask,  # what records before 0.3 are of
     object_detection.ObjectDetectionTask,
+    semantic_segmentation.SemanticSegmentationTask,
   )
 }
 

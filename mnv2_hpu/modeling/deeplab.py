@@ -21,6 +21,7 @@ CONVOLUTIONS = ("none", "ordinary", "separable")
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # by output stride
 CHANNELS = 256  # output channels of each branch, the projection and the decoder
 LOW_LEVEL_CHANNELS = 48
+DECODER_STRIDE = 4
 LOW_LEVEL = "2/depthwise"  # slim's layer_4/depthwise_output, at stride 4
 LOGITS = "logits/semantic"  # scope of the last layer
 
@@ -74,6 +75,10 @@ class DeepLab(keras.Model):
   stride of the backbone, or at 4 with a decoder. Layers are named after the scopes of
   research/deeplab: `image_pooling`, `aspp1_depthwise/BatchNorm`, `logits/semantic`.
   Source: its `model.py`.
+
+  Attributes:
+    backbone: The network below the head.
+    logits_stride: Size of the images / size of the logits.
   """
 
   def __init__(
@@ -138,6 +143,7 @@ class DeepLab(keras.Model):
       )(x)
     super().__init__(inputs=images, outputs={"logits": logits}, **kwargs)
     self.backbone = backbone
+    self.logits_stride = DECODER_STRIDE if decoder != "none" else output_stride
     self._head_scopes = frozenset(layer.name for layer in self.layers)
     for network in (
       self,

@@ -90,6 +90,10 @@ class MeanIoU(keras.metrics.Metric):
     total = tf.reduce_sum(tf.math.divide_no_nan(true_positives, union))
     return tf.cast(tf.math.divide_no_nan(total, num_present), tf.float32)
 
+  def reset_state(self) -> None:
+    """Forgets all pixels; Keras itself sets scalars alone to zero."""
+    self.confusion.assign(tf.zeros_like(self.confusion))
+
   def get_config(self) -> dict[str, Any]:
     """Returns the arguments of the constructor."""
     config = {"num_classes": self._num_classes, "ignore_label": self._ignore_label}

@@ -24,7 +24,7 @@ TWO_MEANINGS = {
 
 
 # Recipes of other tasks, which repeat a field of `TrainingRecipe` with another default.
-OTHER_RECIPES = ("DetectionRecipe",)
+OTHER_RECIPES = ("DetectionRecipe", "SegmentationRecipe", "SegmentationPlusRecipe")
 
 
 def _names(fields_cls):

@@ -12,12 +12,22 @@ import mnv2_hpu
 from mnv2_hpu.configs import gin_files
 from mnv2_hpu.configs.object_detection import DetectionRecipe
 from mnv2_hpu.configs.recipe import Recipe
-from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
+from mnv2_hpu.configs.semantic_segmentation import (
+  SegmentationPlusRecipe,
+  SegmentationRecipe,
+)
+from mnv2_hpu.dataloaders.dataset_info import COUNTS_OF_TASK, DatasetInfo, SplitInfo
 from mnv2_hpu.errors import UserError
 
 mnv2_hpu.register()
 GIN_DIR = gin_files.folder()
 GIN_FILES = sorted(GIN_DIR.glob("**/*.gin"))
+# Task and recipe of the experiments besides classification's.
+OTHERS = {
+  "mobilenet_v2_ssdlite": ("detection", DetectionRecipe),
+  "mobilenet_v2_deeplabv3": ("segmentation", SegmentationRecipe),
+  "mobilenet_v2_deeplabv3plus": ("segmentation", SegmentationPlusRecipe),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +37,14 @@ def _clear_gin():
   gin.clear_config()
 
 
-def _write_dataset_json(folder, per_class):
-  """Writes the dataset.json of as many classes as there are counts of images."""
+def _write_dataset_json(folder, per_class, task="classification"):
+  """Writes the dataset.json of as many classes as there are counts."""
   splits = {
     name: SplitInfo(
       num_examples=sum(counts),
       num_shards=1,
       file_pattern=f"{name}-*",
-      examples_per_class=counts,
+      **{COUNTS_OF_TASK[task]: counts},
     )
     for name, counts in per_class.items()
   }
@@ -50,6 +60,7 @@ def _write_dataset_json(folder, per_class):
     seed=0,
     validation_fraction=0.2,
     tool_version=mnv2_hpu.__version__,
+    task=task,
   ).save(str(folder))
 
 
@@ -84,6 +95,9 @@ def test_gin_files_are_found():
 
 @pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
 def test_gin_file_parses_builds_and_validates(file, digits_dir):
+  if _experiment(file) in OTHERS:
+    task, _ = OTHERS[_experiment(file)]
+    _write_dataset_json(digits_dir, {"train": [143] * 3, "validation": [36] * 3}, task)
   if _experiment(file):
     required = {"HOSTS": "node-a:8,node-b:8", "START": "runs/before"}
     config = _build(
@@ -155,11 +169,35 @@ def test_ssdlite_is_the_object_detection_apis_recipe(tmp_path):
   assert optimizer.ema.trainable_weights_only is True
 
 
+def test_deeplab_is_the_papers_recipe(tmp_path):
+  """Numbers of the paper, section 6.3, and research/deeplab's page on VOC."""
+  counts = {"train": [10582, *[0] * 20], "validation": [1449, *[0] * 20]}
+  _write_dataset_json(tmp_path, counts, "segmentation")
+  config = _build(GIN_DIR / "deeplabv3_voc.gin", tmp_path)
+  task, optimizer = config.task, config.trainer.optimizer_config
+  assert task.model.num_classes == 21
+  assert task.model.input_size == [513, 513, 3]
+  assert task.model.backbone.get().output_stride == 16
+  assert (task.model.aspp, task.model.decoder) == ("none", "none")
+  assert task.model.head_norm_activation.norm_momentum == 0.9997
+  assert task.model.dropout_rate == 0.1
+  assert task.losses.l2_weight_decay == 4e-5
+  assert task.losses.ignore_label == 255
+  assert task.train_data.global_batch_size == 16
+  assert task.evaluation.scales == [1.0]
+  assert config.trainer.train_steps == 30_000
+  assert (optimizer.optimizer.type, optimizer.optimizer.get().momentum) == ("sgd", 0.9)
+  rate = optimizer.learning_rate.get()
+  assert (rate.initial_learning_rate, rate.power) == (0.007, 0.9)
+  assert (rate.end_learning_rate, rate.decay_steps) == (0.0, 30_000)
+  assert optimizer.ema is None
+
+
 @pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
 def test_gin_file_repeats_no_default(file):
   """A value stands once: what a file binds differs from the recipe's default."""
   bound = re.findall(r"^mobilenet_v2_\w+\.(\w+) = ([^#\n]+)", file.read_text(), re.M)
-  recipe = {"mobilenet_v2_ssdlite": DetectionRecipe}.get(_experiment(file), Recipe)
+  _, recipe = OTHERS.get(_experiment(file), ("classification", Recipe))
   defaults = {field.name: field.default for field in dataclasses.fields(recipe)}
   for name, value in bound:
     assert (
