@@ -20,7 +20,7 @@ from tensorflow.python.distribute import collective_all_reduce_strategy as colle
 import mnv2_hpu.registry_imports  # noqa: F401
 from mnv2_hpu import errors
 from mnv2_hpu.compat import keras
-from mnv2_hpu.configs import image_classification
+from mnv2_hpu.configs import image_classification, object_detection
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.distribute import (
   horovod_strategy,
@@ -30,9 +30,11 @@ from mnv2_hpu.distribute import (
   variable_sync,
 )
 from mnv2_hpu.optimization import exponential_moving_average
+from mnv2_hpu.tasks import object_detection as object_detection_task
 
 BATCH = 12  # images of all replicas, which 2, 3 and 4 divide
 SIZE = 8  # height and width of the images in pixels
+DETECTION_SIZE = 48
 CLASSES = 4
 
 
@@ -51,6 +53,7 @@ class Case:
   spoil_step: int = 0  # rank 1 changes a weight after this step
   resync_interval: int = 0
   mode: str = "train"
+  task: str = "tiny"  # or "detection": SSDLite
   resume_of: str = ""  # the case whose folder is used
 
 
@@ -67,6 +70,7 @@ CASES = {
   "half": Case(sync_bn=False, steps=10),
   "rest": Case(sync_bn=False, steps=20, resume_of="half"),
   "evaluated": Case(mode="eval", resume_of="half"),
+  "detection": Case(task="detection", steps=3),
 }
 
 
@@ -77,14 +81,42 @@ def _examples(step):
   return images, rng.integers(CLASSES, size=BATCH).astype(np.int32)
 
 
+def _detection_examples(step):
+  """The global batch of a step: images of another number of boxes each."""
+  rng = np.random.default_rng(step)
+  corners = rng.uniform(0, 0.5, (BATCH, BATCH, 2))
+  boxes = np.concatenate([corners, corners + rng.uniform(0.2, 0.5, corners.shape)], -1)
+  # Images of the first replica have fewer than those of the last.
+  is_box = np.arange(BATCH) < np.arange(BATCH)[:, None]
+  classes = np.where(is_box, rng.integers(1, CLASSES + 1, (BATCH, BATCH)), -1)
+  images = rng.standard_normal((BATCH, DETECTION_SIZE, DETECTION_SIZE, 3))
+  labels = {"boxes": boxes * is_box[..., None], "classes": classes.astype(np.int32)}
+  return images.astype(np.float32), labels
+
+
+def _detection_inputs(case, context, start_step):
+  batches = [_detection_examples(step) for step in range(case.steps)]
+  images = np.concatenate([images for images, _ in batches])
+  labels = {
+    name: np.concatenate([labels[name] for _, labels in batches])
+    for name in batches[0][1]
+  }
+  labels["boxes"] = labels["boxes"].astype(np.float32)
+  return _dataset((images, labels), context, start_step)
+
+
 def _inputs(case, context, start_step):
-  """Each replica's part of each batch, however replicas share processes."""
-  context = context or tf.distribute.InputContext()
   dtype = np.float64 if case.policy == "float64" else np.float32
   batches = [_examples(step) for step in range(case.steps)]
   images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+  return _dataset((images.astype(dtype), labels), context, start_step)
+
+
+def _dataset(examples, context, start_step):
+  """Each replica's part of each batch, however replicas share processes."""
+  context = context or tf.distribute.InputContext()
   share = BATCH // context.num_replicas_in_sync
-  data = tf.data.Dataset.from_tensor_slices((images.astype(dtype), labels))
+  data = tf.data.Dataset.from_tensor_slices(examples)
   data = data.skip(start_step * BATCH).batch(share)
   # Cases follow each other in one process: giving up an iterator that is
   # autotuned may block it for a minute (docs/multi_device.md).
@@ -159,28 +191,47 @@ class TinyTask(base_task.Task):
     pass
 
 
+class TinyDetectionTask(object_detection_task.ObjectDetectionTask):
+  """SSDLite on noise with boxes."""
+
+  case: Case
+
+  def check_inputs(self, train, evaluate):
+    pass
+
+  def build_inputs(self, params, input_context=None, start_step=0, repeat=False):
+    return _detection_inputs(self.case, input_context, start_step)
+
+
 def _params(case):
   """The same configuration in every process: that of one replica."""
   here = pathlib.Path(__file__)
-  recipe = Recipe(
-    data_dir=str(here.parent),
-    train_files=here.name,
-    validation_files=here.name,
-    num_classes=CLASSES,
-    num_train_examples=BATCH * 5,
-    batch_size=BATCH,
-    eval_batch_size=BATCH,
-    image_size=SIZE,
-    ema_decay=case.ema_decay,
-    learning_rate=0.01,
-    epsilon=0.002,
-    seed=case.seed,
-  )
+  values = {
+    "data_dir": str(here.parent),
+    "train_files": here.name,
+    "validation_files": here.name,
+    "num_classes": CLASSES,
+    "num_train_examples": BATCH * 5,
+    "batch_size": BATCH,
+    "eval_batch_size": BATCH,
+    "image_size": SIZE,
+    "ema_decay": case.ema_decay,
+    "learning_rate": 0.01,
+    "epsilon": 0.002,
+    "seed": case.seed,
+  }
+  module, recipe = image_classification, Recipe(**values)
+  if case.task == "detection":
+    small = {"image_size": DETECTION_SIZE, "width_multiplier": 0.35}
+    recipe = object_detection.DetectionRecipe(
+      **{**values, **small, "use_sync_bn": case.sync_bn}
+    )
+    module = object_detection
   with mock.patch.dict(os.environ):
     for name in [*os.environ]:
       if name.startswith(("TF_CONFIG", "HOROVOD_", "OMPI_COMM_WORLD_")):
         del os.environ[name]
-    params = image_classification.experiment(recipe)
+    params = module.experiment(recipe)
   params.override(
     {
       "trainer": {
@@ -226,12 +277,13 @@ def _run(name, case, strategy, folder):
   params = _params(case)
   model_dir = str(folder / f"{case.resume_of or name}.{rank}")
   with strategy.scope():
-    task = TinyTask(params.task, logging_dir=model_dir)
+    task_cls = TinyDetectionTask if case.task == "detection" else TinyTask
+    task = task_cls(params.task, logging_dir=model_dir)
   task.case = case
   losses, models = [], []
 
   def build_model():
-    models.append(TinyTask.build_model(task))
+    models.append(task_cls.build_model(task))
     return models[-1]
 
   task.build_model = build_model

@@ -22,14 +22,19 @@ from mnv2_hpu.dataloaders.input_fields import (
 from mnv2_hpu.modeling import multibox
 
 
+# Label slots and training images of COCO 2017.
+_COCO_CLASSES, _COCO_IMAGES = 90, 118_287
+
+
 @dataclasses.dataclass
 class DetectionRecipe(TrainingRecipe, DetectionFields):
   """SSDLite as `ssdlite_mobilenet_v2_coco.config` of the TF1 API trains it.
 
   Epochs are those of COCO's 118,287 images of 2017. `num_classes` does not count the
-  background.
+  background. Without `data_dir` the network is COCO's.
   """
 
+  data_dir: str = ""
   image_size: int = 300
   finegrain_classification_mode: bool = False
   min_channels: int = 16  # fewest channels of a layer
@@ -100,7 +105,7 @@ def _norm_activation(
 class SSDLiteModel(hyperparams.Config):
   """The network, `modeling.ssdlite.SSDLite`, and what makes boxes of its output."""
 
-  num_classes: int = 90  # COCO's label slots; the background is not counted
+  num_classes: int = _COCO_CLASSES  # without the background
   input_size: list[int] = dataclasses.field(
     default_factory=lambda: [DetectionRecipe.image_size, DetectionRecipe.image_size, 3]
   )
@@ -208,6 +213,12 @@ def experiment(recipe: DetectionRecipe) -> cfg.ExperimentConfig:
   Raises:
     UserError: If a value is impossible.
   """
+  if not recipe.data_dir:
+    recipe = dataclasses.replace(
+      recipe,
+      num_classes=recipe.num_classes or _COCO_CLASSES,
+      num_train_examples=recipe.num_train_examples or _COCO_IMAGES,
+    )
   return experiments.build(recipe, _task, best_metric="AP")
 
 
