@@ -19,7 +19,7 @@ LABEL_KEY = "image/object/class/label"
 AREA_KEY = "image/object/area"  # square pixels of the image
 IS_CROWD_KEY = "image/object/is_crowd"
 TEXT_KEY = "image/object/class/text"  # name of the class
-DIFFICULT_KEY = "image/object/difficult"  # of PASCAL VOC
+DIFFICULT_KEY = "image/object/difficult"  # a key of PASCAL VOC
 
 # These may be missing where an image has boxes.
 _OPTIONAL_KEYS = (AREA_KEY, IS_CROWD_KEY, TEXT_KEY, DIFFICULT_KEY)

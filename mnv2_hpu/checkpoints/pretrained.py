@@ -111,7 +111,7 @@ def load_pretrained(
 
 def build_model(info: PretrainedInfo) -> keras.Model:
   """Builds the classification model, or without classes the backbone alone."""
-  with precision.at_least_float32():
+  with precision.full_precision():
     backbone = MobileNetV2(
       info.width_multiplier,
       output_stride=info.output_stride,

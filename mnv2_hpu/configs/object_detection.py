@@ -21,7 +21,6 @@ from mnv2_hpu.dataloaders.input_fields import (
 )
 from mnv2_hpu.modeling import multibox
 
-
 # Label slots and training images of COCO 2017.
 _COCO_CLASSES, _COCO_IMAGES = 90, 118_287
 
@@ -38,7 +37,9 @@ class DetectionRecipe(TrainingRecipe, DetectionFields):
   image_size: int = 300
   finegrain_classification_mode: bool = False
   min_channels: int = 16  # fewest channels of a layer
-  head_kernel_initializer_stddev: float = 0.03  # of all layers after the backbone
+  head_kernel_initializer_stddev: float = (
+    0.03  # stddev of the layers after the backbone
+  )
   norm_momentum: float | None = 0.9997
   shuffle_buffer_size: int = 2048
   learning_rate: float | None = 0.004

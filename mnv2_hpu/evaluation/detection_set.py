@@ -15,7 +15,7 @@ from mnv2_hpu.evaluation import restored_model
 from mnv2_hpu.progress import Progress
 from mnv2_hpu.tasks import coco_metrics
 
-MAX_IMAGES = 24  # of those with the most mistakes, and of the others
+MAX_IMAGES = 24  # shown: as many with the most mistakes, and others
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,7 +133,7 @@ class DeepLab(keras.Model):
     x = keras.layers.Dropout(dropout_rate, name="dropout")(x)
     if decoder != "none":
       x = self._decode(x, self._low_level(features), decoder)
-    with precision.at_least_float32():
+    with precision.full_precision():
       logits = keras.layers.Conv2D(
         num_classes,
         1,
@@ -176,7 +176,7 @@ class DeepLab(keras.Model):
 
   def _pyramid(self, x: tf.Tensor, kind: str, rates: Sequence[int]) -> tf.Tensor:
     """Applies the branches and joins them; dropout follows."""
-    with precision.at_least_float32():
+    with precision.full_precision():
       pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="average_pool")(
         x
       )

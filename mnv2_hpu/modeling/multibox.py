@@ -12,12 +12,12 @@ import tensorflow as tf
 from official.vision.ops import box_ops, iou_similarity
 
 MATCH_THRESHOLD = 0.5  # IoU from which an anchor is positive
-BOX_CODER_WEIGHTS = [10.0, 10.0, 5.0, 5.0]  # of ty, tx, th, tw
+BOX_CODER_WEIGHTS = [10.0, 10.0, 5.0, 5.0]  # factors of ty, tx, th, tw
 UNMATCHED = -1
 
 NEGATIVES_PER_POSITIVE = 3
 MIN_NEGATIVES = 3  # per image
-MINER_IOU_THRESHOLD = 0.99  # of two predictions, the one of less loss is dropped
+MINER_IOU_THRESHOLD = 0.99  # above it, the prediction of less loss is dropped
 MAX_MINED = 3000  # predictions per image that the miner keeps
 
 SCORE_THRESHOLD = 1e-8

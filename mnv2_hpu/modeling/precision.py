@@ -7,7 +7,7 @@ from mnv2_hpu.compat import keras
 
 
 @contextlib.contextmanager
-def at_least_float32() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
   """Layers built inside compute in float32, or in float64 by the global policy."""
   policy = keras.mixed_precision.global_policy()
   if policy.compute_dtype != "float64":

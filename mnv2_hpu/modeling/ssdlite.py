@@ -35,9 +35,14 @@ __all__ = [
 
 # Backbone endpoints under the predictors: slim's `layer_15/expansion_output`, `Conv_1`.
 BACKBONE_ENDPOINTS = ("4/expansion", "6")
-EXTRA_CHANNELS = (512, 256, 256, 128)  # of the layers after the backbone, at width 1
+EXTRA_CHANNELS = (
+  512,
+  256,
+  256,
+  128,
+)  # outputs of the layers after the backbone, at width 1
 MIN_CHANNELS = 16
-FINEST_STRIDE = 16  # of the first endpoint; each level after it has twice the stride
+FINEST_STRIDE = 16  # stride of the first endpoint; each next level has twice as much
 NUM_LEVELS = len(BACKBONE_ENDPOINTS) + len(EXTRA_CHANNELS)
 
 MIN_SCALE, MAX_SCALE = 0.2, 0.95  # sides of square anchors, fractions of the image's
@@ -192,7 +197,7 @@ class SSDLite(keras.Model):
     for level, (x, shapes) in enumerate(zip(levels, anchor_shapes(), strict=True)):
       scope = f"BoxPredictor_{level}/{name}"
       x = self._convolve_depthwise(x, f"{scope}_depthwise")
-      with precision.at_least_float32():
+      with precision.full_precision():
         x = keras.layers.Conv2D(
           len(shapes) * values_per_anchor,
           1,
@@ -202,7 +207,7 @@ class SSDLite(keras.Model):
         )(x)
         shape = (-1, values_per_anchor)
         predictions.append(keras.layers.Reshape(shape, name=f"{scope}/flat")(x))
-    with precision.at_least_float32():
+    with precision.full_precision():
       return keras.layers.Concatenate(axis=1, name=name)(predictions)
 
   def _convolve(self, x: tf.Tensor, name: str, channels: int) -> tf.Tensor:

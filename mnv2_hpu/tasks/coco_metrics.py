@@ -100,7 +100,7 @@ def boxes_by_image(
   boxes: dict[int, list[Box]] = {image: [] for image in evaluation.params.imgIds}
   areas, images = len(evaluation.params.areaRng), len(evaluation.params.imgIds)
   for i, result in enumerate(evaluation.evalImgs):
-    if result is None or (i // images) % areas:  # of all sizes is the first
+    if result is None or (i // images) % areas:  # all sizes are the first
       continue
     of_image = boxes[result["image_id"]]
     hit = set()

@@ -50,7 +50,7 @@ class ImageClassificationTask(
     backbone = self.build_backbone()
     config = self.task_config.model
     stddev = config.backbone.get().kernel_initializer_stddev
-    with precision.at_least_float32():
+    with precision.full_precision():
       model = classification_model.ClassificationModel(
         backbone=backbone,
         num_classes=config.num_classes,
