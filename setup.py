@@ -77,7 +77,7 @@ setuptools.setup(
     "matplotlib>=3.8,<4",
     "numpy>=1.26,<2.4",
     "packaging>=23",
-    "Pillow>=10,<14",
+    "Pillow>=10.1,<14",
     "protobuf>=3.20",
     "PyYAML>=5.4",
     "safetensors>=0.4,<1",

@@ -136,9 +136,13 @@ def preprocess_image(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor
     `[height, width, 3]`, float32 in [-1, 1]: bilinear, corners not aligned, no
     half-pixel centres. The aspect ratio is not kept.
   """
-  scaled = normalize(tf.cast(image, tf.float32))
-  resized = tf.compat.v1.image.resize_bilinear(scaled[tf.newaxis], image_size)
-  return tf.ensure_shape(resized[0], [*image_size, 3])
+  return resize(normalize(tf.cast(image, tf.float32)), image_size)
+
+
+def resize(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
+  """Resizes `[h, w, 3]` as `preprocess_image` does; returns float32."""
+  resized = tf.compat.v1.image.resize(image, image_size)  # bilinear
+  return tf.ensure_shape(resized, [*image_size, 3])
 
 
 def normalize(pixels: tf.Tensor) -> tf.Tensor:

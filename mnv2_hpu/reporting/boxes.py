@@ -56,7 +56,7 @@ def draw(encoded: bytes, boxes: Sequence[Box], size: int = 480) -> bytes:
     width, height = (max(1, round(side * scale)) for side in image.size)
     canvas = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
   pen = ImageDraw.Draw(canvas)
-  font = ImageFont.load_default()
+  font = ImageFont.load_default(13)
   for box in reversed(boxes):
     _draw_edge(pen, box, scale)
   for box in reversed(boxes):

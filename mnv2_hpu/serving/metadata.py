@@ -29,7 +29,6 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
   "preprocessing.central_fraction": (int, float),
   "preprocessing.crop": bool,
   "data.image_field_key": str,
-  "data.label_field_key": str,
   "formats": list,
 }
 
@@ -99,7 +98,10 @@ def read(export_dir: str, name: str = FILE) -> dict[str, Any]:
 
 def _check(content: Mapping[str, Any]) -> None:
   """Raises a ValueError naming what is not as `describe` writes it."""
-  for path, kind in _TYPES.items():
+  types = dict(_TYPES)
+  if task_of(content) == "classification":
+    types["data.label_field_key"] = str
+  for path, kind in types.items():
     value: Any = content
     for key in path.split("."):
       value = value.get(key) if isinstance(value, dict) else None

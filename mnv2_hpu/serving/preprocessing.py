@@ -144,9 +144,8 @@ class Ssd(Preprocessing):
 
   def resize(self, image: tf.Tensor) -> tf.Tensor:
     """See `Preprocessing`."""
-    size = [self.height, self.width]
-    pixels = tf.compat.v1.image.resize_bilinear(image[tf.newaxis], size)[0]
-    return tf.ensure_shape(pixels, [*size, 3])
+    pixels = tf.cast(image, tf.float32)  # else an image of the same size keeps its type
+    return ssd_preprocessing.resize(pixels, (self.height, self.width))
 
   def normalize(self, pixels: tf.Tensor) -> tf.Tensor:
     """See `Preprocessing`."""

@@ -1,6 +1,7 @@
 """An exported detector finds what its checkpoint finds, on phones too."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -223,6 +224,27 @@ def test_a_gap_fails():
       detection_check.compare(_verification({name: value}))
   with pytest.raises(UserError, match=r"0.8200 of the checkpoint; .* by 0\.1"):
     detection_check.compare(_verification({"tflite": 0.7}, as_tflite=0.7))
+
+
+@pytest.mark.checkout
+@pytest.mark.parametrize("kind", ["saved_model", "tflite"])
+def test_the_examples_of_the_documentation(
+  checkout, images, exported, models, kind, tmp_path, monkeypatch, capsys
+):
+  text = (checkout / "docs/export.md").read_text()
+  examples = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+  name = {"saved_model": "saved_model.load", "tflite": "Interpreter"}[kind]
+  (code,) = (e for e in examples if "detection_boxes" in e and name in e)
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "export").symlink_to(exported.export_dir)
+  (tmp_path / "photo.jpg").write_bytes(images[1])
+  exec(code, {})
+  lines = capsys.readouterr().out.splitlines()
+  found = models[kind](tf.constant(images[1:2]))
+  assert len(lines) == found["num_detections"][0]
+  name, score, *_ = lines[0].split()
+  assert name == NAMES[int(found["detection_classes"][0, 0])]
+  assert float(score) == pytest.approx(found["detection_scores"][0, 0], abs=1e-3)
 
 
 def test_metadata_says_what_comes_out(exported):
