@@ -126,8 +126,10 @@ def _explain_file_error(error: BaseException, paths: Mapping[str, str]) -> str |
   for flag, path in paths.items():
     absolute = pathlib.Path(path).absolute()
     above = "|".join(re.escape(str(folder)) for folder in absolute.parents)
+    hidden = absolute.with_name(f".{absolute.name}")  # as `files.atomic_folder` has it
+    named = "|".join(re.escape(str(p)) for p in (absolute, hidden))
     # The path, what lies below it, or a whole folder above it.
-    if re.search(rf"{re.escape(str(absolute))}|({above})(?=[;:,\s]|$)", text):
+    if re.search(rf"{named}|({above})(?=[;:,\s]|$)", text):
       return f"--{flag}={path} cannot be used: {text}"
   return None
 

@@ -106,3 +106,15 @@ def test_errors_of_the_file_system_at_a_given_path_are_no_defects(make, tmp_path
   assert "\n" not in text
   elsewhere = {"model_dir": str(tmp_path / "other")}
   assert error_reports.explain(raised.value, elsewhere) is None
+
+
+def test_an_error_at_the_hidden_folder_of_an_output_is_no_defect(tmp_path):
+  hidden = tmp_path / ".out.tmp"
+  error = FileNotFoundError(2, "No such file or directory", str(hidden))
+  given = {"output_dir": str(tmp_path / "out")}
+  text = error_reports.explain(error, given)
+  assert text == (
+    f"--output_dir={tmp_path / 'out'} cannot be used: {hidden}; "
+    "No such file or directory"
+  )
+  assert error_reports.explain(error, {"output_dir": str(tmp_path / "put")}) is None

@@ -67,7 +67,7 @@ def _array(path: str, name: str, tensor: Mapping[str, Any]) -> np.ndarray:
       f"{path!r}: {name} is of type {dtype}; F32, F16, BF16 and F64 are read."
     )
   array = np.frombuffer(data, _DTYPES[str(dtype)]).reshape(shape)
-  return array.astype(np.float32) if array.dtype.kind == "f" else array
+  return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 def library_of(tensors: Mapping[str, np.ndarray]) -> str | None:

@@ -11,14 +11,7 @@ from mnv2_hpu import files, tfrecord
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.evaluation import evaluator, metrics
-from mnv2_hpu.serving import (
-  detection_check,
-  export,
-  exported_models,
-  metadata,
-  tflite,
-  verify,
-)
+from mnv2_hpu.serving import detection_check, export, metadata, tflite, verify
 
 
 def export_run(
@@ -58,8 +51,7 @@ def export_run(
   with files.locked_folder(export_dir):
     params = run_record.load(model_dir)
     input_path = validation_files or params.task.validation_data.input_path
-    can_check = bool(input_path and set(formats) & set(exported_models.FILES))
-    if check and can_check:
+    if check and input_path:
       _check_images(params, input_path)
     weights = weights or evaluator.default_weights(params)
     dataset = evaluator.dataset_info(params)
@@ -77,10 +69,8 @@ def export_run(
     )
     if not check:
       return result.summary()
-    if not can_check:
-      return (
-        f"{result.summary()}\nnot checked: no --validation_files, or no model to run"
-      )
+    if not input_path:
+      return f"{result.summary()}\nnot checked: there are no --validation_files"
     print(result.summary(), "checking it in a fresh process …", sep="\n", flush=True)
     check_task = _CHECKS[metadata.task_of(metadata.read(export_dir))]
     return check_task(model_dir, params, result, input_path)

@@ -184,7 +184,7 @@ def _check_folder(export_dir: str) -> None:
   """Refuses a folder that holds something, but no export that could be replaced."""
   content = sorted(os.listdir(export_dir)) if os.path.isdir(export_dir) else []
   # An export that was killed while its files were moved leaves some of them.
-  ours = {*exported_models.FILES.values(), *library_files.WRITERS}
+  ours = set(exported_models.FILES.values())
   others = [n for n in content if n not in ours and not n.endswith(files.TMP_SUFFIX)]
   if others and metadata.FILE not in content:
     raise UserError(

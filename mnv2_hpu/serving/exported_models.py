@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
 from mnv2_hpu import compat
+from mnv2_hpu.checkpoints import library_files, pretrained
 from mnv2_hpu.dataloaders import image_decoding
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving import (
@@ -27,6 +28,7 @@ FILES = {
   "tflite_dynamic": "model_dynamic.tflite",
   "tflite_int8": "model_int8.tflite",
   onnx_conversion.FORMAT: "model.onnx",
+  **{name: name for name in library_files.WRITERS},
 }
 _TFLITE_SUFFIX, _ONNX_SUFFIX = ".tflite", ".onnx"
 # Images that TFLite computes at a time, which it holds every activation of: 5 MB each
@@ -94,7 +96,9 @@ def load_one(path: str) -> tuple[Predict, dict[str, Any]]:
 
 def _load(path: str, content: Mapping[str, Any]) -> Predict:
   loaders = {_TFLITE_SUFFIX: _tflite, _ONNX_SUFFIX: _onnx}
-  loader = loaders.get(os.path.splitext(path)[1], _saved_model)
+  loaders |= dict.fromkeys(library_files.WRITERS, _library)
+  name = os.path.basename(path)
+  loader = loaders.get(os.path.splitext(name)[1] or name, _saved_model)
   try:
     return loader(path, content)
   except _UNLOADABLE as error:
@@ -131,6 +135,22 @@ def _tflite(path: str, content: Mapping[str, Any]) -> Predict:
     return {name: _dequantize(value, kinds[name]) for name, value in outputs.items()}
 
   return _of_pixels(predict, content)
+
+
+def _library(path: str, content: Mapping[str, Any]) -> Predict:
+  """Returns the network of another library, as `mnv2-import-checkpoint` reads it."""
+  model, _ = pretrained.load_pretrained(path)
+  preprocess = preprocessing.from_dict(content["preprocessing"])
+
+  @tf.function(reduce_retracing=True)
+  def logits(pixels: tf.Tensor) -> tf.Tensor:
+    return model(preprocess.normalize(pixels), training=False)
+
+  def classify(pixels: np.ndarray) -> Mapping[str, np.ndarray]:
+    values = logits(tf.constant(pixels))
+    return {"logits": values.numpy(), "probs": tf.nn.softmax(values).numpy()}
+
+  return _of_pixels(classify, content)
 
 
 def _onnx(path: str, content: Mapping[str, Any]) -> Predict:

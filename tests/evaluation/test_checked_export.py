@@ -78,6 +78,19 @@ def test_images_that_cannot_be_evaluated_are_refused_before_the_export(run, tmp_
   assert list(tmp_path.iterdir()) == [records]
 
 
+def test_files_of_other_libraries_are_imported_again_and_checked(run, tmp_path):
+  records = tmp_path / "validation-00000-of-00001"
+  rng = np.random.default_rng(0)
+  images = [rng.integers(0, 256, (40 + i, 60, 3), np.uint8) for i in range(20)]
+  write_records(records, images, [i % 11 for i in range(20)])
+  formats = ["huggingface", "keras"]
+  text = checked_export.export_run(
+    run, str(tmp_path / "new"), formats=formats, validation_files=str(records)
+  )
+  rows = [line.split() for line in text.splitlines()[-2:]]
+  assert [(row[0], row[2]) for row in rows] == [(name, "20") for name in formats]
+
+
 def test_a_batch_larger_than_the_set_is_no_larger(run, tmp_path):
   records = tmp_path / "validation-00000-of-00001"
   image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
