@@ -1,6 +1,7 @@
 """Weights of whole segmenters: TF1 checkpoints of research/deeplab, Hugging Face's."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -48,6 +49,25 @@ class SegmenterInfo:
   output_stride: int = OUTPUT_STRIDE
   label_names: tuple[str, ...] | None = None
   global_step: int | None = None
+
+
+def is_segmenter(path: str) -> bool:
+  """Whether there are weights of a segmenter's head.
+
+  Args:
+    path: A file or a folder, as `load_segmenter` takes it.
+
+  Raises:
+    UserError: If there are no weights at all.
+  """
+  file = pretrained.find_file(path)
+  if file is not None:
+    return safe_tensors.is_safetensors(file) and bool(
+      safe_tensors.segmentation_head(safe_tensors.read(file))
+    )
+  return (
+    slim_architecture.infer_deeplab(_shapes(paths.find_checkpoint(path))) is not None
+  )
 
 
 def load_segmenter(
@@ -104,8 +124,7 @@ def load_segmenter(
 
 def _load_deeplab(path: str, output_stride: int) -> tuple[DeepLab, SegmenterInfo]:
   path = paths.find_checkpoint(path)
-  with paths.corruption_reported(path):
-    shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+  shapes = _shapes(path)
   architecture = slim_architecture.infer_deeplab(shapes)
   if architecture is None:
     raise UserError(
@@ -119,6 +138,11 @@ def _load_deeplab(path: str, output_stride: int) -> tuple[DeepLab, SegmenterInfo
   model = _build(info)
   read = slim.load_slim_checkpoint(model, path, weights="raw")
   return model, dataclasses.replace(info, global_step=read.global_step)
+
+
+def _shapes(path: str) -> Mapping[str, Sequence[int]]:
+  with paths.corruption_reported(path):
+    return tf.train.load_checkpoint(path).get_variable_to_shape_map()
 
 
 def _build(info: SegmenterInfo) -> DeepLab:
