@@ -79,6 +79,7 @@ setuptools.setup(
     "packaging>=23",
     "Pillow>=10.1,<14",
     "protobuf>=3.20",
+    "pycocotools>=2.0.6,<3",
     "PyYAML>=5.4",
     "safetensors>=0.4,<1",
     "scikit-learn>=1.3,<2",

@@ -37,7 +37,7 @@ class SegmentationRecipe(TrainingRecipe, SegmentationFields):
   """
 
   data_dir: str = ""
-  image_size: int = 513  # training crops; a multiple of the output stride, plus 1
+  image_size: int = 513  # height and width of crops: k times the output stride plus 1
   eval_image_size: int | None = None  # evaluation pads to it; None: image_size
   output_stride: int | None = 16
   channel_divisor: int = backbones.MobileNetV2.channel_divisor
