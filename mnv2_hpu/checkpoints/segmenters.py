@@ -146,7 +146,7 @@ def _shapes(path: str) -> Mapping[str, Sequence[int]]:
 
 
 def _build(info: SegmenterInfo) -> DeepLab:
-  with precision.at_least_float32():
+  with precision.full_precision():
     backbone = MobileNetV2(
       info.width_multiplier,
       output_stride=info.output_stride,

@@ -42,8 +42,10 @@ def load_slim_checkpoint(
   background as class 0.
 
   Args:
-    model: A `modeling.mobilenet_v2.MobileNetV2`, or a model over it whose only other
-      variables are those of a Dense layer, such as Model Garden's ClassificationModel.
+    model: A `modeling.mobilenet_v2.MobileNetV2`; a model over it whose only other
+      variables are those of a Dense layer, such as Model Garden's ClassificationModel;
+      or this project's SSDLite or DeepLab, whose names are the Object Detection API's
+      and research/deeplab's.
     checkpoint: Prefix of a checkpoint's files (`model.ckpt-1234`), or a folder: its
       newest checkpoint.
     weights: `"ema"` or `"raw"`.
@@ -65,8 +67,10 @@ def load_slim_checkpoint(
     reader = tf.train.load_checkpoint(path)
     shapes = reader.get_variable_to_shape_map()
     _check_is_slim(path, shapes, weights)
-    names = [f"{name}/{EMA}" if weights == "ema" else name for name in targets]
-    variables.check_fits(path, shapes, dict(zip(names, targets.values(), strict=True)))
+    names = [_stored_name(name, shapes, model, weights) for name in targets]
+    wanted = dict(zip(names, targets.values(), strict=True))
+    whole = variables.by_slim_name(model) if hasattr(model, "tf1_scope") else {}
+    variables.check_fits(path, shapes, wanted, left_out=whole)
     values = [reader.get_tensor(name) for name in names]
     step = reader.get_tensor(_STEP) if _STEP in shapes else None
   for variable, value in zip(targets.values(), values, strict=True):
@@ -78,6 +82,17 @@ def load_slim_checkpoint(
     restored=tuple(names),
     ignored=tuple(sorted(set(shapes) - set(names))),
   )
+
+
+def _stored_name(
+  name: str, shapes: Collection[str], model: keras.Model, weights: str
+) -> str:
+  """Returns where the checkpoint holds a variable."""
+  shadow = f"{name}/{EMA}"
+  # The Object Detection API averages trainable variables alone.
+  is_statistic = name.rpartition("/")[2].startswith("moving_")
+  has_none = hasattr(model, "tf1_scope") and is_statistic and shadow not in shapes
+  return name if weights == "raw" or has_none else shadow
 
 
 def read_architecture(checkpoint: str) -> slim_architecture.Architecture:
@@ -103,7 +118,7 @@ def read_architecture(checkpoint: str) -> slim_architecture.Architecture:
 
 
 def _check_is_slim(path: str, names: Collection[str], weights: str) -> None:
-  of_network = [name for name in names if name.startswith(f"{SCOPE}/")]
+  of_network = [name for name in names if f"/{SCOPE}/" in f"/{name}"]
   if not of_network:
     scopes = sorted({name.split("/")[0] for name in names})
     hint = (

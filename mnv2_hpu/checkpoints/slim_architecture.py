@@ -147,7 +147,7 @@ def infer_deeplab(shapes: Mapping[str, Sequence[int]]) -> DeepLabArchitecture | 
 
 
 def infer_backbone(shapes: Mapping[str, Sequence[int]]) -> tuple[float, int]:
-  """Infers width and channel divisor of a backbone, its last convolution aside.
+  """Infers width and channel divisor of a backbone without its last convolution.
 
   Args:
     shapes: Shapes of the checkpoint's variables by name.

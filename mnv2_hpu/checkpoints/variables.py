@@ -110,6 +110,7 @@ def check_fits(
   path: str,
   shapes: Mapping[str, Sequence[int]],
   wanted: Mapping[str, tf.Variable],
+  left_out: Collection[str] = (),
 ) -> None:
   """Refuses a checkpoint that lacks, misshapes or adds a variable.
 
@@ -117,8 +118,9 @@ def check_fits(
     path: Prefix of the checkpoint's files.
     shapes: Shapes of its variables by name.
     wanted: Variables of the model by their names in the checkpoint.
+    left_out: Names of others of the model, which it may have.
   """
-  known = {name.removesuffix(f"/{EMA}") for name in wanted}
+  known = {name.removesuffix(f"/{EMA}") for name in wanted} | {*left_out}
   known |= {f"{SCOPE}/{leaf}" for leaf in _CLASSIFIERS_OWN}
   missing = [name for name in wanted if name not in shapes]
   misshapen = [

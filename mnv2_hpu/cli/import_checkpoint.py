@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
   """Imports the checkpoint that the flags name and prints what it is."""
   del argv
   mnv2_hpu.register()
-  from mnv2_hpu.core import imported_run
+  from mnv2_hpu.core.imported import run as imported_run
 
   values = flags.FLAGS
   imported = imported_run.import_checkpoint(

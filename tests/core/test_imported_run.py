@@ -23,7 +23,7 @@ from mnv2_hpu.checkpoints import import_record, load_pretrained
 from mnv2_hpu.checkpoints.pretrained import PretrainedInfo
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
-from mnv2_hpu.core import imported_run
+from mnv2_hpu.core.imported import run as imported_run
 from mnv2_hpu.data_preparation import digits, prepare
 from mnv2_hpu.dataloaders.inception_preprocessing import preprocess_for_eval
 from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions

@@ -19,7 +19,7 @@ from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.core import run_record
-from mnv2_hpu.core.imported_segmenter import ImportedSegmenter, import_segmenter
+from mnv2_hpu.core.imported.segmenter import ImportedSegmenter, import_segmenter
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving import preprocessing
 

@@ -1,0 +1,1 @@
+"""Weights of others as the folder of a run."""
