@@ -47,7 +47,7 @@ def draw_torch(name, shape, seed=20):
     return np.array(1234)
   if len(shape) in (2, 4):
     return _draw(name, shape, "kernel", int(np.prod(shape[1:])), seed)
-  is_classifier = name.startswith("classifier")
+  is_classifier = "classifier" in name
   kind = "beta" if leaf == "bias" and not is_classifier else _TORCH.get(leaf, leaf)
   return _draw(name, shape, kind, 0, seed)
 

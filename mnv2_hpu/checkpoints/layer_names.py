@@ -121,6 +121,29 @@ def torch_names(library: str) -> dict[str, str]:
   return names
 
 
+# Hugging Face's convolutions of a segmentation head, by research/deeplab's scopes.
+_SEGMENTATION_HEAD = {
+  "image_pooling": "conv_pool",
+  "aspp0": "conv_aspp",
+  "concat_projection": "conv_projection",
+}
+SEGMENTATION = "segmentation_head."  # before all of them
+
+
+def segmentation_names() -> dict[str, str]:
+  """Returns research/deeplab's name by Hugging Face's, of a segmentation head."""
+  names = {
+    f"{SEGMENTATION}classifier.convolution.weight": "logits/semantic/weights",
+    f"{SEGMENTATION}classifier.convolution.bias": "logits/semantic/biases",
+  }
+  for scope, layer in _SEGMENTATION_HEAD.items():
+    names[f"{SEGMENTATION}{layer}.convolution.weight"] = f"{scope}/weights"
+    for ours, slims in _NORM.items():
+      name = f"{SEGMENTATION}{layer}.normalization.{ours}"
+      names[name] = f"{scope}/BatchNorm/{slims}"
+  return names
+
+
 def keras_layer(place: Place) -> tuple[str, str]:
   """Returns Keras Applications' names of a convolution and its batch norm."""
   block, part = place

@@ -100,12 +100,12 @@ def load_pretrained(
     UserError: If nothing there can be read, or it is another network; the message says
       which tensor is missing, misshapen or has no place.
   """
-  file = _find(path)
+  file = find_file(path)
   if file is None:
     return _load_slim(path, weights)
-  values, info = _read(file)
+  values, info = read_file(file)
   model = build_model(info)
-  _assign(file, model, values)
+  assign(file, model, values)
   return model, info
 
 
@@ -124,8 +124,11 @@ def build_model(info: PretrainedInfo) -> keras.Model:
     return classification_model.ClassificationModel(backbone, info.num_classes)
 
 
-def _find(path: str) -> str | None:
+def find_file(path: str) -> str | None:
   """Returns the file to read; None where it may be a checkpoint of slim's.
+
+  Args:
+    path: A file or a folder.
 
   Raises:
     UserError: If there is none, or only such as are never opened.
@@ -158,8 +161,15 @@ def _find(path: str) -> str | None:
   return None
 
 
-def _read(path: str) -> tuple[dict[str, np.ndarray], PretrainedInfo]:
-  """Returns the arrays of a file by slim's names, and what they are."""
+def read_file(path: str) -> tuple[dict[str, np.ndarray], PretrainedInfo]:
+  """Returns the arrays of a file by slim's names, and what they are.
+
+  Args:
+    path: A file that `find_file` has returned.
+
+  Raises:
+    UserError: If it holds no MobileNetV2, or cannot be read.
+  """
   notes, image_size = [], None
   if safe_tensors.is_safetensors(path):
     tensors = safe_tensors.read(path)
@@ -215,8 +225,17 @@ def _info(
   )
 
 
-def _assign(path: str, model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
-  """Sets every variable of a model, or none of them."""
+def assign(path: str, model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
+  """Sets every variable of a model, or none of them.
+
+  Args:
+    path: File of the values, for messages.
+    model: Network, built.
+    values: Arrays by slim's name.
+
+  Raises:
+    UserError: If they do not fit, or are not finite.
+  """
   targets = variables.by_slim_name(model)
   shapes = {name: value.shape for name, value in values.items()}
   variables.check_fits(path, shapes, targets)

@@ -17,7 +17,6 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 _KERNEL, _DEPTHWISE = (2, 3, 1, 0), (2, 3, 0, 1)
 PREFIX = "mobilenet_v2."  # Hugging Face's, before all but the head
 COUNTER = ".num_batches_tracked"
-_SEGMENTATION = "segmentation_head."
 
 # A name that only files of this library hold.
 _SIGNATURES = {
@@ -101,7 +100,7 @@ def to_slim(
     bare = name.removeprefix(PREFIX)
     if bare in names:
       values[names[bare]] = _transpose(name, names[bare], tensor)
-    elif name.startswith(_SEGMENTATION):
+    elif name.startswith(layer_names.SEGMENTATION):
       left_out.append(name)
     elif not name.endswith(COUNTER):
       unknown.append(name)
@@ -111,6 +110,25 @@ def to_slim(
       "Networks with more blocks (timm's 110d, 120d), or other ones, are not read."
     )
   return values, left_out
+
+
+def segmentation_head(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Renames and transposes the variables of Hugging Face's segmentation head.
+
+  Args:
+    tensors: Tensors of a file by name.
+
+  Returns:
+    Arrays by research/deeplab's name, in its layout; empty where there is no head.
+
+  Raises:
+    UserError: If a tensor has too few or many dimensions.
+  """
+  return {
+    ours: _transpose(name, ours, tensors[name])
+    for name, ours in layer_names.segmentation_names().items()
+    if name in tensors
+  }
 
 
 def from_slim(slim_name: str, value: np.ndarray) -> np.ndarray:

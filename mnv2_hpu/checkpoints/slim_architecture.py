@@ -35,9 +35,15 @@ class Architecture:
     return ", ".join(f"{name}={value}" for name, value in fields)
 
 
-def _channels(width_multiplier: float, finegrain: bool) -> list[int]:
+def _channels(
+  width_multiplier: float,
+  finegrain: bool,
+  divisor: int = block_specs.CHANNEL_DIVISOR,
+) -> list[int]:
   """Returns output channels of the first convolution, the blocks and the last one."""
-  network = block_specs.build_specs(width_multiplier, None, finegrain)
+  network = block_specs.build_specs(
+    width_multiplier, None, finegrain, channel_divisor=divisor
+  )
   blocks = [block.channels for block in network.blocks]
   return [network.first_channels, *blocks, network.last_channels]
 
@@ -94,33 +100,74 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
   )
 
 
-def _kernel_shape(shapes: Mapping[str, Sequence[int]], layer: str) -> Sequence[int]:
-  name = f"{SCOPE}/{layer}/weights"
-  return shapes.get(name) or shapes.get(f"{name}/{EMA}") or ()
+@dataclasses.dataclass(frozen=True)
+class DeepLabArchitecture:
+  """Choices that make up a network of research/deeplab, above its backbone.
+
+  Attributes:
+    aspp: As `modeling.deeplab.DeepLab` takes it.
+    decoder: As `modeling.deeplab.DeepLab` takes it.
+    num_classes: Number of classes.
+  """
+
+  aspp: str
+  decoder: str
+  num_classes: int
+
+  __str__ = Architecture.__str__
 
 
-def describe_deeplab(shapes: Mapping[str, Sequence[int]]) -> str:
-  """Returns the arguments of research/deeplab's network, or "" where it is none.
+def infer_deeplab(shapes: Mapping[str, Sequence[int]]) -> DeepLabArchitecture | None:
+  """Infers the network from a checkpoint's variables; None where it is no DeepLab.
 
-  >>> describe_deeplab(
+  >>> print(infer_deeplab(
   ...   {"logits/semantic/weights": [1, 1, 256, 21], "aspp1_pointwise/weights": []}
-  ... )
-  "aspp='separable', decoder='none', num_classes=21"
+  ... ))
+  aspp=separable, decoder=none, num_classes=21
 
   Args:
     shapes: Shapes of a checkpoint's variables by name.
   """
   logits = shapes.get("logits/semantic/weights")
   if not logits:
-    return ""
+    return None
 
   def kind(separable: str, ordinary: str) -> str:
     kinds = {"separable": separable, "ordinary": ordinary}
     found = [kind for kind, scope in kinds.items() if f"{scope}/weights" in shapes]
-    return repr(found[0] if found else "none")
+    return found[0] if found else "none"
 
-  aspp = kind("aspp1_pointwise", "aspp1")
-  decoder = kind(
-    "decoder/decoder_conv0_pointwise", "decoder/decoder_conv0/decoder_conv0_1"
+  return DeepLabArchitecture(
+    aspp=kind("aspp1_pointwise", "aspp1"),
+    decoder=kind(
+      "decoder/decoder_conv0_pointwise", "decoder/decoder_conv0/decoder_conv0_1"
+    ),
+    num_classes=logits[-1],
   )
-  return f"aspp={aspp}, decoder={decoder}, num_classes={logits[-1]}"
+
+
+def infer_backbone(shapes: Mapping[str, Sequence[int]]) -> tuple[float, int]:
+  """Infers width and channel divisor of a backbone but for its last convolution.
+
+  Args:
+    shapes: Shapes of the checkpoint's variables by name.
+
+  Raises:
+    UserError: If a kernel is missing, or if no width gives these channels.
+  """
+  blocks = [block.name for block in block_specs.build_specs(1.0, None, True).blocks]
+  layers = ["Conv", *(f"{block}/project" for block in blocks)]
+  channels = [[*_kernel_shape(shapes, layer), 0][-2] for layer in layers]
+  for width in _width_candidates(channels[-1]):
+    for divisor in (block_specs.CHANNEL_DIVISOR, 1):
+      if _channels(width, True, divisor)[:-1] == channels:
+        return width, divisor
+  raise UserError(
+    "No width multiplier gives these channels of the first convolution and the 17 "
+    f"blocks (0 is a missing one): {', '.join(map(str, channels))}."
+  )
+
+
+def _kernel_shape(shapes: Mapping[str, Sequence[int]], layer: str) -> Sequence[int]:
+  name = f"{SCOPE}/{layer}/weights"
+  return shapes.get(name) or shapes.get(f"{name}/{EMA}") or ()

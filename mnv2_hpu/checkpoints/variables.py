@@ -156,7 +156,7 @@ def _hint(shapes: Mapping[str, Sequence[int]], unfit: Sequence[str]) -> str:
   raw = (name.removesuffix(f"/{EMA}") for name in unfit if name not in shapes)
   if any(name in shapes for name in raw):
     return "It lacks the EMA of some variables: request the raw weights."
-  deeplab = slim_architecture.describe_deeplab(shapes)
+  deeplab = slim_architecture.infer_deeplab(shapes)
   if deeplab:
     return f"The checkpoint is of a DeepLab network with {deeplab}."
   try:

@@ -5,10 +5,11 @@ Example, with files as slim publishes them, and a folder as Hugging Face's hub h
   mnv2-import-checkpoint --checkpoint=mobilenet_v2_1.0_224.ckpt --output_dir=imported
   mnv2-import-checkpoint --checkpoint=mobilenet_v2_1.0_224 --output_dir=imported
 
-Read are checkpoints of slim (TensorFlow 1), files of Keras Applications (.h5, .keras),
-and safetensors of Hugging Face, timm and torchvision: which one, the content says. The
-folder serves mnv2-predict, mnv2-evaluate and mnv2-export as a run does; fine_tune.gin
-in it trains from the weights; import.json says what they expect.
+Read are checkpoints of slim and of research/deeplab (TensorFlow 1), files of Keras
+Applications (.h5, .keras), and safetensors of Hugging Face (segmenters too), timm and
+torchvision: which one, the content says. The folder serves mnv2-predict, mnv2-evaluate
+and mnv2-export as a run does; fine_tune.gin in it trains from the weights; import.json
+says what they expect.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ from official.core import config_definitions as cfg
 from official.vision.configs import backbones as upstream_backbones
 
 from mnv2_hpu import __version__, files
-from mnv2_hpu.checkpoints import import_record, pretrained
+from mnv2_hpu.checkpoints import import_record, pretrained, segmenters
 from mnv2_hpu.checkpoints.import_record import FILE as METADATA
 from mnv2_hpu.checkpoints.import_record import GIN_FILE
 from mnv2_hpu.checkpoints.pretrained import PretrainedInfo
@@ -19,6 +19,7 @@ from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.core import run_record
+from mnv2_hpu.core.imported_segmenter import ImportedSegmenter, import_segmenter
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving import preprocessing
 
@@ -107,7 +108,7 @@ def import_checkpoint(
   weights: str = "ema",
   width_multiplier: float | None = None,
   num_classes: int | None = None,
-) -> ImportedCheckpoint:
+) -> ImportedCheckpoint | ImportedSegmenter:
   """Writes weights of any source as a checkpoint of Model Garden's.
 
   Args:
@@ -127,6 +128,8 @@ def import_checkpoint(
       f"--output_dir={output_dir!r} exists and is not an empty folder. Give another "
       "one, or remove it."
     )
+  if segmenters.is_segmenter(checkpoint):
+    return import_segmenter(checkpoint, output_dir)
   model, info = pretrained.load_pretrained(checkpoint, weights)
   required = {"width_multiplier": width_multiplier, "num_classes": num_classes}
   for name, value in required.items():

@@ -51,7 +51,7 @@ def test_every_variable_is_the_one_of_its_name(tmp_path, form):
 def test_another_form_is_named(tmp_path):
   stored = values(helpers_deeplab.build("plus_os16"), 7)
   path = write(tmp_path / "model.ckpt", stored)
-  message = "aspp='separable', decoder='separable', num_classes=21"
+  message = "aspp=separable, decoder=separable, num_classes=21"
   with pytest.raises(UserError, match=message):
     load_slim_checkpoint(helpers_deeplab.build("v3_os16"), path, weights="raw")
 
