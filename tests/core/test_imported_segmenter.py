@@ -11,8 +11,8 @@ from official.core import exp_factory, task_factory
 
 import mnv2_hpu
 from mnv2_hpu.checkpoints import load_segmenter, restore
+from mnv2_hpu.core import run_record
 from mnv2_hpu.core.imported import run as imported_run
-from mnv2_hpu.core.imported import run_record
 
 mnv2_hpu.register()
 

@@ -12,8 +12,8 @@ from helpers_serving import write_records
 import mnv2_hpu
 from mnv2_hpu import files
 from mnv2_hpu.configs import image_classification as exp_cfg
+from mnv2_hpu.core import run_record
 from mnv2_hpu.core.imported import run as imported_run
-from mnv2_hpu.core.imported import run_record
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import checked_export, whole_set
 
