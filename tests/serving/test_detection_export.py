@@ -201,15 +201,18 @@ def test_the_check_compares_map_with_the_checkpoint_s(task, exported):
   assert "tflite_int8" in result.summary()
 
 
-def _verification(metrics, as_tflite=0.8):
+def _verification(metrics):
   from mnv2_hpu.serving import detection_check
 
   checkpoint = {
     "checkpoint": {"AP": 0.82, "AP50": 0.9},
-    "checkpoint as TFLite": {"AP": as_tflite, "AP50": 0.9},
+    "checkpoint as TFLite": {"AP": 0.8, "AP50": 0.9},
   }
   metrics = {name: {"AP": ap, "AP50": 0.9} for name, ap in metrics.items()}
-  return detection_check.DetectionVerification("val", 9, metrics, checkpoint, {}, {})
+  size = dict.fromkeys(metrics, 1.0)
+  return detection_check.DetectionVerification(
+    "val", 9, metrics, checkpoint, size, size
+  )
 
 
 def test_a_gap_fails():
@@ -222,8 +225,14 @@ def test_a_gap_fails():
     message = rf"AP of 9 images is {value:.4f} of {name} and .* may differ by"
     with pytest.raises(UserError, match=message):
       detection_check.compare(_verification({name: value}))
-  with pytest.raises(UserError, match=r"0.8200 of the checkpoint; .* by 0\.1"):
-    detection_check.compare(_verification({"tflite": 0.7}, as_tflite=0.7))
+
+
+def test_what_the_suppression_of_phones_costs_is_told():
+  metrics = {"tflite": 0.8}
+  assert "note" not in _verification(metrics).summary()
+  costly = _verification(metrics)
+  costly.checkpoint["checkpoint as TFLite"]["AP50"] = 0.6
+  assert "suppression of boxes costs 0.300 of AP50" in costly.summary()
 
 
 @pytest.mark.checkout
