@@ -82,10 +82,10 @@ def recipe_of(gin_file, records, size, start="", **values):
   gin.clear_config()
   bindings = [f"DATA_DIR = '{records}'", f"START = '{start}'"]
   gin.parse_config_files_and_bindings([gin_files.path(gin_file)], bindings)
-  network = {"image_size": size, "width_multiplier": 0.35, "cache": True}
+  network = {"image_size": size, "width_multiplier": 0.35, "cache": True, **values}
   if start:  # the other task's classes are others, though as many
     network["init_checkpoint_modules"] = "backbone"
-  return dataclasses.replace(configured_recipe(), **network, **values)
+  return dataclasses.replace(configured_recipe(), **network)
 
 
 def train(recipe, save_to=None):
@@ -129,11 +129,13 @@ def train(recipe, save_to=None):
   return params.trainer.train_steps, time.monotonic() - began, raw, ema
 
 
-def _row(cells):
+def print_row(cells):
+  """Prints a row of a table."""
   print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def _cell(result):
+def cell(result):
+  """Returns what `train` returned, as text."""
   steps, seconds, raw, ema = result
   return f"{raw:.1%}, {ema:.1%} ({steps:,} steps, {seconds:.0f} s)"
 
@@ -142,7 +144,7 @@ def _case():
   records = data_dir("case", 160, 96)
   for name, values in (("before", BEFORE), ("after", {})):
     recipe = recipe_of("image_folder.gin", records, 96, **values)
-    _row(["160 photos, 5 classes, 96 px", name, _cell(train(recipe))])
+    print_row(["160 photos, 5 classes, 96 px", name, cell(train(recipe))])
 
 
 def main(argv):
@@ -166,7 +168,7 @@ def main(argv):
         train(recipe_of("fine_tune.gin", records, size, start)),
       )
       images = min(count, NUM_DIGITS) if task == "digits" else count
-      _row([task, f"{images:,}", *map(_cell, results)])
+      print_row([task, f"{images:,}", *map(cell, results)])
 
 
 if __name__ == "__main__":
