@@ -6,6 +6,7 @@ import subprocess
 from importlib import metadata
 
 import helpers_readme
+import helpers_segmentation_records
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.checkout]
@@ -51,14 +52,22 @@ def test_make_target_exists(command):
 
 
 @commands_of(helpers_readme.TRAIN)
-def test_training_command_resolves(command, programs, digits_records):
+def test_training_command_resolves(command, programs, digits_records, tmp_path):
   module, arguments = helpers_readme.module_and_arguments(command)
   assert module in helpers_readme.TRAIN_MODULES
+  data = {"DATA_DIR": f"'{digits_records}'"}
+  if experiment := re.search(r"mobilenet_v2_(deeplab|ssdlite)\w*", command):
+    scenes = helpers_segmentation_records.write_scenes(tmp_path)
+    data = {
+      "DATA_DIR": f"'{scenes}'",
+      f"{experiment[0]}.num_classes": helpers_segmentation_records.NUM_CLASSES,
+      f"{experiment[0]}.num_train_examples": 12,
+    }
 
   done = programs.run(
     "mnv2_hpu.cli.train",
     *arguments,
-    f"--gin_params=DATA_DIR = '{digits_records}'",
+    *(f"--gin_params={name} = {value}" for name, value in data.items()),
     "--dry_run",
   )
 
