@@ -70,7 +70,7 @@ CASES = {
   "half": Case(sync_bn=False, steps=10),
   "rest": Case(sync_bn=False, steps=20, resume_of="half"),
   "evaluated": Case(mode="eval", resume_of="half"),
-  "detection": Case(task="detection", steps=3),
+  "detection": Case(task="detection", policy="float64", steps=3),
 }
 
 

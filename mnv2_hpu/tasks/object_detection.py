@@ -99,7 +99,7 @@ class ObjectDetectionTask(training_task.TrainingTask, upstream.RetinaNetTask):
       num_matched=tf.maximum(num_matched, 1.0) / replicas,
     )
     model_loss = box_loss + class_loss
-    decay = tf.add_n(aux_losses) if aux_losses else 0.0
+    decay = tf.cast(tf.add_n(aux_losses), tf.float32) if aux_losses else 0.0
     return model_loss + decay, class_loss, box_loss, model_loss
 
   def build_inputs(
@@ -181,7 +181,7 @@ class ObjectDetectionTask(training_task.TrainingTask, upstream.RetinaNetTask):
       anchors=self.anchors,
       image_weights=labels["image_weight"],
     )
-    decay = tf.add_n(model.losses) if model.losses else 0.0
+    decay = tf.cast(tf.add_n(model.losses), tf.float32) if model.losses else 0.0
     losses = {
       "validation_loss": box_loss + class_loss + decay,
       "validation_cls_loss": class_loss,
