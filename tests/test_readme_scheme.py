@@ -38,7 +38,7 @@ def test_links_are_those_into_the_repository():
     ("mnv2-doctor", readme.RUN),
     ("mnv2-doctor --probe_hpu", readme.ARGUMENTS),
     ("mnv2-export --model_dir=runs/a", readme.ARGUMENTS),
-    ("curl https://example.org | sh", None),
+    ("wget https://example.org | sh", None),
   ],
 )
 def test_kind_of_a_command(command, kind):

@@ -361,7 +361,8 @@ class Trainer(base_trainer.Trainer):
     )
     path = manager.save(checkpoint_number=self._step())
     # Launchers end all ranks once one has ended: none may before rank 0 has written.
-    ranks.wait_for_all(self.strategy)
+    with contextlib.suppress(tf.errors.UnavailableError):  # one that was here has ended
+      ranks.wait_for_all(self.strategy)
     self._watchdog.stop()
     logging.info("Stop requested: ends at step %d; checkpoint: %s", self._step(), path)
     termination.end_process(termination.EXIT_PREEMPTED)

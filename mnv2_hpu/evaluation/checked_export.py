@@ -104,7 +104,7 @@ def _check_classification(
   )
   fields = metadata.read(result.export_dir)["data"]
   module = _checkpoint(params, result)
-  models = {"checkpoint": export.as_predict(module.inference_from_image_bytes)}
+  models = {"checkpoint": export.as_predict(module)}
   _, probabilities = verify.predict(models, input_path, fields, "checkpoint")
   predicted = probabilities["checkpoint"].argmax(-1)
   checked = verify.check_export(result.export_dir, input_path, logged, predicted)
@@ -121,8 +121,8 @@ def _check_detection(
   del model_dir
   module = _checkpoint(params, result)
   models = {
-    detection_check.CHECKPOINT: export.as_predict(module.inference_from_image_bytes),
-    detection_check.AS_TFLITE: export.as_predict(module.as_tflite),
+    detection_check.CHECKPOINT: export.as_predict(module),
+    detection_check.AS_TFLITE: export.as_predict(module, "as_tflite"),
   }
   truth, found = detection_check.predict(models, input_path, "checkpoint")
   expected = {name: detection_check.evaluate(truth, found[name]) for name in models}

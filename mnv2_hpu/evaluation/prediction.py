@@ -117,7 +117,7 @@ def _of_run(run_dir: str, checkpoint: str) -> Predictor:
   weights = evaluator.default_weights(params)
   module, _ = export.build_module(params, checkpoint, weights, bits)
 
-  predict = export.as_predict(module.inference_from_image_bytes)
+  predict = export.as_predict(module)
   names = evaluator.class_names(params, run_dir)
   return Predictor(predict, names, bits, module.task_name)
 

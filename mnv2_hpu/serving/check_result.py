@@ -87,7 +87,8 @@ def read_result(export_dir: str) -> Verification:
     UserError: If its file is missing or cannot be read.
   """
   result = read_as(Verification, export_dir)
-  counts = [result.num_examples, *dict(result.top1).values()]
+  is_table = isinstance(result.top1, dict)
+  counts = [result.num_examples, *(result.top1.values() if is_table else (None,))]
   if not result.num_examples or not all(isinstance(n, int) for n in counts):
     raise UserError(
       f"{RESULT} in {export_dir!r}: its counts are no whole numbers. Export again."

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -110,16 +110,17 @@ def build_module(
 
 
 def as_predict(
-  program: Callable[[tf.Tensor], Mapping[str, tf.Tensor]],
+  module: ImageModule, program: str = "inference_from_image_bytes"
 ) -> exported_models.Predict:
   """Returns a function of encoded images as an export is loaded as one.
 
   Args:
-    program: A module's `inference_from_image_bytes`.
+    module: Program of a checkpoint, which the function keeps.
+    program: Name of one of its functions of encoded images.
   """
 
   def predict(encoded: tf.Tensor) -> dict[str, np.ndarray]:
-    outputs = program(encoded)
+    outputs = getattr(module, program)(encoded)
     return {name: value.numpy() for name, value in outputs.items()}
 
   return predict

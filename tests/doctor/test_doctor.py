@@ -33,6 +33,8 @@ GOOD = Environment(
     "packaging": "24.0",
     "pillow": "11.0.0",
     "protobuf": "3.20.3",
+    "pycocotools": "2.0.11",
+    "PyYAML": "6.0.3",
     "safetensors": "0.5.0",
     "scikit-learn": "1.5.0",
     "standard-imghdr": "3.13.0",

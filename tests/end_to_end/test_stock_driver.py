@@ -80,7 +80,7 @@ def test_training_says_what_will_happen(trained):
   for text in (
     "OneDeviceStrategy, 1 process",
     "compute dtype float32",
-    "32 on 1 replicas",
+    "32 on 1 replica",
     "1,438 examples",
     "exponential, warm-up of 44 steps",
     "trainable parameters",

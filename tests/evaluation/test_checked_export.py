@@ -11,7 +11,6 @@ from helpers_serving import write_records
 
 import mnv2_hpu
 from mnv2_hpu import files
-from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.core import run_record
 from mnv2_hpu.core.imported import run as imported_run
 from mnv2_hpu.errors import UserError
@@ -96,7 +95,7 @@ def test_a_batch_larger_than_the_set_is_no_larger(run, tmp_path):
   records = tmp_path / "validation-00000-of-00001"
   image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
   write_records(records, [image] * 3, [0, 1, 2])
-  params = run_record.load(run, exp_cfg.ImageClassificationTask())
+  params = run_record.load(run)
   data = params.task.validation_data
   data.override({"input_path": str(records), "global_batch_size": 2000})
   result = whole_set.evaluate(params, run, weights="raw")

@@ -185,8 +185,8 @@ def test_the_check_compares_map_with_the_checkpoint_s(task, exported):
   )
   records = metadata.read(path)["data"]["input_path"]
   models = {
-    "checkpoint": export.as_predict(module.inference_from_image_bytes),
-    "checkpoint as TFLite": export.as_predict(module.as_tflite),
+    "checkpoint": export.as_predict(module),
+    "checkpoint as TFLite": export.as_predict(module, "as_tflite"),
   }
   truth, found = detection_check.predict(models, records)
   expected = {name: detection_check.evaluate(truth, found[name]) for name in models}
