@@ -34,7 +34,7 @@ GOOD = Environment(
     "pillow": "11.0.0",
     "protobuf": "3.20.3",
     "pycocotools": "2.0.11",
-    "PyYAML": "6.0.3",
+    "pyyaml": "6.0.3",
     "safetensors": "0.5.0",
     "scikit-learn": "1.5.0",
     "standard-imghdr": "3.13.0",
