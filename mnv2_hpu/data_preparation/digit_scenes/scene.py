@@ -12,9 +12,9 @@ from mnv2_hpu.data_preparation.digit_scenes import backdrop
 Handwriting = Sequence[npt.NDArray[np.floating[Any]]]  # per digit, [n, 8, 8] of 0 to 1
 IGNORED = 255
 
-_SIZES = (0.12, 0.48)  # heights of digits, in parts of the shorter side
+_SIZES = (0.12, 0.48)  # heights of digits, fractions of the shorter side
 _COUNT = (2, 8)  # digits of a scene, both included
-_MAX_OVERLAP = 0.25  # shared by two digits, in parts of the smaller
+_MAX_OVERLAP = 0.25  # shared by two digits, fraction of the smaller
 _TRIES = 12  # places tried for a digit before it is left out
 _PADDING = 2  # cells around an image of 8x8
 _MAX_TURN = 0.22  # radians
