@@ -305,7 +305,12 @@ def save_contact_sheet(
       # No mathematics, whatever characters a class is called by.
       axes.set_title(text, loc="center", fontsize=8, parse_math=False)
     with files.atomic_write(path, "wb") as file:
-      figure.savefig(file, format="png", metadata={"Software": None})
+      figure.savefig(
+        file,
+        format="png",
+        bbox_inches="tight",  # constrained layout cuts captions of two lines
+        metadata={"Software": None},
+      )
 
 
 def _cut(text: str) -> str:
