@@ -123,7 +123,8 @@ def test_sigterm_ends_the_wait_for_a_restart():
 
 
 def test_the_command_ends_with_a_launcher_that_is_killed(tmp_path):
-  worker = "import time; print('up', flush=True); time.sleep(60)"
+  # One write a worker: print writes the end of the line apart, where another's fits in.
+  worker = "import os, time; os.write(1, b'up\\n'); time.sleep(60)"
   flags = ["--np=2", "--", sys.executable, "-c", worker]
   process = subprocess.Popen([*_LAUNCH, *flags], stdout=subprocess.PIPE, text=True)
   with process:
