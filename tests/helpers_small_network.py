@@ -16,11 +16,19 @@ SPECS = (
   block_specs.BlockSpec(1, 16, 1, 1),
   block_specs.BlockSpec(6, 24, 2, 2),
 )
+# A detector reads features at the strides 16 and 32.
+DETECTOR_SPECS = (
+  *SPECS,
+  block_specs.BlockSpec(6, 32, 1, 2),
+  block_specs.BlockSpec(6, 96, 1, 2),
+  block_specs.BlockSpec(6, 160, 1, 2),
+)
 
 
 def install():
   """Makes all networks of this process small."""
-  block_specs.BLOCK_SPECS = SPECS
+  is_detector = any("ssdlite" in argument for argument in sys.argv)
+  block_specs.BLOCK_SPECS = DETECTOR_SPECS if is_detector else SPECS
 
 
 def main():
