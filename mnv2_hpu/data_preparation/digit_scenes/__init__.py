@@ -5,9 +5,13 @@ Each scene shows several of scikit-learn's digits, written in one ink each, at s
 are no digits. They are written as people have such data: JPEGs, COCO JSON, label PNGs.
 """
 
+import concurrent.futures
+import functools
 import json
+import multiprocessing
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,6 +27,7 @@ _SPLITS = ("train", "val")
 _HELD_OUT = 0.2  # fraction of each digit's images
 _JPEG_QUALITY = 92
 _MIN_SIZE = 64  # pixels
+_CHUNK = 250  # scenes that a process draws at a time; it starts in about as long
 
 
 def write_scenes(
@@ -71,7 +76,7 @@ def write_scenes(
     file.write("\n".join(CLASS_NAMES) + "\n")
   handwriting = _handwriting(seed)
   for split, number in numbers.items():
-    content = _write_split(root, split, number, handwriting[split], size, seed)
+    content = _write_split(_Split(root, split, handwriting[split], size, seed), number)
     with files.atomic_write(root / "annotations" / f"instances_{split}.json") as file:
       json.dump(content, file)
   return numbers
@@ -92,44 +97,80 @@ def _handwriting(seed: int) -> dict[str, scene.Handwriting]:
   }
 
 
-def _write_split(
-  root: Path,
-  split: str,
-  number: int,
-  handwriting: scene.Handwriting,
-  size: tuple[int, int],
-  seed: int,
-) -> dict[str, Any]:
+class _Split(NamedTuple):
+  """What the scenes of a split are drawn from.
+
+  Attributes:
+    root: Folder of all splits.
+    name: One of `_SPLITS`.
+    handwriting: Its images of each digit.
+    size: Height and width of a scene in pixels.
+    seed: Seed of everything drawn.
+  """
+
+  root: Path
+  name: str
+  handwriting: scene.Handwriting
+  size: tuple[int, int]
+  seed: int
+
+  @property
+  def images(self) -> Path:
+    return self.root / "images" / self.name
+
+  @property
+  def masks(self) -> Path:
+    return self.root / "masks" / self.name
+
+
+def _write_split(split: _Split, number: int) -> dict[str, Any]:
   """Writes the images and masks of a split; returns the content of its JSON."""
-  images, annotations = root / "images" / split, root / "masks" / split
-  for folder in (images, annotations):
+  for folder in (split.images, split.masks):
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("[0-9]*"):  # left by a call for more scenes
       if path.stem.isdecimal() and int(path.stem) > number:
         path.unlink()
-  entries: list[dict[str, Any]] = []
-  for index in range(1, number + 1):
-    rng = np.random.default_rng([seed, _SPLITS.index(split), index])
-    drawn = scene.draw(rng, handwriting, size)
-    name = f"{index:05d}"
-    Image.fromarray(drawn.pixels).save(images / f"{name}.jpg", quality=_JPEG_QUALITY)
-    mask = Image.fromarray(drawn.labels)
-    mask.putpalette(_palette())
-    mask.save(annotations / f"{name}.png")
-    entries += [
-      {"id": len(entries) + k, "image_id": index, "iscrowd": 0, **annotation}
-      for k, annotation in enumerate(_annotations(drawn), start=1)
-    ]
+  entries = [
+    {"image_id": index, "iscrowd": 0, **annotation}
+    for index, annotations in enumerate(_write_scenes(split, number), start=1)
+    for annotation in annotations
+  ]
+  height, width = split.size
   return {
     "images": [
-      {"id": i, "file_name": f"{i:05d}.jpg", "height": size[0], "width": size[1]}
+      {"id": i, "file_name": f"{i:05d}.jpg", "height": height, "width": width}
       for i in range(1, number + 1)
     ],
-    "annotations": entries,
+    "annotations": [{"id": i, **entry} for i, entry in enumerate(entries, start=1)],
     "categories": [
       {"id": label, "name": name} for label, name in enumerate(CLASS_NAMES) if label
     ],
   }
+
+
+def _write_scenes(split: _Split, number: int) -> list[list[dict[str, Any]]]:
+  """Draws and writes scenes, many on all processors; returns the boxes of each."""
+  write = functools.partial(_write_scene, split)
+  indices = range(1, number + 1)
+  if number <= _CHUNK:
+    return [write(index) for index in indices]
+  context = multiprocessing.get_context("spawn")
+  processes = len(os.sched_getaffinity(0))
+  with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+    return list(pool.map(write, indices, chunksize=_CHUNK))
+
+
+def _write_scene(split: _Split, index: int) -> list[dict[str, Any]]:
+  rng = np.random.default_rng([split.seed, _SPLITS.index(split.name), index])
+  drawn = scene.draw(rng, split.handwriting, split.size)
+  name = f"{index:05d}"
+  Image.fromarray(drawn.pixels).save(
+    split.images / f"{name}.jpg", quality=_JPEG_QUALITY
+  )
+  mask = Image.fromarray(drawn.labels)
+  mask.putpalette(_palette())
+  mask.save(split.masks / f"{name}.png")
+  return _annotations(drawn)
 
 
 def _annotations(drawn: scene.Scene) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ _SCALE = 2  # drawn larger and reduced, so that edges are smooth
 _TEXTURES = (3, 6, 12, 40)  # cells of noise across a scene
 _STRENGTH = (18.0, 10.0, 8.0, 5.0)  # standard deviations, in levels of 0..255
 _SHAPES = (3, 9)  # shapes of a scene, both included
-_MIN_CONTRAST = 85.0  # between an ink's luma and the ground's, in levels
+_MIN_CONTRAST = 110.0  # between an ink's luma and the ground's, in levels
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
@@ -30,7 +30,7 @@ class Backdrop(NamedTuple):
 def draw(rng: np.random.Generator, size: tuple[int, int]) -> Backdrop:
   """Draws a ground of `size`, height and width in pixels."""
   large = (size[1] * _SCALE, size[0] * _SCALE)
-  hue, lightness = rng.uniform(0, 360), rng.uniform(18, 86)
+  hue, lightness = rng.uniform(0, 360), rng.uniform(15, 45)
   image = _textured(rng, hue, lightness, large)
   canvas = ImageDraw.Draw(image)
   for _ in range(rng.integers(_SHAPES[0], _SHAPES[1] + 1)):
@@ -47,11 +47,8 @@ def contrasting_color(
 ) -> npt.NDArray[np.float32]:
   """Returns an ink, `[3]` of 0..255, that is read well on a ground of this color."""
   luma = float(ground @ _LUMA)
-  darker, lighter = luma > _MIN_CONTRAST + 25, luma < 255 - _MIN_CONTRAST - 25
-  dark = darker and (not lighter or rng.random() < 0.5)
-  limit = luma - _MIN_CONTRAST if dark else luma + _MIN_CONTRAST
-  wanted = rng.uniform(0, limit) if dark else rng.uniform(limit, 255)
-  pure = np.array(_color(rng.uniform(0, 360), rng.uniform(40, 100), 50), np.float32)
+  wanted = rng.uniform(min(luma + _MIN_CONTRAST, 250), 255)
+  pure = np.array(_color(rng.uniform(0, 360), rng.uniform(0, 80), 50), np.float32)
   own = float(pure @ _LUMA)
   # Mixed with black or white up to the luma that is wanted.
   if own >= wanted:

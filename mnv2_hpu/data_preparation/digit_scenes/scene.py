@@ -12,15 +12,15 @@ from mnv2_hpu.data_preparation.digit_scenes import backdrop
 Handwriting = Sequence[npt.NDArray[np.floating[Any]]]  # per digit, [n, 8, 8] of 0 to 1
 IGNORED = 255
 
-_SIZES = (0.12, 0.48)  # heights of digits, fractions of the shorter side
-_COUNT = (2, 8)  # digits of a scene, both included
-_MAX_OVERLAP = 0.25  # shared by two digits, fraction of the smaller
+_SIZES = (0.15, 0.6)  # heights of digits, fractions of the shorter side
+_COUNT = (4, 9)  # digits of a scene, both included
+_MAX_OVERLAP = 0.2  # shared by two digits, fraction of the smaller
 _TRIES = 12  # places tried for a digit before it is left out
 _PADDING = 2  # cells around an image of 8x8
-_MAX_TURN = 0.22  # radians
-_MAX_SHEAR = 0.15
+_MAX_TURN = 0.15  # radians
+_MAX_SHEAR = 0.1
 _ASPECTS = (0.75, 1.0)  # factors on the width
-_THRESHOLD = (0.28, 0.42)  # ink above it is drawn: how thick a digit is
+_THRESHOLD = (0.42, 0.5)  # ink above it is drawn: how thick a digit is
 _EDGE = 0.75  # pixels: what is this near to an edge is ignored, on both sides of it
 _MARGIN = 1  # pixels around the box of a digit, which its edge may fade into
 
