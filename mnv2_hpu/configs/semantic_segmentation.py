@@ -48,8 +48,10 @@ class SegmentationRecipe(TrainingRecipe, SegmentationFields):
   head_norm_epsilon: float = deeplab.Norm.norm_epsilon
   fine_tune_batch_norm: bool = True  # False: the start's statistics, for small batches
   dropout_rate: float = 0.1  # before the decoder, or the logits
+  head_channels: int = deeplab.CHANNELS  # outputs of each branch and of the decoder
   ignore_label: int = segmentation_loss.IGNORE_LABEL  # pixels that count nowhere
   hard_pixel_share: float = 1.0  # fraction of pixels trained on, of the largest losses
+  upsample_logits: bool = True  # False trains on labels of the logits' size: faster
   hard_pixel_ramp_epochs: float = 0.0  # in which that fraction falls from 1
   optimizer: str = "sgd"
   learning_rate: float | None = 0.007
@@ -148,6 +150,7 @@ class DeepLabModel(hyperparams.Config):
   )
   fine_tune_batch_norm: bool = SegmentationRecipe.fine_tune_batch_norm
   dropout_rate: float = SegmentationRecipe.dropout_rate
+  head_channels: int = SegmentationRecipe.head_channels
 
 
 @dataclasses.dataclass
@@ -159,7 +162,7 @@ class Losses(hyperparams.Config):
   class_weights: list[float] = dataclasses.field(default_factory=list)  # empty: all 1
   hard_pixel_share: float = SegmentationRecipe.hard_pixel_share
   hard_pixel_ramp_steps: int = 0
-  upsample_logits: bool = True  # False reduces the labels instead
+  upsample_logits: bool = SegmentationRecipe.upsample_logits
 
 
 @dataclasses.dataclass
@@ -235,6 +238,7 @@ def _task(
           "decoder",
           "fine_tune_batch_norm",
           "dropout_rate",
+          "head_channels",
         )
       },
     ),
@@ -242,6 +246,7 @@ def _task(
       l2_weight_decay=recipe.weight_decay,
       ignore_label=recipe.ignore_label,
       hard_pixel_share=recipe.hard_pixel_share,
+      upsample_logits=recipe.upsample_logits,
       hard_pixel_ramp_steps=schedule.steps(recipe.hard_pixel_ramp_epochs),
     ),
     evaluation=Evaluation(

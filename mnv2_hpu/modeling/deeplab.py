@@ -91,6 +91,7 @@ class DeepLab(keras.Model):
     norm: Norm | None = None,
     fine_tune_batch_norm: bool = True,
     dropout_rate: float = 0.1,
+    channels: int = CHANNELS,
     kernel_regularizer: keras.regularizers.Regularizer | None = None,
     **kwargs: Any,
   ) -> None:
@@ -108,6 +109,7 @@ class DeepLab(keras.Model):
       fine_tune_batch_norm: Whether training uses the statistics of the batch and moves
         the moving ones; scale and offset are trained either way.
       dropout_rate: Fraction of the head's features dropped in training.
+      channels: Output channels of each branch, of their projection and of the decoder.
       kernel_regularizer: Regularizer of ordinary kernels; depthwise kernels have none.
       **kwargs: Keyword arguments of `keras.Model`, such as `name`.
 
@@ -121,6 +123,7 @@ class DeepLab(keras.Model):
           f"{name}: {kind!r} is unknown. {did_you_mean(kind, CONVOLUTIONS)}"
         )
     self._norm = norm or Norm()
+    self._channels = channels
     self._regularizer = kernel_regularizer
     self._fine_tune_batch_norm = fine_tune_batch_norm
 
@@ -224,7 +227,7 @@ class DeepLab(keras.Model):
     self,
     x: tf.Tensor,
     name: str,
-    channels: int = CHANNELS,
+    channels: int | None = None,
     kernel_size: int = 1,
     rate: int = 1,
     initializer: str | keras.initializers.Initializer = "glorot_uniform",
@@ -232,7 +235,7 @@ class DeepLab(keras.Model):
   ) -> tf.Tensor:
     """Applies an ordinary convolution, batch norm and the activation."""
     x = keras.layers.Conv2D(
-      channels,
+      channels or self._channels,
       kernel_size,
       padding="same",
       dilation_rate=rate,

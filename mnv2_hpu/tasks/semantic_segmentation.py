@@ -54,6 +54,7 @@ class SemanticSegmentationTask(
       ),
       fine_tune_batch_norm=config.fine_tune_batch_norm,
       dropout_rate=config.dropout_rate,
+      channels=config.head_channels,
       kernel_regularizer=self.kernel_regularizer(),
     )
     stateless_dropout.make_dropout_stateless(model, self.task_config.train_data.seed)
