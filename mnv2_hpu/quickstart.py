@@ -1,4 +1,4 @@
-"""The quickstart's steps: each a command that a user can give, shown before it runs.
+"""The quickstarts' steps: each a command that a user can give, shown before it runs.
 
 All that the commands print goes to a log; on the screen are progress and results.
 """
@@ -12,14 +12,91 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from mnv2_hpu import tf_environment
 from mnv2_hpu.configs import gin_files
-from mnv2_hpu.data_preparation import digits
+from mnv2_hpu.data_preparation import digit_scenes, digits
 from mnv2_hpu.errors import UserError
+
+
+class Quickstart(NamedTuple):
+  """One task on handwritten digits.
+
+  Attributes:
+    output_dir: Folder for everything that is made, unless another is asked for.
+    experiment: Model Garden experiment.
+    gin_file: Gin file of this package.
+    source: `--source` of the preparation.
+    write_images: Writes the images into a folder; returns how many, by split.
+    images: What they are, for people.
+    rows: Rows of the table at the end: text, and name in `metrics.json`.
+  """
+
+  output_dir: str
+  experiment: str
+  gin_file: str
+  source: str
+  write_images: Callable[[str], Mapping[str, int]]
+  images: str
+  rows: Mapping[str, str]
+
+
+def _write_scenes(output_dir: str) -> dict[str, int]:
+  return digit_scenes.write_scenes(output_dir, *_NUM_SCENES, size=_SCENE_SIZE)
+
+
+_NUM_SCENES = (3000, 200)  # to train on, and held out
+_SCENE_SIZE = (192, 192)  # pixels
+_SCENES = "digits of scikit-learn in cluttered scenes"
+
+QUICKSTARTS = {
+  "classification": Quickstart(
+    output_dir="build/quickstart",
+    experiment="mobilenet_v2_classification",
+    gin_file="digits.gin",
+    source="image_folder",
+    write_images=digits.write_digits,
+    images="scikit-learn's load_digits",
+    rows={
+      "top-1, EMA weights": "top1",
+      "top-5, EMA weights": "top5",
+      "top-1, raw weights": "top1_raw",
+      "top-1, SavedModel reloaded": "top1_saved_model",
+      "top-1, TFLite reloaded": "top1_tflite",
+    },
+  ),
+  "detection": Quickstart(
+    output_dir="build/quickstart-detection",
+    experiment="mobilenet_v2_ssdlite",
+    gin_file="digit_boxes.gin",
+    source="coco",
+    write_images=_write_scenes,
+    images=_SCENES,
+    rows={
+      "mAP at IoU 0.5": "map50",
+      "mAP at IoU 0.5 to 0.95": "map",
+      "mAP at IoU 0.5, SavedModel": "map50_saved_model",
+      "mAP at IoU 0.5, TFLite": "map50_tflite",
+    },
+  ),
+  "segmentation": Quickstart(
+    output_dir="build/quickstart-segmentation",
+    experiment="mobilenet_v2_deeplabv3plus",
+    gin_file="digit_masks.gin",
+    source="masks",
+    write_images=_write_scenes,
+    images=_SCENES,
+    rows={
+      "mIoU": "miou",
+      "pixels of the right class": "pixel_accuracy",
+      "mIoU, SavedModel": "miou_saved_model",
+      "mIoU, TFLite": "miou_tflite",
+    },
+  ),
+}
 
 # What an earlier run left; nothing else in the folder is touched.
 _FOLDERS = ("images", "tfrecords", "model", "export", "saved_model")
@@ -34,16 +111,20 @@ _SHOWN = re.compile(
 _LAST_LINES = 20  # shown of a step that failed
 
 
-def run(output_dir: Path, train_epochs: float | None = None) -> dict[str, float]:
+def run(
+  task: str, output_dir: Path, train_epochs: float | None = None
+) -> dict[str, float]:
   """Trains on the digits, exports and reports; returns the seconds of each step.
 
   Args:
+    task: One of `QUICKSTARTS`.
     output_dir: Folder for everything that is made.
     train_epochs: Epochs of the training; the gin file's if None.
 
   Raises:
     UserError: If a step fails.
   """
+  quickstart = QUICKSTARTS[task]
   output_dir.mkdir(parents=True, exist_ok=True)
   for name in _FOLDERS:
     shutil.rmtree(output_dir / name, ignore_errors=True)
@@ -58,11 +139,11 @@ def run(output_dir: Path, train_epochs: float | None = None) -> dict[str, float]
   seconds: dict[str, float] = {}
   start = time.monotonic()
   images = output_dir / "images"
-  counts = digits.write_digits(str(images))
-  print(f"images: {counts} (scikit-learn's load_digits) in {images}")
+  counts = quickstart.write_images(str(images))
+  print(f"images: {counts} ({quickstart.images}) in {images}")
   seconds["images"] = time.monotonic() - start
   with log_path.open("w", encoding="utf-8") as log:
-    for name, command in _commands(output_dir, train_epochs).items():
+    for name, command in _commands(quickstart, output_dir, train_epochs).items():
       start = time.monotonic()
       _run(log, "-m", *command)
       seconds[name] = time.monotonic() - start
@@ -73,23 +154,24 @@ def run(output_dir: Path, train_epochs: float | None = None) -> dict[str, float]
 
 
 def _commands(
-  output_dir: Path, train_epochs: float | None
+  quickstart: Quickstart, output_dir: Path, train_epochs: float | None
 ) -> dict[str, tuple[str, ...]]:
   records, model = output_dir / "tfrecords", output_dir / "model"
   bindings = [f"DATA_DIR = '{records}'"]
   if train_epochs is not None:
-    bindings.append(f"mobilenet_v2_classification.train_epochs = {train_epochs}")
+    bindings.append(f"{quickstart.experiment}.train_epochs = {train_epochs}")
   run_flags = (f"--model_dir={model}", f"--export_dir={output_dir / 'export'}")
   return {
     "TFRecords": (
       "mnv2_hpu.cli.prepare_data",
+      f"--source={quickstart.source}",
       f"--input_dir={output_dir / 'images'}",
       f"--output_dir={records}",
     ),
     "training": (
       "official.vision.train",
-      "--experiment=mobilenet_v2_classification",
-      f"--gin_file={gin_files.path('digits.gin')}",
+      f"--experiment={quickstart.experiment}",
+      f"--gin_file={gin_files.path(quickstart.gin_file)}",
       *(f"--gin_params={binding}" for binding in bindings),
       "--mode=train_and_eval",
       f"--model_dir={model}",
@@ -127,16 +209,12 @@ def _run(log: TextIO, *command: str) -> None:
     )
 
 
-def summary(output_dir: Path, seconds: Mapping[str, float]) -> str:
-  """Returns the table to print: accuracies, sizes, seconds, the report's path."""
+def summary(task: str, output_dir: Path, seconds: Mapping[str, float]) -> str:
+  """Returns the table to print: metrics, sizes, seconds, the report's path."""
   metrics = json.loads((output_dir / "metrics.json").read_text())
   rows = [
-    ("top-1, EMA weights", f"{metrics['top1']:.2%}"),
-    ("top-5, EMA weights", f"{metrics['top5']:.2%}"),
-    ("top-1, raw weights", f"{metrics['top1_raw']:.2%}"),
-    ("top-1, SavedModel reloaded", f"{metrics['top1_saved_model']:.2%}"),
-    ("top-1, TFLite reloaded", f"{metrics['top1_tflite']:.2%}"),
-    ("held-out images", f"{metrics['num_examples']}"),
+    *((text, f"{metrics[name]:.2%}") for text, name in QUICKSTARTS[task].rows.items()),
+    ("held-out images", f"{metrics.get('num_images', metrics.get('num_examples'))}"),
     ("training steps", f"{metrics['train_steps']:,}"),
     *((f"{name}, seconds", f"{value:.0f}") for name, value in seconds.items()),
     ("report", str(output_dir / "report.html")),
