@@ -1,11 +1,11 @@
-"""Predicts classes or boxes of image files, by a run, an export, or a model of it."""
+"""Predicts classes, boxes or masks of image files, by a run, an export, or a model."""
 
 import dataclasses
 import glob
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,8 +22,10 @@ from mnv2_hpu.serving.object_detection import (
   SCORES,
   DetectionModule,
 )
+from mnv2_hpu.serving.semantic_segmentation import MASKS, SIZES, SegmentationModule
 
 BATCH_SIZE = 32
+_SEGMENTATION_BATCH_SIZE = 4  # the upsampled logits take much memory
 TOP = 3  # classes of a prediction
 
 
@@ -36,13 +38,19 @@ class Predictor:
       classifier `probs`, `[batch, num_classes]`.
     label_names: Name of each class.
     significant_bits: Bits that samples of 16 bits use in its images.
-    task: `"classification"` or `"detection"`.
+    task: `"classification"`, `"detection"` or `"segmentation"`.
   """
 
   predict: exported_models.Predict
   label_names: Sequence[str]
   significant_bits: int
   task: str = ClassificationModule.task_name
+
+  @property
+  def batch_size(self) -> int:
+    """Images that it is given at once."""
+    is_segmenter = self.task == SegmentationModule.task_name
+    return _SEGMENTATION_BATCH_SIZE if is_segmenter else BATCH_SIZE
 
 
 class Detection(NamedTuple):
@@ -61,6 +69,22 @@ class Detection(NamedTuple):
   label: int
 
 
+class Area(NamedTuple):
+  """The pixels of one class.
+
+  Attributes:
+    name: Name of the class.
+    pixels: Their number.
+    fraction: Fraction of the image, in [0, 1].
+    label: Index of the class.
+  """
+
+  name: str
+  pixels: int
+  fraction: float
+  label: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
   """What a model says of one file.
@@ -68,8 +92,10 @@ class Prediction:
   Attributes:
     file: Its path.
     classes: Name and probability of the likeliest classes, the best first; empty where
-      the file is no image, and of a detector.
+      the file is no image, and of other tasks.
     detections: Objects that a detector has found, the best first.
+    areas: Classes that a segmenter has found, the largest first.
+    mask: Class of each pixel, uint8 `[height, width]`; None of other tasks.
     error: Why it could not be read; empty where it could.
     encoded: The image as the network got it, JPEG or PNG.
   """
@@ -77,6 +103,8 @@ class Prediction:
   file: str
   classes: tuple[tuple[str, float], ...] = ()
   detections: tuple[Detection, ...] = ()
+  areas: tuple[Area, ...] = ()
+  mask: np.ndarray | None = None
   error: str = ""
   encoded: bytes = b""
 
@@ -166,24 +194,16 @@ def predict_files(
     min_score: Score that a detection has at least.
   """
   remaining = iter(files)
-  while batch := list(itertools.islice(remaining, BATCH_SIZE)):
+  fields, names = _FIELDS[predictor.task], predictor.label_names
+  while batch := list(itertools.islice(remaining, predictor.batch_size)):
     predictions = [_read(file, predictor.significant_bits) for file in batch]
     readable = [p for p in predictions if not p.error]
     if readable:
-      encoded = tf.constant([p.encoded for p in readable])
-      outputs = predictor.predict(encoded)
-      names = predictor.label_names
-      if predictor.task == DetectionModule.task_name:
-        readable = [
-          dataclasses.replace(p, detections=_detections(outputs, i, names, min_score))
-          for i, p in enumerate(readable)
-        ]
-      else:
-        readable = [
-          dataclasses.replace(p, classes=_classes(probabilities, names))
-          for p, probabilities in zip(readable, outputs["probs"], strict=True)
-        ]
-      rows = iter(readable)
+      outputs = predictor.predict(tf.constant([p.encoded for p in readable]))
+      rows = iter(
+        dataclasses.replace(p, **fields(outputs, i, names, min_score))
+        for i, p in enumerate(readable)
+      )
       predictions = [p if p.error else next(rows) for p in predictions]
     yield from predictions
 
@@ -199,15 +219,17 @@ def _read(file: str, significant_bits: int) -> Prediction:
 
 
 def _classes(
-  probabilities: np.ndarray, names: Sequence[str]
-) -> tuple[tuple[str, float], ...]:
+  outputs: Mapping[str, np.ndarray], row: int, names: Sequence[str], min_score: float
+) -> dict[str, Any]:
+  del min_score
+  probabilities = outputs["probs"][row]
   best = np.argsort(-probabilities, kind="stable")[:TOP]
-  return tuple((names[i], float(probabilities[i])) for i in best)
+  return {"classes": tuple((names[i], float(probabilities[i])) for i in best)}
 
 
 def _detections(
   outputs: Mapping[str, np.ndarray], row: int, names: Sequence[str], min_score: float
-) -> tuple[Detection, ...]:
+) -> dict[str, Any]:
   found = zip(
     outputs[CLASSES][row].astype(int).tolist(),
     outputs[SCORES][row].tolist(),
@@ -219,4 +241,27 @@ def _detections(
     for label, score, box in found
     if score > 0 and score >= min_score
   )
-  return tuple(detections)
+  return {"detections": tuple(detections)}
+
+
+def _areas(
+  outputs: Mapping[str, np.ndarray], row: int, names: Sequence[str], min_score: float
+) -> dict[str, Any]:
+  del min_score
+  height, width = outputs[SIZES][row]
+  mask = outputs[MASKS][row, :height, :width].copy()  # not all of the batch
+  counts = np.bincount(mask.ravel(), minlength=len(names))
+  areas = (
+    Area(names[i], int(counts[i]), float(counts[i] / mask.size), int(i))
+    for i in np.argsort(-counts, kind="stable")
+    if counts[i]
+  )
+  return {"areas": tuple(areas), "mask": mask}
+
+
+# Fields of a `Prediction` of a row of outputs, by task.
+_FIELDS: dict[str, Callable[..., dict[str, Any]]] = {
+  ClassificationModule.task_name: _classes,
+  DetectionModule.task_name: _detections,
+  SegmentationModule.task_name: _areas,
+}

@@ -40,7 +40,8 @@ def describe(
 ) -> dict[str, Any]:
   """Returns the content of the file."""
   task = module.params.task
-  height, width, channels = task.model.input_size
+  channels = task.model.input_size[2]
+  height, width = module.preprocessing.height, module.preprocessing.width
   return {
     **dataclasses.asdict(restored),
     "task": module.task_name,
