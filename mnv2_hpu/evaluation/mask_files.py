@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mnv2_hpu import files
 from mnv2_hpu.dataloaders import image_decoding
-from mnv2_hpu.evaluation.prediction import Prediction
+from mnv2_hpu.evaluation.prediction_fields import Prediction
 from mnv2_hpu.reporting import masks, plots
 
 MASKS, BLENDED = "masks", "blended"

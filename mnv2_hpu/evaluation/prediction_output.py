@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import mask_files, prediction, prediction_rows
-from mnv2_hpu.evaluation.prediction import Prediction
+from mnv2_hpu.evaluation.prediction_fields import Prediction
 from mnv2_hpu.progress import Progress
 from mnv2_hpu.reporting import boxes, plots
 

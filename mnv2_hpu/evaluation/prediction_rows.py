@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 
-from mnv2_hpu.evaluation.prediction import TOP, Prediction
+from mnv2_hpu.evaluation.prediction_fields import TOP, Prediction
 
 Row = Callable[[Prediction], str]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-OPACITY = 0.6  # of classes over an image; the background has none
+OPACITY = 0.6  # opacity of classes over an image; the background has none
 IGNORED = "#ffffff"
 _DARK, _MUTED = "#1f2933", "#616e7c"
 # The background, then Okabe and Ito's colors and others that differ from them.

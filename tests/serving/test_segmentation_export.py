@@ -1,5 +1,7 @@
 """An exported segmenter labels the pixels as its checkpoint does, on phones too."""
 
+import re
+
 import helpers_segmentation_records
 import numpy as np
 import pytest
@@ -44,7 +46,7 @@ def fixture_task(small_network):
 
   config = exp_cfg.SemanticSegmentationTask()
   config.model.num_classes = NUM_CLASSES
-  config.model.input_size = [SIZE - 16, SIZE - 16, 3]  # of crops
+  config.model.input_size = [SIZE - 16, SIZE - 16, 3]  # size of crops
   config.validation_data.output_size = [SIZE, SIZE]
   config.model.aspp = config.model.decoder = "separable"
   config.model.atrous_rates = [1, 2]
@@ -251,3 +253,24 @@ def test_formats_that_a_segmenter_has_not(task):
   params = cfg.ExperimentConfig(task=task[0].task_config)
   with pytest.raises(UserError, match="'keras', which is none of segmentation"):
     export.export(params, "x", "y", formats=["keras"])
+
+
+@pytest.mark.checkout
+@pytest.mark.parametrize("kind", ["saved_model", "tflite"])
+def test_the_examples_of_the_documentation(
+  checkout, exported, models, kind, tmp_path, monkeypatch, capsys
+):
+  text = (checkout / "docs/segmentation.md").read_text()
+  examples = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+  name = {"saved_model": "saved_model.load", "tflite": "Interpreter"}[kind]
+  (code,) = (example for example in examples if name in example)
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "export").symlink_to(exported.export_dir)
+  photo = tf.io.encode_png(_image(3, (90, 70))).numpy()
+  (tmp_path / "photo.jpg").write_bytes(photo)
+  exec(code, {})
+  printed = dict(line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines())
+  mask = models[kind](tf.constant([photo]))["masks"][0]
+  for label, name in enumerate(NAMES):
+    found = float(printed.get(name, 0))
+    assert found == pytest.approx((mask == label).mean(), abs=0.01)
