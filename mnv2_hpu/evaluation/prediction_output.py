@@ -140,7 +140,8 @@ def _box_cell(result: Prediction, class_names: Sequence[str]) -> _Cell:
 
 def _mask_cell(result: Prediction, class_names: Sequence[str]) -> _Cell:
   blended = mask_files.blend(result, class_names, _MASK_SIZE, _MASK_SIZE)
-  largest = result.areas[0]
+  objects = [area for area in result.areas if area.label]
+  largest = (objects or result.areas)[0]
   return _Cell(plots.png(blended), f"{largest.name} {largest.fraction:.0%}")
 
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 OPACITY = 0.6  # opacity of classes over an image; the background has none
 IGNORED = "#ffffff"
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
 _DARK, _MUTED = "#1f2933", "#616e7c"
 # The background, then Okabe and Ito's colors and others that differ from them.
 _FIRST = (
@@ -53,13 +54,16 @@ def colored(mask: np.ndarray, ignore_label: int | None = None) -> np.ndarray:
 def blend(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
   """Returns an image with its classes in color, uint8 `[height, width, 3]`.
 
+  What lies below a color is gray, so that it is the legend's whatever the image's.
+
   Args:
     image: uint8 `[height, width, 3]`.
     mask: Labels, uint8 `[height, width]`; 0, the background, is left as it is.
   """
-  opacity = np.where(mask > 0, OPACITY, 0.0)[..., np.newaxis]
-  blended = image * (1 - opacity) + colored(mask) * opacity
-  return (blended + 0.5).astype(np.uint8)
+  gray = (image @ _LUMINANCE)[..., np.newaxis]
+  blended = gray * (1 - OPACITY) + colored(mask) * OPACITY
+  is_background = (mask == 0)[..., np.newaxis]
+  return np.where(is_background, image, blended + 0.5).astype(np.uint8)
 
 
 def label_png(mask: np.ndarray) -> bytes:

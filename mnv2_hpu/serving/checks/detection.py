@@ -37,14 +37,13 @@ class DetectionVerification(metric.MetricVerification):
   }
 
   @classmethod
-  def measure(
+  def _measure(
     cls,
     models: Mapping[str, exported_models.Predict],
     input_path: str,
     content: Mapping[str, Any],
-    description: str = "check export",
+    description: str,
   ) -> tuple[int, dict[str, dict[str, float]]]:
-    """See `MetricVerification`."""
     del content
     truth, predictions = predict(models, input_path, description)
     found = {name: evaluate(truth, values) for name, values in predictions.items()}

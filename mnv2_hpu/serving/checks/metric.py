@@ -50,7 +50,6 @@ class MetricVerification(abc.ABC):
   quantized_tolerance: ClassVar[float] = 0.05
 
   @classmethod
-  @abc.abstractmethod
   def measure(
     cls,
     models: Mapping[str, exported_models.Predict],
@@ -70,8 +69,21 @@ class MetricVerification(abc.ABC):
       The number of images, and metrics by format.
 
     Raises:
-      UserError: If there are no records.
+      UserError: If there are no records, or an image cannot be read.
     """
+    with verify.named_errors(input_path):
+      return cls._measure(models, input_path, content, description)
+
+  @classmethod
+  @abc.abstractmethod
+  def _measure(
+    cls,
+    models: Mapping[str, exported_models.Predict],
+    input_path: str,
+    content: Mapping[str, Any],
+    description: str,
+  ) -> tuple[int, dict[str, dict[str, float]]]:
+    """See `measure`."""
 
   @staticmethod
   def program_of(format_name: str) -> str:
@@ -89,12 +101,12 @@ class MetricVerification(abc.ABC):
     columns = list(next(iter(rows.values())))
     lines = [
       f"checked in a fresh process on {self.num_images:,} images: {self.title}",
-      f"  {'format':<20}{''.join(f'{c:>8}' for c in (*columns, 'MB', 'ms'))}",
+      f"  {'format':<20}{''.join(f'{c:>10}' for c in (*columns, 'MB', 'ms'))}",
     ]
     for name, values in rows.items():
-      line = f"  {name:<20}{''.join(f'{values[c]:>8.4f}' for c in columns)}"
+      line = f"  {name:<20}{''.join(f'{values[c]:>10.4f}' for c in columns)}"
       if name in self.megabytes:
-        line += f"{self.megabytes[name]:>8.2f}{self.latency_ms[name]:>8.1f}"
+        line += f"{self.megabytes[name]:>10.2f}{self.latency_ms[name]:>10.1f}"
       lines.append(line)
     return "\n".join([*lines, *(f"  note: {note}" for note in self.notes())])
 

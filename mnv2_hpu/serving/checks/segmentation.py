@@ -25,14 +25,13 @@ class SegmentationVerification(metric.MetricVerification):
   title = "mean IoU, and accuracy of the pixels, at the images' own size"
 
   @classmethod
-  def measure(
+  def _measure(
     cls,
     models: Mapping[str, exported_models.Predict],
     input_path: str,
     content: Mapping[str, Any],
-    description: str = "check export",
+    description: str,
   ) -> tuple[int, dict[str, dict[str, float]]]:
-    """See `MetricVerification`."""
     records = record_files.match_files(input_path)
     num_classes, done = content["num_classes"], 0
     confusions = {name: np.zeros([num_classes] * 2, np.int64) for name in models}
