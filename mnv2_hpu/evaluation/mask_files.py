@@ -1,5 +1,6 @@
 """Files of a segmenter's predictions: masks of labels, and images in their colors."""
 
+import collections
 import os
 import sys
 from collections.abc import Sequence
@@ -36,11 +37,10 @@ class MaskFiles:
     absolute = {path: os.path.abspath(path) for path in paths}
     root = os.path.commonpath([os.path.dirname(path) for path in absolute.values()])
     names = {path: os.path.relpath(full, root) for path, full in absolute.items()}
-    stems = [os.path.splitext(name)[0] for name in names.values()]
-    repeated = {stem for stem in stems if stems.count(stem) > 1}
+    stems = {path: os.path.splitext(name)[0] for path, name in names.items()}
+    counts = collections.Counter(stems.values())
     self._names = {
-      path: name if stem in repeated else stem
-      for (path, name), stem in zip(names.items(), stems, strict=True)
+      path: names[path] if counts[stem] > 1 else stem for path, stem in stems.items()
     }
 
   def write(self, result: Prediction) -> None:

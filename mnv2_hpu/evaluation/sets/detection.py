@@ -86,7 +86,7 @@ def evaluate(
   judged = restored_model.restore_model(
     params, checkpoint, weights, distribution_strategy
   )
-  start = time.monotonic()
+  start, total = time.monotonic(), judged.num_images
   with judged.strategy.scope():
     losses = judged.task.build_metrics(training=False)
 
@@ -98,12 +98,12 @@ def evaluate(
     logs = judged.task.aggregate_logs(logs, outputs)
   with judged.strategy.scope():
     evaluation = judged.task.evaluate_logs(logs)
-  speed = judged.num_images / (time.monotonic() - start)
+  speed = total / (time.monotonic() - start)
   threshold, f1 = coco_metrics.best_threshold(evaluation)
   return DetectionResult(
     restored=judged.restored,
     input_path=judged.data.input_path,
-    num_images=judged.num_images,
+    num_images=total,
     images_per_second=speed,
     evaluation=evaluation,
     losses={metric.name: float(metric.result()) for metric in losses},

@@ -153,7 +153,7 @@ def evaluate(
   )
   ignore_label = params.task.losses.ignore_label
   counts = Counts(params.task.model.num_classes, ignore_label)
-  start = time.monotonic()
+  start, total = time.monotonic(), judged.num_images
   loss_sum = num_pixels = 0.0
   for images, truths, predictions, losses, num_valid in _run(judged):
     for one in zip(images, truths, predictions, strict=True):
@@ -169,8 +169,8 @@ def evaluate(
   return SegmentationResult(
     restored=judged.restored,
     input_path=judged.data.input_path,
-    num_images=judged.num_images,
-    images_per_second=judged.num_images / (time.monotonic() - start),
+    num_images=total,
+    images_per_second=total / (time.monotonic() - start),
     confusion=counts.confusion,
     loss=loss,
     ignore_label=ignore_label,
