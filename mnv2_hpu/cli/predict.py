@@ -1,7 +1,9 @@
 r"""Predicts the classes of image files: the three likeliest, with their probabilities.
 
 A detector finds objects instead: class, score, and box in pixels of the image (ymin,
-xmin, ymax, xmax); the contact sheet shows them drawn.
+xmin, ymax, xmax); the contact sheet shows them drawn. A segmenter finds the class of
+each pixel: the fraction of each, and with --output_dir masks (PNG, a pixel's value is
+its label) and the images in the colors of their classes.
 
 Example, the model of `make quickstart`:
 
@@ -28,6 +30,7 @@ def define_flags() -> None:
     "format", "table", ["table", "jsonl", "csv"], "How predictions are printed."
   )
   define_path("contact_sheet", None, "PNG file to write, of the images with classes.")
+  define_path("output_dir", None, "Folder for a segmenter's masks.", written=True)
   flags.DEFINE_float("min_score", 0.3, "Of a detector: score from which boxes count.")
 
 
@@ -38,7 +41,12 @@ def main(argv: Sequence[str]) -> int:
   from mnv2_hpu.evaluation import prediction_output
 
   return prediction_output.predict(
-    values.model, argv[1:], values.format, values.contact_sheet, values.min_score
+    values.model,
+    argv[1:],
+    values.format,
+    values.contact_sheet,
+    values.min_score,
+    values.output_dir,
   )
 
 

@@ -6,7 +6,8 @@ Example, the run of `make quickstart`:
     --export_dir=build/quickstart/export --output_dir=build/report
 
 The report shows learning curves, the confusion matrix and held-out images with their
-predictions; it opens without a network.
+predictions; it opens without a network. Of a detector or a segmenter the exported
+checkpoint is evaluated again, and shown as mnv2-evaluate shows it.
 """
 
 from collections.abc import Sequence

@@ -161,12 +161,16 @@ def _decode_mask(encoded: bytes) -> np.ndarray:
     ) from error
 
 
-def _decode(record: tf.Tensor) -> Pair:
-  """Returns an image, uint8 `[height, width, 3]`, and its mask, `[..., 1]`."""
+def _parse(record: tf.Tensor) -> dict[str, tf.Tensor]:
   keys = (tfrecord.IMAGE_KEY, tfrecord.MASK_KEY)
   # No defaults: a record without its image or mask is an error.
   features = {key: tf.io.FixedLenFeature([], tf.string) for key in keys}
-  example = tf.io.parse_single_example(record, features)
+  return tf.io.parse_single_example(record, features)
+
+
+def _decode(record: tf.Tensor) -> Pair:
+  """Returns an image, uint8 `[height, width, 3]`, and its mask, `[..., 1]`."""
+  example = _parse(record)
   image = image_decoding.decode_image(example[tfrecord.IMAGE_KEY])
   mask = tf.io.decode_png(example[tfrecord.MASK_KEY], channels=1)
   sizes = tf.shape(image)[:2], tf.shape(mask)[:2]
@@ -178,8 +182,31 @@ def _example(
   image: tf.Tensor, mask: tf.Tensor, size: Size
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
   """Returns an example of static shape, its image mapped to [-1, 1]."""
-  image = tf.ensure_shape(image, [*size, 3]) * (2 / 255) - 1
+  image = normalize(tf.ensure_shape(image, [*size, 3]))
   return image, {"masks": tf.ensure_shape(mask, [*size, 1])}
+
+
+def normalize(pixels: tf.Tensor) -> tf.Tensor:
+  """Maps pixel values, float32 in [0, 255], to [-1, 1]."""
+  return pixels * (2 / 255) - 1
+
+
+def read_examples(files: Sequence[str]) -> tf.data.Dataset:
+  """Reads encoded images with their masks, each once, in file order.
+
+  Args:
+    files: Paths of TFRecords.
+
+  Returns:
+    Examples: encoded image (string), and labels, uint8 `[height, width]`.
+  """
+
+  def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    example = _parse(record)
+    mask = tf.io.decode_png(example[tfrecord.MASK_KEY], channels=1)
+    return example[tfrecord.IMAGE_KEY], mask[..., 0]
+
+  return tf.data.TFRecordDataset(list(files)).map(parse, tf.data.AUTOTUNE)
 
 
 def augment(
@@ -261,12 +288,18 @@ def pad(image: tf.Tensor, mask: tf.Tensor, size: Size, ignore_label: int) -> Pai
   Returns:
     The image, float32, and the mask.
   """
-  missing = tf.maximum(tf.constant(size) - tf.shape(image)[:2], 0)
+  mask_padding = tf.constant(ignore_label, mask.dtype)
+  return pad_image(image, size), _pad(mask, size, mask_padding)
+
+
+def pad_image(image: tf.Tensor, size: Size) -> tf.Tensor:
+  """Returns an image, float32, padded as `pad` does; pixels are in [0, 255]."""
+  return _pad(tf.cast(image, tf.float32), size, _PADDING_PIXEL)
+
+
+def _pad(x: tf.Tensor, size: Size, value: tf.Tensor | float) -> tf.Tensor:
+  missing = tf.maximum(tf.constant(size) - tf.shape(x)[:2], 0)
   paddings = tf.pad(
     tf.stack([tf.zeros_like(missing), missing], axis=1), [[0, 1], [0, 0]]
   )
-  image = tf.cast(image, tf.float32)
-  return (
-    tf.pad(image, paddings, constant_values=_PADDING_PIXEL),
-    tf.pad(mask, paddings, constant_values=tf.constant(ignore_label, mask.dtype)),
-  )
+  return tf.pad(x, paddings, constant_values=value)

@@ -1,7 +1,8 @@
 """Exports a run and checks that the export is what the run evaluated."""
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from official.core import config_definitions as cfg
@@ -11,7 +12,8 @@ from mnv2_hpu import files, tfrecord
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.evaluation import evaluator, metrics
-from mnv2_hpu.serving import detection_check, export, metadata, tflite, verify
+from mnv2_hpu.serving import export, metadata, tflite, verify
+from mnv2_hpu.serving.checks import detection, metric, segmentation
 
 
 def export_run(
@@ -111,28 +113,36 @@ def _check_classification(
   return checked.summary(logged)
 
 
-def _check_detection(
+def _check_metrics(
+  kind: type[metric.MetricVerification],
   model_dir: str,
   params: cfg.ExperimentConfig,
   result: export.ExportResult,
   input_path: str,
 ) -> str:
-  """Compares the mAP of the formats with the checkpoint's."""
+  """Compares the metrics of the formats with the checkpoint's."""
   del model_dir
   module = _checkpoint(params, result)
   models = {
-    detection_check.CHECKPOINT: export.as_predict(module),
-    detection_check.AS_TFLITE: export.as_predict(module, "as_tflite"),
+    name: export.as_predict(module, program) for name, program in kind.programs.items()
   }
-  truth, found = detection_check.predict(models, input_path, "checkpoint")
-  expected = {name: detection_check.evaluate(truth, found[name]) for name in models}
-  checked = detection_check.check_export(result.export_dir, input_path, expected)
+  content = metadata.read(result.export_dir)
+  _, expected = kind.measure(models, input_path, content, "checkpoint")
+  checked = metric.check_export(kind, result.export_dir, input_path, expected)
   return checked.summary()
 
 
-_CHECKS = {
+# Tasks whose formats are compared by metrics alone, and how.
+METRIC_CHECKS: dict[str, type[metric.MetricVerification]] = {
+  "detection": detection.DetectionVerification,
+  "segmentation": segmentation.SegmentationVerification,
+}
+_CHECKS: dict[str, Callable[..., str]] = {
   "classification": _check_classification,
-  "detection": _check_detection,
+  **{
+    task: functools.partial(_check_metrics, kind)
+    for task, kind in METRIC_CHECKS.items()
+  },
 }
 
 

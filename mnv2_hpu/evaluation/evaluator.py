@@ -9,24 +9,31 @@ from official.core import task_factory, train_lib
 from official.modeling import performance
 
 from mnv2_hpu.checkpoints import import_record
-from mnv2_hpu.configs import image_classification, object_detection
+from mnv2_hpu.configs import (
+  image_classification,
+  object_detection,
+  semantic_segmentation,
+)
 from mnv2_hpu.core import checkpoint_integrity, run_record, trainer
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.distribute import strategies
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import (
+from mnv2_hpu.evaluation import run_watcher, sidecar
+from mnv2_hpu.evaluation.sets import (
+  classification,
+  classification_report,
+  detection,
   detection_report,
-  detection_set,
-  run_watcher,
-  set_report,
-  sidecar,
-  whole_set,
+  report_files,
+  segmentation,
+  segmentation_report,
 )
 
 # What evaluates a set and what says so, by the configuration of the task.
-_OF_TASK: dict[type, Any] = {
-  image_classification.ImageClassificationTask: (whole_set, set_report),
-  object_detection.ObjectDetectionTask: (detection_set, detection_report),
+OF_TASK: dict[type, Any] = {
+  image_classification.ImageClassificationTask: (classification, classification_report),
+  object_detection.ObjectDetectionTask: (detection, detection_report),
+  semantic_segmentation.SemanticSegmentationTask: (segmentation, segmentation_report),
 }
 
 
@@ -69,7 +76,7 @@ def evaluate(
     )
   if input_path is not None:
     params.task.validation_data.override({"input_path": input_path, "num_examples": 0})
-  judge, reporter = _OF_TASK[type(params.task)]
+  judge, reporter = OF_TASK[type(params.task)]
   result = judge.evaluate(
     params,
     checkpoint or run_dir,
@@ -78,7 +85,9 @@ def evaluate(
   )
   lines = [reporter.table(result, names)]
   if output_dir is not None:
-    lines.append(f"wrote {', '.join(reporter.write(result, names, output_dir))}")
+    content = reporter.content(result, names)
+    written = report_files.write(result, content, output_dir)
+    lines.append(f"wrote {', '.join(written)}")
   return "\n".join(lines)
 
 

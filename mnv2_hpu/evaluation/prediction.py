@@ -1,30 +1,24 @@
-"""Predicts classes or boxes of image files, by a run, an export, or a model of it."""
+"""Predicts classes, boxes or masks of image files, by a run, an export, or a model."""
 
 import dataclasses
 import glob
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from mnv2_hpu.core import run_record
 from mnv2_hpu.data_preparation import images, input_files
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import evaluator
+from mnv2_hpu.evaluation import evaluator, prediction_fields
+from mnv2_hpu.evaluation.prediction_fields import Prediction
 from mnv2_hpu.serving import export, exported_models, metadata
 from mnv2_hpu.serving.image_classification import ClassificationModule
-from mnv2_hpu.serving.object_detection import (
-  BOXES,
-  CLASSES,
-  SCORES,
-  DetectionModule,
-)
+from mnv2_hpu.serving.semantic_segmentation import SegmentationModule
 
 BATCH_SIZE = 32
-TOP = 3  # classes of a prediction
+_SEGMENTATION_BATCH_SIZE = 4  # the upsampled logits take much memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +30,7 @@ class Predictor:
       classifier `probs`, `[batch, num_classes]`.
     label_names: Name of each class.
     significant_bits: Bits that samples of 16 bits use in its images.
-    task: `"classification"` or `"detection"`.
+    task: `"classification"`, `"detection"` or `"segmentation"`.
   """
 
   predict: exported_models.Predict
@@ -44,41 +38,11 @@ class Predictor:
   significant_bits: int
   task: str = ClassificationModule.task_name
 
-
-class Detection(NamedTuple):
-  """An object that was found.
-
-  Attributes:
-    name: Name of its class.
-    score: Its score, in [0, 1].
-    box: ymin, xmin, ymax, xmax in pixels of the image.
-    label: Index of its class.
-  """
-
-  name: str
-  score: float
-  box: tuple[float, float, float, float]
-  label: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-  """What a model says of one file.
-
-  Attributes:
-    file: Its path.
-    classes: Name and probability of the likeliest classes, the best first; empty where
-      the file is no image, and of a detector.
-    detections: Objects that a detector has found, the best first.
-    error: Why it could not be read; empty where it could.
-    encoded: The image as the network got it, JPEG or PNG.
-  """
-
-  file: str
-  classes: tuple[tuple[str, float], ...] = ()
-  detections: tuple[Detection, ...] = ()
-  error: str = ""
-  encoded: bytes = b""
+  @property
+  def batch_size(self) -> int:
+    """Images that it is given at once."""
+    is_segmenter = self.task == SegmentationModule.task_name
+    return _SEGMENTATION_BATCH_SIZE if is_segmenter else BATCH_SIZE
 
 
 def load(path: str) -> Predictor:
@@ -166,24 +130,16 @@ def predict_files(
     min_score: Score that a detection has at least.
   """
   remaining = iter(files)
-  while batch := list(itertools.islice(remaining, BATCH_SIZE)):
+  fields, names = prediction_fields.FIELDS[predictor.task], predictor.label_names
+  while batch := list(itertools.islice(remaining, predictor.batch_size)):
     predictions = [_read(file, predictor.significant_bits) for file in batch]
     readable = [p for p in predictions if not p.error]
     if readable:
-      encoded = tf.constant([p.encoded for p in readable])
-      outputs = predictor.predict(encoded)
-      names = predictor.label_names
-      if predictor.task == DetectionModule.task_name:
-        readable = [
-          dataclasses.replace(p, detections=_detections(outputs, i, names, min_score))
-          for i, p in enumerate(readable)
-        ]
-      else:
-        readable = [
-          dataclasses.replace(p, classes=_classes(probabilities, names))
-          for p, probabilities in zip(readable, outputs["probs"], strict=True)
-        ]
-      rows = iter(readable)
+      outputs = predictor.predict(tf.constant([p.encoded for p in readable]))
+      rows = iter(
+        dataclasses.replace(p, **fields(outputs, i, names, min_score))
+        for i, p in enumerate(readable)
+      )
       predictions = [p if p.error else next(rows) for p in predictions]
     yield from predictions
 
@@ -196,27 +152,3 @@ def _read(file: str, significant_bits: int) -> Prediction:
   except images.BadImageError as error:
     return Prediction(file, error=str(error))
   return Prediction(file, encoded=image.encoded)
-
-
-def _classes(
-  probabilities: np.ndarray, names: Sequence[str]
-) -> tuple[tuple[str, float], ...]:
-  best = np.argsort(-probabilities, kind="stable")[:TOP]
-  return tuple((names[i], float(probabilities[i])) for i in best)
-
-
-def _detections(
-  outputs: Mapping[str, np.ndarray], row: int, names: Sequence[str], min_score: float
-) -> tuple[Detection, ...]:
-  found = zip(
-    outputs[CLASSES][row].astype(int).tolist(),
-    outputs[SCORES][row].tolist(),
-    outputs[BOXES][row].tolist(),
-    strict=True,
-  )
-  detections = (
-    Detection(names[label], score, tuple(box), label)
-    for label, score, box in found
-    if score > 0 and score >= min_score
-  )
-  return tuple(detections)

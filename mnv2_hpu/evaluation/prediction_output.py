@@ -1,16 +1,18 @@
-"""Prints predictions as they are made, and writes a contact sheet of them."""
+"""Prints predictions as they are made, writes a contact sheet and masks of them."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import prediction, prediction_rows
-from mnv2_hpu.evaluation.prediction import Prediction
+from mnv2_hpu.evaluation import mask_files, prediction, prediction_rows
+from mnv2_hpu.evaluation.prediction_fields import Prediction
 from mnv2_hpu.progress import Progress
 from mnv2_hpu.reporting import boxes, plots
 
 MAX_SHOWN = 120
+_MASK_SIZE = 480  # pixels of the longer side of an image on the sheet
 
 
 def predict(
@@ -19,6 +21,7 @@ def predict(
   output_format: str,
   contact_sheet: str | None,
   min_score: float = 0.3,
+  output_dir: str | None = None,
 ) -> int:
   """Prints the prediction of each image as it is made; returns the exit code.
 
@@ -27,44 +30,68 @@ def predict(
     arguments: Files, folders, patterns.
     output_format: `table`, `jsonl` or `csv`.
     contact_sheet: PNG file to write the first `MAX_SHOWN` images to, those of a
-      detector with their boxes; None writes none.
+      detector with their boxes, of a segmenter in the colors of their classes; None
+      writes none.
     min_score: Score from which a detector's boxes are printed and drawn.
+    output_dir: Folder for a segmenter's masks (`mask_files.MaskFiles`); None writes
+      none.
 
   Returns:
     0; 1 where a file could not be read.
 
   Raises:
-    UserError: If there is no model, an argument matches nothing, or the contact sheet
-      cannot be written.
+    UserError: If there is no model, an argument matches nothing, the contact sheet
+      cannot be written, or a model that makes no masks is to write some.
   """
   if contact_sheet:
     _check_sheet(contact_sheet)
   files = prediction.find_images(arguments)
   predictor = prediction.load(model)
+  writer = _mask_writer(output_dir, predictor, files)
   header, row = prediction_rows.FORMATS[predictor.task][output_format]
   if header:
     print(header)
-  shown: list[Prediction] = []
+  draw, layout = _SHEETS[predictor.task]
+  shown: dict[str, _Cell] = {}
   unreadable = 0
   with Progress(len(files), "image", "predict") as progress:
     results = prediction.predict_files(predictor, files, min_score)
     for done, result in enumerate(results, 1):
-      print(row(result), flush=done % prediction.BATCH_SIZE == 0)
+      print(row(result), flush=done % predictor.batch_size == 0)
       unreadable += bool(result.error)
       if contact_sheet and not result.error and len(shown) < MAX_SHOWN:
-        shown.append(result)
+        shown[result.file] = draw(result, predictor.label_names)
+      if writer:
+        writer.write(result)
       progress.update_to(done)
   sys.stdout.flush()
   if contact_sheet and shown:
-    _SHEETS[predictor.task](contact_sheet, shown)
+    images = [cell.encoded for cell in shown.values()]
+    captions = [(os.path.basename(f), cell.caption) for f, cell in shown.items()]
+    plots.save_contact_sheet(contact_sheet, images, captions, **layout)
     note = f"; the first {MAX_SHOWN}" if len(files) > MAX_SHOWN else ""
     print(f"wrote {contact_sheet} ({len(shown)} images{note})", file=sys.stderr)
+  if writer:
+    print(f"wrote masks and blended images to {output_dir}", file=sys.stderr)
   if unreadable:
     print(
       f"{unreadable:,} of {len(files):,} files are no images that can be read.",
       file=sys.stderr,
     )
   return int(bool(unreadable))
+
+
+def _mask_writer(
+  output_dir: str | None, predictor: prediction.Predictor, files: Sequence[str]
+) -> mask_files.MaskFiles | None:
+  if not output_dir:
+    return None
+  if predictor.task != "segmentation":
+    raise UserError(
+      f"--output_dir={output_dir} is for the masks of a segmenter; this model is one "
+      f"of {predictor.task}. Leave it out, or give --contact_sheet."
+    )
+  return mask_files.MaskFiles(output_dir, files, predictor.label_names)
 
 
 def _check_sheet(path: str) -> None:
@@ -84,32 +111,45 @@ def _check_sheet(path: str) -> None:
     )
 
 
-def _write_class_sheet(path: str, shown: Sequence[Prediction]) -> None:
-  """Writes the images with file and likeliest class, many to a row."""
-  plots.save_contact_sheet(
-    path,
-    [p.encoded for p in shown],
-    [
-      (os.path.basename(p.file), f"{p.classes[0][0]} {p.classes[0][1]:.0%}")
-      for p in shown
-    ],
-  )
+class _Cell(NamedTuple):
+  """An image on the contact sheet.
+
+  Attributes:
+    encoded: JPEG or PNG.
+    caption: What is written above it, below the name of the file.
+  """
+
+  encoded: bytes
+  caption: str
 
 
-def _write_box_sheet(path: str, shown: Sequence[Prediction]) -> None:
-  """Writes the images with their boxes, a color for each class."""
+def _class_cell(result: Prediction, class_names: Sequence[str]) -> _Cell:
+  del class_names
+  name, probability = result.classes[0]
+  return _Cell(result.encoded, f"{name} {probability:.0%}")
+
+
+def _box_cell(result: Prediction, class_names: Sequence[str]) -> _Cell:
+  del class_names
   drawn = [
-    boxes.draw(
-      p.encoded,
-      [
-        boxes.Box(*d.box, f"{d.name} {d.score:.0%}", boxes.color_of(d.label))
-        for d in p.detections
-      ],
-    )
-    for p in shown
+    boxes.Box(*d.box, f"{d.name} {d.score:.0%}", boxes.color_of(d.label))
+    for d in result.detections
   ]
-  names = [(os.path.basename(p.file), f"{len(p.detections)} found") for p in shown]
-  plots.save_contact_sheet(path, drawn, names, columns=4, cell_inches=3.2)
+  return _Cell(boxes.draw(result.encoded, drawn), f"{len(drawn)} found")
 
 
-_SHEETS = {"classification": _write_class_sheet, "detection": _write_box_sheet}
+def _mask_cell(result: Prediction, class_names: Sequence[str]) -> _Cell:
+  blended = mask_files.blend(result, class_names, _MASK_SIZE, _MASK_SIZE)
+  objects = [area for area in result.areas if area.label]
+  largest = (objects or result.areas)[0]
+  return _Cell(plots.png(blended), f"{largest.name} {largest.fraction:.0%}")
+
+
+_Draw = Callable[[Prediction, Sequence[str]], _Cell]
+_LARGE = {"columns": 4, "cell_inches": 3.2}
+# What draws an image, and the sheet's layout, by task.
+_SHEETS: dict[str, tuple[_Draw, dict[str, Any]]] = {
+  "classification": (_class_cell, {}),
+  "detection": (_box_cell, _LARGE),
+  "segmentation": (_mask_cell, _LARGE),
+}

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 
-from mnv2_hpu.evaluation.prediction import TOP, Prediction
+from mnv2_hpu.evaluation.prediction_fields import TOP, Prediction
 
 Row = Callable[[Prediction], str]
 
@@ -71,12 +71,38 @@ def _box_csv(result: Prediction) -> str:
   return "\n".join(_csv_line([result.file, *row, result.error]) for row in rows)
 
 
+def _area_table(result: Prediction) -> str:
+  found = (f"{area.name} {area.fraction:.1%}" for area in result.areas)
+  return _table_line(result, "  ".join(found))
+
+
+def _area_json(result: Prediction) -> str:
+  if result.mask is None:
+    return json.dumps({"file": result.file, "error": result.error})
+  height, width = result.mask.shape
+  classes = [
+    {"class": a.name, "label": a.label, "pixels": a.pixels, "fraction": a.fraction}
+    for a in result.areas
+  ]
+  return json.dumps(
+    {"file": result.file, "height": height, "width": width, "classes": classes}
+  )
+
+
+def _area_csv(result: Prediction) -> str:
+  """One line for each class, or one without a class."""
+  rows = [[a.name, a.label, a.pixels, a.fraction] for a in result.areas]
+  rows = rows or [[""] * (len(_AREA_COLUMNS) - 2)]
+  return "\n".join(_csv_line([result.file, *row, result.error]) for row in rows)
+
+
 _CLASS_COLUMNS = [
   "file",
   *(f"{name}_{i}" for i in range(1, TOP + 1) for name in ("class", "probability")),
   "error",
 ]
 _BOX_COLUMNS = ["file", "class", "score", *_SIDES, "error"]
+_AREA_COLUMNS = ["file", "class", "label", "pixels", "fraction", "error"]
 
 # Header, and the row of a prediction, of each --format, by task.
 FORMATS: dict[str, dict[str, tuple[str, Row]]] = {
@@ -89,5 +115,10 @@ FORMATS: dict[str, dict[str, tuple[str, Row]]] = {
     "table": ("", _box_table),
     "jsonl": ("", _box_json),
     "csv": (_csv_line(_BOX_COLUMNS), _box_csv),
+  },
+  "segmentation": {
+    "table": ("", _area_table),
+    "jsonl": ("", _area_json),
+    "csv": (_csv_line(_AREA_COLUMNS), _area_csv),
   },
 }

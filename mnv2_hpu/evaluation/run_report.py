@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from official.core import config_definitions as cfg
 from sklearn.metrics import confusion_matrix
@@ -11,12 +11,22 @@ from sklearn.metrics import confusion_matrix
 from mnv2_hpu import files
 from mnv2_hpu.core import run_record
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import metrics, predictions
+from mnv2_hpu.evaluation import checked_export, evaluator, metrics, predictions
+from mnv2_hpu.evaluation.sets import report_files
 from mnv2_hpu.reporting import curves, plots, report
 from mnv2_hpu.serving import check_result, metadata
+from mnv2_hpu.serving.image_classification import ClassificationModule
 
 MAX_SAMPLES = 50
 _MAX_FIGURE_SAMPLES = 36
+_SUBJECT = "report of a training run"
+# Metric of a check after export -> its name in metrics.json.
+_METRICS = {
+  "AP": "map",
+  "AP50": "map50",
+  "mIoU": "miou",
+  "accuracy": "pixel_accuracy",
+}
 
 
 def write_run_report(
@@ -36,45 +46,115 @@ def write_run_report(
   Raises:
     UserError: If a folder does not hold what it should.
   """
-  params = run_record.load(model_dir)
-  exported = metadata.read(export_dir)
-  _check_same_run(model_dir, export_dir, exported["path"])
-  logged = curves.read(model_dir)
-  values = metrics.run_metrics(logged, exported, check_result.read_result(export_dir))
-  num_classes = exported["num_classes"]
-  labels, by_format = check_result.read_predictions(export_dir, num_classes)
+  run = _Run(
+    run_record.load(model_dir),
+    curves.read(model_dir),
+    export_dir,
+    metadata.read(export_dir),
+  )
+  _check_same_run(model_dir, export_dir, run.exported["path"])
+  is_classifier = metadata.task_of(run.exported) == ClassificationModule.task_name
+  if figure_path and not is_classifier:
+    raise UserError(
+      f"--figure_path={figure_path!r} shows classified images; this run is one of "
+      f"{metadata.task_of(run.exported)}. Leave it out: report.html has all."
+    )
+  os.makedirs(output_dir, exist_ok=True)
+  paths = [
+    os.path.join(output_dir, name) for name in (report_files.METRICS, report_files.PAGE)
+  ]
+  if is_classifier:
+    return [*paths, *_write_of_classifier(run, paths[0], paths[1], figure_path)]
+  _write_of_set(run, model_dir, paths[0], paths[1])
+  return paths
+
+
+class _Run(NamedTuple):
+  """A run with its export.
+
+  Attributes:
+    params: Experiment.
+    logged: Scalars that it logged.
+    export_dir: Folder of its export.
+    exported: Content of `export.json`.
+  """
+
+  params: cfg.ExperimentConfig
+  logged: curves.Curves
+  export_dir: str
+  exported: dict[str, Any]
+
+
+def _write_of_set(run: _Run, model_dir: str, metrics_path: str, page_path: str) -> None:
+  """Evaluates the exported checkpoint again, and adds its curves and its formats."""
+  checked = check_result.read_as(
+    checked_export.METRIC_CHECKS[metadata.task_of(run.exported)], run.export_dir
+  )
+  data = run.params.task.validation_data
+  data.override({"input_path": checked.input_path, "num_examples": 0})
+  judge, reporter = evaluator.OF_TASK[type(run.params.task)]
+  result = judge.evaluate(
+    run.params,
+    run.exported["path"],
+    weights=run.exported["weights"],
+    distribution_strategy="one_device",
+  )
+  content = reporter.content(result, evaluator.class_names(run.params, model_dir))
+  reloaded = {
+    f"{_METRICS[metric]}_{name}": value
+    for name, values in checked.metrics.items()
+    for metric, value in values.items()
+  }
+  report_files.write_metrics(metrics_path, {**content.metrics, **reloaded}, result)
+  formats = {
+    f"Reloaded {name}": ", ".join(f"{m} {value:.2%}" for m, value in values.items())
+    for name, values in checked.metrics.items()
+  }
+  content = content._replace(
+    summary={**_settings(run.params), **content.summary, **formats},
+    sections=[report.learning_curves(run.logged), *content.sections],
+  )
+  report_files.write_page(page_path, _SUBJECT, content, result)
+
+
+def _write_of_classifier(
+  run: _Run, metrics_path: str, page_path: str, figure_path: str | None
+) -> list[str]:
+  """Writes what the check of the export has stored; returns further files."""
+  checked = check_result.read_result(run.export_dir)
+  values = metrics.run_metrics(run.logged, run.exported, checked)
+  num_classes = run.exported["num_classes"]
+  labels, by_format = check_result.read_predictions(run.export_dir, num_classes)
   probabilities = next(iter(by_format.values()))
-  samples = predictions.read_samples(export_dir, labels, probabilities, MAX_SAMPLES)
-  names = exported["label_names"] or [str(label) for label in range(num_classes)]
+  samples = predictions.read_samples(run.export_dir, labels, probabilities, MAX_SAMPLES)
+  names = run.exported["label_names"] or [str(label) for label in range(num_classes)]
   confusion = confusion_matrix(
     labels, probabilities.argmax(-1), labels=range(num_classes)
   )
-  os.makedirs(output_dir, exist_ok=True)
-  written = [os.path.join(output_dir, name) for name in ("metrics.json", "report.html")]
-  with files.atomic_write(written[0]) as file:
+  with files.atomic_write(metrics_path) as file:
     json.dump(values, file, indent=2)
     file.write("\n")
   report.write_report(
-    written[1],
-    title="MobileNetV2: report of a training run",
-    highlights=_highlights(values, params),
-    summary=_summary(values, params),
+    page_path,
+    title=f"MobileNetV2: {_SUBJECT}",
+    highlights=_highlights(values, run.params),
+    summary=_summary(values, run.params),
     sections=[
-      report.learning_curves(logged),
+      report.learning_curves(run.logged),
       report.confusion_matrix(confusion, names),
       report.classified_images("Held-out images", samples, names),
     ],
-    footer=", ".join(f"{k} {v}" for k, v in exported["versions"].items()),
+    footer=", ".join(f"{k} {v}" for k, v in run.exported["versions"].items()),
   )
-  if figure_path:
-    plots.save_overview_png(
-      figure_path,
-      curves=logged,
-      samples=samples[:_MAX_FIGURE_SAMPLES],
-      class_names=names,
-    )
-    written.append(figure_path)
-  return written
+  if not figure_path:
+    return []
+  plots.save_overview_png(
+    figure_path,
+    curves=run.logged,
+    samples=samples[:_MAX_FIGURE_SAMPLES],
+    class_names=names,
+  )
+  return [figure_path]
 
 
 def _check_same_run(model_dir: str, export_dir: str, checkpoint: str) -> None:
@@ -112,9 +192,17 @@ def _highlights(
   }
 
 
-def _summary(values: Mapping[str, Any], params: cfg.ExperimentConfig) -> dict[str, str]:
+def _settings(params: cfg.ExperimentConfig) -> dict[str, str]:
   height, width = params.task.model.input_size[:2]
   multiplier = params.task.model.backbone.get().width_multiplier
+  return {
+    "Network": f"MobileNetV2 {multiplier}, {height} x {width}",
+    "Compute dtype": params.runtime.mixed_precision_dtype,
+    "Global batch": str(params.task.train_data.global_batch_size),
+  }
+
+
+def _summary(values: Mapping[str, Any], params: cfg.ExperimentConfig) -> dict[str, str]:
   accuracies = {
     f"Top-1, {_evaluated(params)} weights": "top1",
     "Top-1, raw weights": "top1_raw",
@@ -122,9 +210,7 @@ def _summary(values: Mapping[str, Any], params: cfg.ExperimentConfig) -> dict[st
     "Top-1, TFLite reloaded": "top1_tflite",
   }
   return {
-    "Network": f"MobileNetV2 {multiplier}, {height} x {width}",
-    "Compute dtype": params.runtime.mixed_precision_dtype,
-    "Global batch": str(params.task.train_data.global_batch_size),
+    **_settings(params),
     "Training steps": f"{values['train_steps']:,}",
     "Held-out images": f"{values['num_examples']:,}",
     **{t: f"{values[name]:.2%}" for t, name in accuracies.items() if name in values},

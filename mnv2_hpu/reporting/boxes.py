@@ -39,7 +39,12 @@ def color_of(label: int) -> str:
   return COLORS[label % len(COLORS)]
 
 
-def draw(encoded: bytes, boxes: Sequence[Box], size: int = 480) -> bytes:
+def draw(
+  encoded: bytes,
+  boxes: Sequence[Box],
+  size: int = 480,
+  image_format: str = "PNG",
+) -> bytes:
   """Draws boxes on an image; those that come first lie above the others.
 
   Args:
@@ -47,9 +52,10 @@ def draw(encoded: bytes, boxes: Sequence[Box], size: int = 480) -> bytes:
     boxes: What to draw.
     size: Longer side of the result in pixels: small images are enlarged, so that
       texts can be read.
+    image_format: `"PNG"`, or `"JPEG"`, which is smaller.
 
   Returns:
-    A PNG.
+    The image, encoded.
   """
   with Image.open(io.BytesIO(encoded)) as image:
     scale = size / max(image.size)
@@ -63,7 +69,7 @@ def draw(encoded: bytes, boxes: Sequence[Box], size: int = 480) -> bytes:
     if box.text:
       _draw_text(pen, box, scale, font, (width, height))
   buffer = io.BytesIO()
-  canvas.save(buffer, "PNG")
+  canvas.save(buffer, image_format)
   return buffer.getvalue()
 
 

@@ -126,6 +126,19 @@ CHARTS = (
     ),
     is_percentage=True,
   ),
+  Chart(
+    "Mean IoU",
+    (Line("validation", "mean_iou", "held out", ORANGE),),
+    is_percentage=True,
+  ),
+  Chart(
+    "Average precision",
+    (
+      Line("validation", "AP50", "held out, IoU 0.5", ORANGE),
+      Line("validation", "AP", "held out, IoU 0.5 to 0.95", BLUE),
+    ),
+    is_percentage=True,
+  ),
   Chart("Learning rate", (Line("train", "learning_rate", "learning rate", BLUE),)),
 )
 
@@ -221,6 +234,15 @@ def png(image: np.ndarray) -> bytes:
 
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, format="PNG")
+  return buffer.getvalue()
+
+
+def jpeg(image: np.ndarray) -> bytes:
+  """Encodes a uint8 image, `[height, width, 3]`, as JPEG of full color resolution."""
+  from PIL import Image
+
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, format="JPEG", quality=85, subsampling=0)
   return buffer.getvalue()
 
 

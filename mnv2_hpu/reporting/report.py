@@ -54,6 +54,13 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
   grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
 .scenes { display: grid; gap: 12px;
   grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); }
+.triples { grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); }
+.triples figure img { aspect-ratio: auto; background: none; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 14px; }
+.legend i, .swatch { display: inline-block; width: 13px; height: 13px;
+  border-radius: 3px; border: 1px solid var(--muted); margin-right: 6px; }
+.bar { display: inline-block; height: 9px; margin-right: 8px;
+  background: rgb(var(--blue)); border-radius: 2px; }
 figure { margin: 0; text-align: center; font-size: 13px; line-height: 1.3; }
 figure img { width: 100%; aspect-ratio: 1; object-fit: contain; background: #000;
   border-radius: 8px; image-rendering: pixelated; display: block; margin-bottom: 4px; }

@@ -16,6 +16,7 @@ from mnv2_hpu.checkpoints import library_files, restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as classification_cfg
 from mnv2_hpu.configs import object_detection as detection_cfg
+from mnv2_hpu.configs import semantic_segmentation as segmentation_cfg
 from mnv2_hpu.errors import UserError, did_you_mean, shorten
 from mnv2_hpu.serving import (
   check_result,
@@ -28,6 +29,7 @@ from mnv2_hpu.serving import (
 from mnv2_hpu.serving.image_classification import ClassificationModule
 from mnv2_hpu.serving.image_module import ImageModule
 from mnv2_hpu.serving.object_detection import DetectionModule
+from mnv2_hpu.serving.semantic_segmentation import SegmentationModule
 
 # Function of the module -> signature of the SavedModel.
 SIGNATURES = {
@@ -39,6 +41,7 @@ SIGNATURES = {
 MODULES: dict[type[cfg.TaskConfig], type[ImageModule]] = {
   classification_cfg.ImageClassificationTask: ClassificationModule,
   detection_cfg.ObjectDetectionTask: DetectionModule,
+  segmentation_cfg.SemanticSegmentationTask: SegmentationModule,
 }
 DEFAULT_FORMATS = ("saved_model", "tflite")
 

@@ -18,6 +18,7 @@ from mnv2_hpu.serving import (
   object_detection,
   onnx_conversion,
   preprocessing,
+  semantic_segmentation,
 )
 
 # Name in the folder of an export, by format.
@@ -34,6 +35,12 @@ _TFLITE_SUFFIX, _ONNX_SUFFIX = ".tflite", ".onnx"
 # Images that TFLite computes at a time, which it holds every activation of: 5 MB each
 # at 224 x 224.
 _CHUNK = 16
+# Tasks of which TFLite computes one image at a time, and what makes a SavedModel's
+# outputs of its own, given the images' heights and widths, `[n, 2]`.
+_FINISH: dict[str, Callable[..., Mapping[str, np.ndarray]]] = {
+  object_detection.DetectionModule.task_name: object_detection.in_pixels,
+  semantic_segmentation.SegmentationModule.task_name: semantic_segmentation.in_pixels,
+}
 # What TensorFlow raises for bytes that are no model, or not a whole one.
 _UNLOADABLE = (
   *(OSError, ValueError, RuntimeError, LookupError, TypeError, struct.error),
@@ -174,8 +181,8 @@ def _of_pixels(
   preprocess = preprocessing.from_dict(content["preprocessing"])
   significant_bits = content["image_decoding"]["significant_bits"]
 
-  is_detector = metadata.task_of(content) == object_detection.DetectionModule.task_name
-  chunk = 1 if is_detector else _CHUNK  # TFLite's detections are of one image
+  finish = _FINISH.get(metadata.task_of(content))
+  chunk = 1 if finish else _CHUNK
 
   def resize(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     image = image_decoding.decode_image(encoded, significant_bits)
@@ -191,15 +198,14 @@ def _of_pixels(
       parallel_iterations=_num_threads(),
     )
 
-  def run_chunk(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
-    pixels, sizes = (values.numpy() for values in resized(encoded))
-    outputs = predict(pixels)
-    return object_detection.in_pixels(outputs, sizes) if is_detector else outputs
-
   def run(encoded: tf.Tensor) -> Mapping[str, np.ndarray]:
-    starts = range(0, len(encoded), chunk)
-    chunks = [run_chunk(encoded[i : i + chunk]) for i in starts]
-    return {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
+    chunks, sizes = [], []
+    for start in range(0, len(encoded), chunk):
+      pixels, image_sizes = resized(encoded[start : start + chunk])
+      chunks.append(predict(pixels.numpy()))
+      sizes.append(image_sizes.numpy())
+    outputs = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
+    return finish(outputs, np.concatenate(sizes)) if finish else outputs
 
   return run
 
@@ -216,7 +222,7 @@ def _quantize(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
 
 def _dequantize(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
   """Returns the numbers that a tensor of TFLite stands for."""
-  if not np.issubdtype(details["dtype"], np.integer):
-    return values
   scale, zero_point = details["quantization"]
+  if not np.issubdtype(details["dtype"], np.integer) or not scale:
+    return values  # floats, or labels
   return (values.astype(np.float32) - zero_point) * np.float32(scale)

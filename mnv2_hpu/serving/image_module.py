@@ -38,6 +38,8 @@ class ImageModule(export_base.ExportModule, abc.ABC):
   formats: ClassVar[tuple[str, ...] | None] = None
   # Whether TFLite needs operations that are not among its builtin ones.
   has_custom_ops: ClassVar[bool] = False
+  # Whether what TFLite returns are floats that its network computes.
+  has_float_outputs: ClassVar[bool] = True
 
   def __init__(
     self,
@@ -58,15 +60,14 @@ class ImageModule(export_base.ExportModule, abc.ABC):
       significant_bits: Bits that encoded images of 16 bits per sample use.
     """
     self.significant_bits = significant_bits
-    height, width, channels = params.task.model.input_size
     self.task = task_factory.get_task(params.task)
     self.preprocessing = self.preprocessing_of(params)
     super().__init__(
       params=params,
       batch_size=batch_size,
-      input_image_size=[height, width],
+      input_image_size=[self.preprocessing.height, self.preprocessing.width],
       input_type=input_type,
-      num_channels=channels,
+      num_channels=params.task.model.input_size[2],
       model=model,
     )
 
@@ -95,7 +96,12 @@ class ImageModule(export_base.ExportModule, abc.ABC):
 
   def _predict_for_tflite(self, network_inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Returns the outputs of the TFLite model."""
-    return self._predict(network_inputs, tf.ones([tf.shape(network_inputs)[0], 2]))
+    return self._predict_preprocessed(network_inputs)
+
+  def _predict_preprocessed(self, network_inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """Returns the outputs where the network's input is the image."""
+    sizes = tf.ones([tf.shape(network_inputs)[0], 2], tf.int32)
+    return self._predict(network_inputs, sizes)
 
   def _build_model(self) -> keras.Model:
     return self.task.build_model()
@@ -133,7 +139,7 @@ class ImageModule(export_base.ExportModule, abc.ABC):
   @tf.function
   def inference_from_preprocessed(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Returns the outputs for the network's input, which is the image."""
-    return self._predict(inputs, tf.ones([tf.shape(inputs)[0], 2], tf.int32))
+    return self._predict_preprocessed(inputs)
 
   def get_inference_signatures(
     self, function_keys: Mapping[str, str]

@@ -31,6 +31,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
   "data.image_field_key": str,
   "formats": list,
 }
+_TYPES_OF_TASK: dict[str, dict[str, type]] = {
+  "classification": {"data.label_field_key": str},
+  "segmentation": {"data.ignore_label": int},
+}
 
 
 def describe(
@@ -40,7 +44,8 @@ def describe(
 ) -> dict[str, Any]:
   """Returns the content of the file."""
   task = module.params.task
-  height, width, channels = task.model.input_size
+  channels = task.model.input_size[2]
+  height, width = module.preprocessing.height, module.preprocessing.width
   return {
     **dataclasses.asdict(restored),
     "task": module.task_name,
@@ -99,8 +104,7 @@ def read(export_dir: str, name: str = FILE) -> dict[str, Any]:
 def _check(content: Mapping[str, Any]) -> None:
   """Raises a ValueError naming what is not as `describe` writes it."""
   types = dict(_TYPES)
-  if task_of(content) == "classification":
-    types["data.label_field_key"] = str
+  types |= _TYPES_OF_TASK.get(task_of(content), {})
   for path, kind in types.items():
     value: Any = content
     for key in path.split("."):

@@ -44,6 +44,7 @@ class DetectionModule(image_module.ImageModule):
     "tflite_int8",
   )
   has_custom_ops = True
+  has_float_outputs = False  # the operation's, not the network's
 
   @staticmethod
   def preprocessing_of(params: cfg.ExperimentConfig) -> preprocessing.Preprocessing:
@@ -167,13 +168,13 @@ def in_pixels(
   """Returns what a SavedModel returns, of what TFLite's operation does.
 
   Args:
-    outputs: Those of TFLite, of one image.
-    image_sizes: Its height and width in pixels, `[1, 2]`.
+    outputs: Those of TFLite.
+    image_sizes: Heights and widths of the images in pixels, `[batch, 2]`.
   """
-  count = int(outputs[COUNT][0])
   boxes = outputs[BOXES].clip(0, 1) * np.tile(image_sizes, 2)[:, np.newaxis]
   cut = {name: np.array(outputs[name]) for name in (SCORES, CLASSES)}
   cut[BOXES] = boxes.astype(np.float32)
+  counts = outputs[COUNT].astype(int)
   for values in cut.values():
-    values[:, count:] = 0
+    values[np.arange(values.shape[1]) >= counts[:, np.newaxis]] = 0
   return {**cut, COUNT: outputs[COUNT]}

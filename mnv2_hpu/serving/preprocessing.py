@@ -13,7 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from mnv2_hpu.dataloaders import inception_preprocessing, ssd_preprocessing
+from mnv2_hpu.dataloaders import (
+  inception_preprocessing,
+  segmentation_input,
+  ssd_preprocessing,
+)
 from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 from mnv2_hpu.errors import UserError, did_you_mean
 
@@ -160,17 +164,71 @@ class Ssd(Preprocessing):
     return ssd_preprocessing.preprocess_image(image, (self.height, self.width))
 
 
+class Deeplab(Preprocessing):
+  """DeepLab's: an image at its own size, padded; a larger one is scaled down to fit.
+
+  Evaluation refuses larger images.
+  """
+
+  resize_method = (
+    "larger images are scaled down to fit, the aspect ratio kept (bilinear, half-pixel "
+    "centers, antialiasing), none is scaled up; then padded with 127.5 below and at "
+    "the right"
+  )
+  crop_step = ""
+  normalization = "pixels * (2 / 255) - 1"
+
+  def resize(self, image: tf.Tensor) -> tf.Tensor:
+    """See `Preprocessing`."""
+    size = tf.constant([self.height, self.width])
+    fitted = fitted_size(tf.shape(image)[:2], size)
+    pixels = tf.cond(
+      tf.reduce_all(fitted == tf.shape(image)[:2]),
+      lambda: tf.cast(image, tf.float32),
+      lambda: tf.image.resize(image, fitted, antialias=True),
+    )
+    padded = segmentation_input.pad_image(pixels, (self.height, self.width))
+    return tf.ensure_shape(padded, [self.height, self.width, 3])
+
+  def normalize(self, pixels: tf.Tensor) -> tf.Tensor:
+    """See `Preprocessing`."""
+    return segmentation_input.normalize(pixels)
+
+  def denormalize(self, network_input: np.ndarray) -> np.ndarray:
+    """See `Preprocessing`."""
+    return (network_input + 1.0) * 127.5
+
+
+def fitted_size(image_size: tf.Tensor, network_size: tf.Tensor) -> tf.Tensor:
+  """Returns the size of an image in the network's input, without its padding.
+
+  Args:
+    image_size: Its height and width, int32 `[2]`.
+    network_size: Those of the network's input, int32 `[2]`.
+  """
+  ratios = tf.cast(network_size, tf.float32) / tf.cast(image_size, tf.float32)
+  scale = tf.minimum(tf.reduce_min(ratios), 1.0)
+  scaled = tf.cast(tf.round(tf.cast(image_size, tf.float32) * scale), tf.int32)
+  return tf.clip_by_value(scaled, 1, network_size)
+
+
 KINDS: dict[str, type[Preprocessing]] = {
   "inception": Inception,
   "model_garden": ModelGarden,
   "ssd": Ssd,
+  "deeplab": Deeplab,
 }
+_WHOLE = PreprocessingOptions(crop=False, central_fraction=1.0)
 
 
 def create_ssd(height: int, width: int) -> Preprocessing:
   """Builds the preprocessing of a detector."""
-  whole = PreprocessingOptions(crop=False, central_fraction=1.0)
-  return Ssd(height, width, whole)
+  return Ssd(height, width, _WHOLE)
+
+
+def create_deeplab(height: int, width: int) -> Preprocessing:
+  """Builds the preprocessing of a segmenter."""
+  return Deeplab(height, width, _WHOLE)
 
 
 def create(

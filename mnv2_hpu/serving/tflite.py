@@ -28,8 +28,8 @@ class Quantization(NamedTuple):
 
   Attributes:
     images: Encoded images of the training set, to measure ranges of activations on.
-    inference_type: Type of inputs and outputs, a name in `INFERENCE_TYPES`; a
-      detector's outputs are floats.
+    inference_type: Type of inputs and outputs, a name in `INFERENCE_TYPES`; outputs
+      of a detector are floats, of a segmenter labels.
   """
 
   images: Sequence[bytes] = ()
@@ -97,5 +97,5 @@ def _quantize(converter: Any, module: ImageModule, quantization: Quantization) -
   converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
   dtype = INFERENCE_TYPES[quantization.inference_type]
   converter.inference_input_type = dtype
-  if not module.has_custom_ops:  # these return floats
+  if module.has_float_outputs:
     converter.inference_output_type = dtype

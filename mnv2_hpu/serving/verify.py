@@ -7,6 +7,7 @@ at hand here, neither the model's code nor its configuration.
 of every format) are written into the folder of the export.
 """
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -15,7 +16,7 @@ import pathlib
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -158,22 +159,28 @@ def predict(
   total = record_files.count_examples(records)
   labels: list[np.ndarray] = []
   probabilities: dict[str, list[np.ndarray]] = {name: [] for name in models}
+  with named_errors(input_path), Progress(total, "image", description) as progress:
+    for encoded, batch_labels in encoded_examples.read_examples(records, fields):
+      labels.append(batch_labels)
+      for name, run in models.items():
+        probabilities[name].append(run(encoded)["probs"])
+      progress.update_to(sum(map(len, labels)))
+  return np.concatenate(labels), {
+    n: np.concatenate(p) for n, p in probabilities.items()
+  }
+
+
+@contextlib.contextmanager
+def named_errors(input_path: str) -> Iterator[None]:
+  """Raises a UserError in the place of TensorFlow's for an image of these records."""
   try:
-    with Progress(total, "image", description) as progress:
-      for encoded, batch_labels in encoded_examples.read_examples(records, fields):
-        labels.append(batch_labels)
-        for name, run in models.items():
-          probabilities[name].append(run(encoded)["probs"])
-        progress.update_to(sum(map(len, labels)))
+    yield
   except tf.errors.InvalidArgumentError as error:
     reason = re.sub(r"\s+\[\[.*", "", error.message, flags=re.DOTALL).splitlines()[-1]
     raise UserError(
       f"an image of {input_path!r} cannot be predicted: {reason.rstrip('.')}. "
       "`mnv2-verify-data --deep` finds it."
     ) from error
-  return np.concatenate(labels), {
-    n: np.concatenate(p) for n, p in probabilities.items()
-  }
 
 
 def compare_originals(

@@ -188,16 +188,34 @@ class SemanticSegmentationTask(
   ) -> dict[str, tf.Tensor]:
     """Updates the metrics by one batch; a batch weighs as many as its pixels."""
     images, labels = inputs
+    predictions, loss, num_valid = self.predictions_and_loss(images, labels, model)
+    for metric in metrics or ():
+      if metric.name == "validation_loss":
+        metric.update_state(loss, sample_weight=num_valid)
+      else:
+        metric.update_state(labels["masks"][..., 0], predictions)
+    return {}
+
+  def predictions_and_loss(
+    self, images: tf.Tensor, labels: Mapping[str, tf.Tensor], model: keras.Model
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Judges a batch.
+
+    Args:
+      images: The network's input, float32 `[batch, height, width, 3]`.
+      labels: Their `masks`, uint8 `[batch, height, width, 1]`.
+      model: Network.
+
+    Returns:
+      The class of each pixel, int32 `[batch, height, width]`; the loss, weight decay
+      included, and the number of pixels that it is the mean of, float32 scalars.
+    """
     logits = self.inference_step(images, model)["logits"]
     losses, valid = self._pixel_losses(logits, labels["masks"])
     num_valid = tf.reduce_sum(valid)
     loss = segmentation_loss.mean_loss(losses, num_valid)
-    for metric in metrics or ():
-      if metric.name == "validation_loss":
-        metric.update_state(tf.add_n([loss, *model.losses]), sample_weight=num_valid)
-      else:
-        metric.update_state(labels["masks"][..., 0], self.predict(images, model))
-    return {}
+    loss = tf.add_n([loss, *model.losses])
+    return self.predict(images, model), loss, num_valid
 
   def aggregate_logs(self, state: Any = None, step_outputs: Any = None) -> Any:
     """Keeps nothing: the metrics have counted. Not None, so that the end is called."""

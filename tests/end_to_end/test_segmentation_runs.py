@@ -1,14 +1,17 @@
-"""DeepLab through Model Garden's driver: killed and resumed, and on two ranks."""
+"""DeepLab through Model Garden's driver and all commands; killed; on two ranks."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import helpers_checkpoint_diff
 import helpers_programs
 import helpers_segmentation_records
+import numpy as np
 import pytest
+from PIL import Image
 
 from mnv2_hpu.reporting import curves
 
@@ -118,3 +121,126 @@ def test_two_ranks_count_each_image_once(records, programs, tmp_path):
   for name in ("mean_iou", "iou/0", "validation_loss"):
     assert [step for step, _ in of_ranks[name]] == [4, 8]
     assert again[name][-1] == pytest.approx(of_ranks[name][-1], rel=1e-3), name
+
+
+@pytest.fixture(scope="module", name="exported")
+def fixture_exported(undisturbed, programs, tmp_path_factory):
+  """The folder of an export, checked in a fresh process, and what was printed."""
+  folder = tmp_path_factory.mktemp("export")
+  done = programs.run(
+    "helpers_small_network",
+    "mnv2_hpu.cli.export",
+    f"--model_dir={undisturbed}",
+    f"--export_dir={folder}",
+    "--formats=saved_model,tflite,tflite_int8",
+  )
+  assert done.returncode == 0, done.output[-3000:]
+  return folder, done.output
+
+
+def test_an_export_is_checked_by_its_mean_iou(exported):
+  folder, output = exported
+  assert f"on {VALIDATION} images: mean IoU" in output
+  checked = json.loads((folder / "check.json").read_text())
+  expected = checked["checkpoint"]["checkpoint"]["mIoU"]
+  for name in ("saved_model", "tflite"):
+    assert checked["metrics"][name]["mIoU"] == pytest.approx(expected, abs=5e-3)
+
+
+def test_an_evaluation_is_that_of_the_training(undisturbed, programs, tmp_path):
+  done = programs.run(
+    "helpers_small_network",
+    "mnv2_hpu.cli.evaluate",
+    f"--model_dir={undisturbed}",
+    f"--output_dir={tmp_path}",
+  )
+  assert done.returncode == 0, done.output[-3000:]
+  assert "IoU by class, the lowest first" in done.output
+  found = json.loads((tmp_path / "metrics.json").read_text())
+  logged = validation(undisturbed)
+  assert found["num_images"] == VALIDATION
+  assert found["train_steps"] == 8
+  for name, tag in {"miou": "mean_iou", "loss": "validation_loss"}.items():
+    assert found[name] == pytest.approx(logged[tag][-1][1], rel=1e-5)
+  assert (tmp_path / "per_class.csv").exists()
+  assert "data:image/jpeg" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_has_the_curves_and_the_formats(
+  undisturbed, exported, programs, tmp_path
+):
+  done = programs.run(
+    "helpers_small_network",
+    "mnv2_hpu.cli.report",
+    f"--model_dir={undisturbed}",
+    f"--export_dir={exported[0]}",
+    f"--output_dir={tmp_path}",
+  )
+  assert done.returncode == 0, done.output[-3000:]
+  found = json.loads((tmp_path / "metrics.json").read_text())
+  assert found["miou"] == pytest.approx(validation(undisturbed)["mean_iou"][-1][1])
+  assert {"miou_saved_model", "miou_tflite_int8", "num_images"} <= found.keys()
+  page = (tmp_path / "report.html").read_text()
+  for text in ("Learning curves", "Mean IoU by training step", "Reloaded tflite"):
+    assert text in page
+
+
+def test_a_sidecar_keeps_the_best_mean_iou(undisturbed, programs, tmp_path):
+  run = tmp_path / "run"
+  shutil.copytree(undisturbed, run)
+  done = programs.run(
+    "helpers_small_network",
+    "mnv2_hpu.cli.evaluate",
+    f"--model_dir={run}",
+    "--continuous",
+  )
+  assert done.returncode == 0, done.output[-3000:]
+  lines = (run / "evaluations.jsonl").read_text().splitlines()
+  last = json.loads(lines[-1])
+  logged = validation(undisturbed)["mean_iou"][-1]
+  assert (last["step"], last["metrics"]["mean_iou"]) == pytest.approx(logged)
+  best = max(json.loads(line)["metrics"]["mean_iou"] for line in lines)
+  info = json.loads((run / "best" / "info.json").read_text())
+  assert info["mean_iou"] == pytest.approx(best)
+
+
+def test_images_of_all_kinds_are_predicted(undisturbed, exported, programs, tmp_path):
+  """By the run and by its export alike; what is no image is said."""
+  photos = tmp_path / "photos"
+  photos.mkdir()
+  scene, _ = helpers_segmentation_records.scene(5, (47, 61))
+  image = Image.fromarray(scene)
+  for name, kind in (("rgb", image), ("gray", image.convert("L"))):
+    kind.save(photos / f"{name}.png")
+  image.convert("RGBA").save(photos / "rgba.png")
+  image.resize((200, 31)).save(photos / "large.jpg")
+  image.resize((1, 1)).save(photos / "one.bmp")
+  (photos / "text.png").write_text("no image")
+  masks = {}
+  for name, model in (("run", undisturbed), ("export", exported[0])):
+    done = programs.run(
+      "helpers_small_network",
+      "mnv2_hpu.cli.predict",
+      f"--model={model}",
+      "--format=jsonl",
+      f"--output_dir={tmp_path / name}",
+      f"--contact_sheet={tmp_path / name}.png",
+      photos,
+    )
+    assert done.returncode == 1, done.output[-3000:]
+    rows = [json.loads(x) for x in done.output.splitlines() if x.startswith("{")]
+    by_name = {os.path.basename(row["file"]): row for row in rows}
+    assert "error" in by_name["text.png"]
+    assert (by_name["large.jpg"]["height"], by_name["large.jpg"]["width"]) == (31, 200)
+    assert sum(c["pixels"] for c in by_name["gray.png"]["classes"]) == 47 * 61
+    masks[name] = {
+      path.name: np.asarray(Image.open(path))
+      for path in (tmp_path / name / "masks").iterdir()
+    }
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+  assert masks["run"].keys() == {
+    f"{n}.png" for n in ("rgb", "gray", "rgba", "large", "one")
+  }
+  np.testing.assert_array_equal(masks["run"]["rgb.png"], masks["run"]["rgba.png"])
+  for name, mask in masks["run"].items():
+    assert (mask == masks["export"][name]).mean() > 0.97

@@ -14,7 +14,8 @@ from mnv2_hpu import files
 from mnv2_hpu.core import run_record
 from mnv2_hpu.core.imported import run as imported_run
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import checked_export, whole_set
+from mnv2_hpu.evaluation import checked_export
+from mnv2_hpu.evaluation.sets import classification
 
 pytestmark = pytest.mark.slow  # for the imports that all of them share
 
@@ -98,6 +99,6 @@ def test_a_batch_larger_than_the_set_is_no_larger(run, tmp_path):
   params = run_record.load(run)
   data = params.task.validation_data
   data.override({"input_path": str(records), "global_batch_size": 2000})
-  result = whole_set.evaluate(params, run, weights="raw")
+  result = classification.evaluate(params, run, weights="raw")
   assert result.counts.num_examples == 3
   assert data.global_batch_size == 3

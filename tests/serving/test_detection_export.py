@@ -176,7 +176,8 @@ def test_int8_takes_bytes_and_finds_the_same_objects(images, exported, models):
 
 
 def test_the_check_compares_map_with_the_checkpoint_s(task, exported):
-  from mnv2_hpu.serving import detection_check, export, metadata
+  from mnv2_hpu.serving import check_result, export, metadata
+  from mnv2_hpu.serving.checks import detection, metric
 
   task, _ = task
   path = exported.export_dir
@@ -188,21 +189,22 @@ def test_the_check_compares_map_with_the_checkpoint_s(task, exported):
     "checkpoint": export.as_predict(module),
     "checkpoint as TFLite": export.as_predict(module, "as_tflite"),
   }
-  truth, found = detection_check.predict(models, records)
-  expected = {name: detection_check.evaluate(truth, found[name]) for name in models}
+  kind = detection.DetectionVerification
+  num_images, expected = kind.measure(models, records, metadata.read(path))
+  assert num_images == 6
   assert expected["checkpoint"]["AP"] > 0.9  # not 1: there are more than the boxes
   assert expected["checkpoint"] != expected["checkpoint as TFLite"]
-  result = detection_check.verify_detector(path, records, expected)
+  result = metric.verify_metrics(path, kind, records, expected)
   assert result.num_images == 6
-  assert detection_check.read_result(path) == result
+  assert check_result.read_as(kind, path) == result
   for name, same in (("saved_model", "checkpoint"), ("tflite", "checkpoint as TFLite")):
-    for metric, value in expected[same].items():
-      assert result.metrics[name][metric] == pytest.approx(value, abs=1e-3)
+    for key, value in expected[same].items():
+      assert result.metrics[name][key] == pytest.approx(value, abs=1e-3)
   assert "tflite_int8" in result.summary()
 
 
 def _verification(metrics):
-  from mnv2_hpu.serving import detection_check
+  from mnv2_hpu.serving.checks import detection
 
   checkpoint = {
     "checkpoint": {"AP": 0.82, "AP50": 0.9},
@@ -210,21 +212,17 @@ def _verification(metrics):
   }
   metrics = {name: {"AP": ap, "AP50": 0.9} for name, ap in metrics.items()}
   size = dict.fromkeys(metrics, 1.0)
-  return detection_check.DetectionVerification(
-    "val", 9, metrics, checkpoint, size, size
-  )
+  return detection.DetectionVerification("val", 9, metrics, checkpoint, size, size)
 
 
 def test_a_gap_fails():
-  from mnv2_hpu.serving import detection_check
-
   good = {"saved_model": 0.818, "tflite": 0.796, "tflite_int8": 0.76}
-  detection_check.compare(_verification(good))
+  _verification(good).compare()
   bad = {"saved_model": 0.81, "tflite": 0.79, "tflite_int8": 0.74}
   for name, value in bad.items():
     message = rf"AP of 9 images is {value:.4f} of {name} and .* may differ by"
     with pytest.raises(UserError, match=message):
-      detection_check.compare(_verification({name: value}))
+      _verification({name: value}).compare()
 
 
 def test_what_the_suppression_of_phones_costs_is_told():

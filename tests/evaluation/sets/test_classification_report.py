@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from mnv2_hpu.checkpoints.restore import RestoredCheckpoint
-from mnv2_hpu.evaluation import set_report, whole_set
+from mnv2_hpu.evaluation.sets import (
+  classification,
+  classification_report,
+  report_files,
+)
 from mnv2_hpu.reporting.plots import Sample
 
 NAMES = ["cat", "dog, wild", "<i>eel</i>"]
@@ -21,16 +25,16 @@ def result():
     np.array([[0.8, 0.1, 0.1]] * 3 + [[0.1, 0.7, 0.2]] * 2 + [[0.2, 0.2, 0.6]] * 2)
   )
   labels = np.array([0, 0, 1, 1, 1, 0, 1])
-  counts = whole_set.Counts(3)
+  counts = classification.Counts(3)
   images = np.zeros([7, 4, 4, 3])
-  counts.add(whole_set.Batch(images, labels, logits, np.full(7, 0.5)))
+  counts.add(classification.Batch(images, labels, logits, np.full(7, 0.5)))
   restored = RestoredCheckpoint("run/ckpt-1200", 1200, "raw")
   mistakes = [Sample(np.zeros([4, 4, 3], np.uint8), 1, 0, 0.8)]
-  return whole_set.Result(restored, "data/validation-*", counts, 123.4, mistakes)
+  return classification.Result(restored, "data/validation-*", counts, 123.4, mistakes)
 
 
 def test_table_has_the_metrics_and_the_worst_class_first(result):
-  lines = set_report.table(result, NAMES).splitlines()
+  lines = classification_report.table(result, NAMES).splitlines()
 
   assert lines[0] == "step 1,200, raw weights of run/ckpt-1200"
   assert lines[1] == "7 images of data/validation-*, 123 images/s"
@@ -40,7 +44,8 @@ def test_table_has_the_metrics_and_the_worst_class_first(result):
 
 
 def test_files_say_the_same(result, tmp_path):
-  written = set_report.write(result, NAMES, str(tmp_path / "new" / "folder"))
+  content = classification_report.content(result, NAMES)
+  written = report_files.write(result, content, str(tmp_path / "new" / "folder"))
 
   metrics = json.loads(Path(written[0]).read_text())
   assert metrics["top1"] == 4 / 7

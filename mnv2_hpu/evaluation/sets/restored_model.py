@@ -1,7 +1,7 @@
 """A run's network with the weights of a checkpoint, ready to be judged."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orbit
@@ -14,6 +14,7 @@ from mnv2_hpu.checkpoints import restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.dataloaders import input_pipeline
 from mnv2_hpu.distribute import strategies
+from mnv2_hpu.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +35,35 @@ class RestoredModel:
   restored: restore.RestoredCheckpoint
   data: Any
 
-  def batches(self) -> Iterator[Any]:
-    """Yields the validation data, distributed to the replicas."""
-    return iter(
-      orbit.utils.make_distributed_dataset(
-        self.strategy, self.task.build_inputs, self.data
-      )
+  @property
+  def num_images(self) -> int:
+    """Images of the validation data."""
+    return input_pipeline.count_examples(self.data)
+
+  def run(self, on_replica: Callable[[Any], Any]) -> Iterator[Any]:
+    """Yields what a function makes of each batch, and shows the progress.
+
+    Args:
+      on_replica: From a batch of one replica to a nest of tensors.
+
+    Yields:
+      That nest, with a tuple of the local replicas' tensors in the place of each.
+    """
+    batches = orbit.utils.make_distributed_dataset(
+      self.strategy, self.task.build_inputs, self.data
     )
+
+    @tf.function
+    def step(inputs: Any) -> Any:
+      return self.strategy.run(on_replica, args=(inputs,))
+
+    total = self.num_images
+    with Progress(total, "image", "evaluate") as progress:
+      for number, inputs in enumerate(batches, 1):
+        yield tf.nest.map_structure(
+          self.strategy.experimental_local_results, step(inputs)
+        )
+        progress.update_to(min(total, number * self.data.global_batch_size))
 
 
 def restore_model(

@@ -1,21 +1,19 @@
-"""Evaluates a checkpoint on a whole set of images, each once, in constant memory."""
+"""Evaluates a classifier on a whole set of images, each once, in constant memory."""
 
 import dataclasses
 import heapq
 import itertools
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
 from mnv2_hpu.checkpoints import restore
-from mnv2_hpu.dataloaders import classification_input, input_pipeline
+from mnv2_hpu.dataloaders import classification_input
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import restored_model
-from mnv2_hpu.progress import Progress
+from mnv2_hpu.evaluation.sets import restored_model
 from mnv2_hpu.reporting.plots import Calibration, Sample
 from mnv2_hpu.serving.image_classification import preprocessing_of
 
@@ -137,6 +135,11 @@ class Result:
   images_per_second: float
   mistakes: list[Sample]
 
+  @property
+  def num_images(self) -> int:
+    """Images evaluated."""
+    return self.counts.num_examples
+
   def metrics(self) -> dict[str, float]:
     """Returns the metrics by the names under which training logs them."""
     counts, total = self.counts, self.counts.num_examples
@@ -172,11 +175,8 @@ def evaluate(
   )
   counts = Counts(params.task.model.num_classes)
   start = time.monotonic()
-  total = input_pipeline.count_examples(judged.data)
-  with Progress(total, "image", "evaluate") as progress:
-    for batch in _run(judged):
-      counts.add(batch)
-      progress.update_to(counts.num_examples)
+  for batch in _run(judged):
+    counts.add(batch)
   speed = counts.num_examples / (time.monotonic() - start)
   preprocessing = preprocessing_of(params)
   mistakes = [
@@ -193,18 +193,11 @@ def evaluate(
 
 def _run(judged: restored_model.RestoredModel) -> Iterator[Batch]:
   """Yields what the network makes of each batch, without the padding of the last."""
-  strategy = judged.strategy
 
-  @tf.function
-  def step(inputs: tuple[tf.Tensor, tf.Tensor]) -> tuple[Any, ...]:
-    def on_replica(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-      outputs = judged.task.logits_and_losses(images, labels, judged.model)
-      return images, labels, *outputs
+  def on_replica(inputs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+    return *inputs, *judged.task.logits_and_losses(*inputs, judged.model)
 
-    return strategy.run(on_replica, args=inputs)
-
-  for inputs in judged.batches():
-    outputs = map(strategy.experimental_local_results, step(inputs))
+  for outputs in judged.run(on_replica):
     images, labels, logits, losses = (np.concatenate(values) for values in outputs)
     real = labels != classification_input.PADDING_LABEL
     yield Batch(images[real], labels[real], logits[real], losses[real])

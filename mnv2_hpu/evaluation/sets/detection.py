@@ -5,14 +5,11 @@ import time
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from official.core import config_definitions as cfg
 from pycocotools import cocoeval
 
 from mnv2_hpu.checkpoints import restore
-from mnv2_hpu.dataloaders import input_pipeline
-from mnv2_hpu.evaluation import restored_model
-from mnv2_hpu.progress import Progress
+from mnv2_hpu.evaluation.sets import restored_model
 from mnv2_hpu.tasks import coco_metrics
 
 MAX_IMAGES = 24  # shown: as many with the most mistakes, and others
@@ -89,26 +86,16 @@ def evaluate(
   judged = restored_model.restore_model(
     params, checkpoint, weights, distribution_strategy
   )
-  start = time.monotonic()
-  total = input_pipeline.count_examples(judged.data)
+  start, total = time.monotonic(), judged.num_images
   with judged.strategy.scope():
     losses = judged.task.build_metrics(training=False)
+
+  def on_replica(inputs: Any) -> Any:
+    return judged.task.validation_step(inputs, judged.model, losses)
+
   logs: Any = None
-
-  @tf.function
-  def step(inputs: Any) -> Any:
-    def on_replica(inputs: Any) -> Any:
-      return judged.task.validation_step(inputs, judged.model, losses)
-
-    return judged.strategy.run(on_replica, args=(inputs,))
-
-  with Progress(total, "image", "evaluate") as progress:
-    for number, inputs in enumerate(judged.batches(), 1):
-      outputs = tf.nest.map_structure(
-        judged.strategy.experimental_local_results, step(inputs)
-      )
-      logs = judged.task.aggregate_logs(logs, outputs)
-      progress.update_to(min(total, number * judged.data.global_batch_size))
+  for outputs in judged.run(on_replica):
+    logs = judged.task.aggregate_logs(logs, outputs)
   with judged.strategy.scope():
     evaluation = judged.task.evaluate_logs(logs)
   speed = total / (time.monotonic() - start)

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics
 
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.evaluation import whole_set
+from mnv2_hpu.evaluation.sets import classification
 
 NUM_CLASSES, NUM_IMAGES = 7, 400
 
@@ -19,12 +19,14 @@ def logits_and_labels():
 
 
 def counted(logits, labels, batch_size=33):
-  counts = whole_set.Counts(NUM_CLASSES)
+  counts = classification.Counts(NUM_CLASSES)
   images = np.arange(len(labels), dtype=np.float32).reshape(-1, 1, 1, 1)
   losses = images[:, 0, 0, 0] / 100
   for start in range(0, len(labels), batch_size):
     part = np.s_[start : start + batch_size]
-    counts.add(whole_set.Batch(images[part], labels[part], logits[part], losses[part]))
+    counts.add(
+      classification.Batch(images[part], labels[part], logits[part], losses[part])
+    )
   return counts
 
 
@@ -69,8 +71,10 @@ def test_the_surest_mistakes_are_kept_and_no_more():
   counts = counted(logits, labels)
   probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   wrong = np.flatnonzero(logits.argmax(-1) != labels)
-  surest = wrong[np.argsort(-probabilities[wrong].max(-1))][: whole_set.MAX_MISTAKES]
-  assert len(wrong) > whole_set.MAX_MISTAKES
+  surest = wrong[np.argsort(-probabilities[wrong].max(-1))][
+    : classification.MAX_MISTAKES
+  ]
+  assert len(wrong) > classification.MAX_MISTAKES
 
   kept = list(counts.worst_mistakes())
 

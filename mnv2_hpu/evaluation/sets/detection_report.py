@@ -1,20 +1,15 @@
-"""What an evaluation of a detector found: a table, JSON, CSV, a page."""
+"""What an evaluation of a detector found, for people and programs."""
 
-import csv
 import html
-import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from mnv2_hpu import files
-from mnv2_hpu.evaluation import set_report
-from mnv2_hpu.evaluation.detection_set import DetectionResult, DrawnImage
+from mnv2_hpu.evaluation.sets import report_files
+from mnv2_hpu.evaluation.sets.detection import DetectionResult, DrawnImage
 from mnv2_hpu.reporting import boxes, plots, report
 from mnv2_hpu.tasks import coco_metrics
 
 _COLUMNS = ("label", "name", "boxes", "AP", "AP50")
-_MAX_CLASSES = 20  # on the screen and in the chart; per_class.csv has all
 
 
 def table(result: DetectionResult, class_names: Sequence[str]) -> str:
@@ -24,94 +19,56 @@ def table(result: DetectionResult, class_names: Sequence[str]) -> str:
     result: What was found.
     class_names: Name of each class, without the background.
   """
-  restored = result.restored
-  step = restored.global_step
-  lines = [
-    f"step {'unknown' if step is None else f'{step:,}'}, "
-    f"{set_report.weights_name(restored)} weights of {restored.path}",
-    f"{result.num_images:,} images of {result.input_path}, "
-    f"{result.images_per_second:,.0f} images/s",
-    *(f"  {name:<20} {value:.5f}" for name, value in result.metrics().items()),
-    f"F1 is highest at a score of {result.score_threshold:.3f}: {result.f1:.4f}",
-  ]
   rows = sorted(_per_class(result, class_names), key=lambda row: row["AP50"])
-  width = max((len(row["name"]) for row in rows[:_MAX_CLASSES]), default=0)
-  lines.append("average precision by class, the lowest first (AP at IoU 0.5, AP):")
-  lines += [
-    f"  {row['name']:<{width}}  {row['AP50']:7.2%}  {row['AP']:7.2%}  "
-    f"of {row['boxes']:,} boxes"
-    for row in rows[:_MAX_CLASSES]
+  classes = [
+    (row["name"], f"{row['AP50']:7.2%}  {row['AP']:7.2%}  of {row['boxes']:,} boxes")
+    for row in rows
   ]
-  if len(rows) > _MAX_CLASSES:
-    lines.append(f"  … {len(rows) - _MAX_CLASSES:,} more; --output_dir writes all")
-  return "\n".join(lines)
+  return "\n".join(
+    [
+      *report_files.heading(result),
+      f"F1 is highest at a score of {result.score_threshold:.3f}: {result.f1:.4f}",
+      "average precision by class, the lowest first (AP at IoU 0.5, AP):",
+      *report_files.class_lines(classes),
+    ]
+  )
 
 
-def write(
-  result: DetectionResult, class_names: Sequence[str], output_dir: str
-) -> list[str]:
-  """Writes `metrics.json`, `per_class.csv` and `report.html`; returns their paths.
+def content(
+  result: DetectionResult, class_names: Sequence[str]
+) -> report_files.Content:
+  """Returns what is written of a result.
 
   Args:
     result: What was found.
     class_names: Name of each class, without the background.
-    output_dir: Folder to write to; made where it is missing.
   """
-  os.makedirs(output_dir, exist_ok=True)
-  names = (set_report.METRICS, set_report.PER_CLASS, set_report.PAGE)
-  paths = [os.path.join(output_dir, name) for name in names]
-  with files.atomic_write(paths[0]) as file:
-    json.dump(_metrics(result), file, indent=2)
-    file.write("\n")
-  rows = _per_class(result, class_names)
-  with files.atomic_write(paths[1]) as file:
-    writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-  metrics = result.metrics()
-  report.write_report(
-    paths[2],
-    title="SSDLite: evaluation of a checkpoint",
+  rows, metrics = _per_class(result, class_names), result.metrics()
+  return report_files.Content(
+    network="SSDLite",
+    metrics={
+      "map50": metrics["AP50"],
+      "map": metrics["AP"],
+      "f1": result.f1,
+      "score_threshold": result.score_threshold,
+      **metrics,
+      "num_images": result.num_images,
+    },
+    columns=_COLUMNS,
+    rows=rows,
     highlights={
       "mAP at IoU 0.5": f"{metrics['AP50']:.2%}",
       "mAP": f"{metrics['AP']:.2%}",
       "F1": f"{result.f1:.2%}",
       "images": f"{result.num_images:,}",
     },
-    summary={
-      "Checkpoint": result.restored.path,
-      "Weights": set_report.weights_name(result.restored),
-      "Training steps": f"{result.restored.global_step or 0:,}",
-      "Images": result.input_path,
-      "Images/s": f"{result.images_per_second:,.0f}",
-      "Score drawn from": f"{result.score_threshold:.3f}, where F1 is highest",
-    },
+    summary={"Score drawn from": f"{result.score_threshold:.3f}, where F1 is highest"},
     sections=[
       _precision_recall(result, class_names),
       _classes(rows),
       _images(result, class_names),
     ],
-    footer=", ".join(f"{k} {v}" for k, v in set_report.versions().items()),
   )
-  return paths
-
-
-def _metrics(result: DetectionResult) -> dict[str, Any]:
-  metrics = result.metrics()
-  return {
-    "map50": metrics["AP50"],
-    "map": metrics["AP"],
-    "f1": result.f1,
-    "score_threshold": result.score_threshold,
-    **metrics,
-    "num_images": result.num_images,
-    "images_per_second": round(result.images_per_second, 1),
-    "train_steps": result.restored.global_step,
-    "weights": result.restored.weights,
-    "checkpoint": result.restored.path,
-    "input_path": result.input_path,
-    "versions": set_report.versions(),
-  }
 
 
 def _per_class(
@@ -136,7 +93,7 @@ def _precision_recall(result: DetectionResult, class_names: Sequence[str]) -> st
   labels = result.evaluation.params.catIds
   curves = [
     (class_names[label - 1], precision[:, column])
-    for column, label in enumerate(labels[:_MAX_CLASSES])
+    for column, label in enumerate(labels[: report_files.MAX_CLASSES])
   ]
   if not curves:
     return ""
@@ -178,7 +135,8 @@ def _figure(drawn: DrawnImage, class_names: Sequence[str]) -> str:
 
   encoded = plots.png(drawn.image)
   image = plots.data_uri(
-    boxes.draw(encoded, [to_draw(box) for box in drawn.boxes]), "image/png"
+    boxes.draw(encoded, [to_draw(box) for box in drawn.boxes], image_format="JPEG"),
+    "image/jpeg",
   )
   found = sum(box.is_hit for box in drawn.boxes)
   caption = f"{found} found <small>{drawn.num_mistakes} mistakes</small>"

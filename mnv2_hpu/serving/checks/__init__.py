@@ -1,0 +1,1 @@
+"""Compares what an export computes of images with what its checkpoint does."""
