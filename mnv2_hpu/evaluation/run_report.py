@@ -114,7 +114,7 @@ def _highlights(
 
 def _summary(values: Mapping[str, Any], params: cfg.ExperimentConfig) -> dict[str, str]:
   height, width = params.task.model.input_size[:2]
-  multiplier = params.task.model.backbone.get().width_multiplier
+  network = params.task.model.backbone.get().title()
   accuracies = {
     f"Top-1, {_evaluated(params)} weights": "top1",
     "Top-1, raw weights": "top1_raw",
@@ -122,7 +122,7 @@ def _summary(values: Mapping[str, Any], params: cfg.ExperimentConfig) -> dict[st
     "Top-1, TFLite reloaded": "top1_tflite",
   }
   return {
-    "Network": f"MobileNetV2 {multiplier}, {height} x {width}",
+    "Network": f"{network}, {height} x {width}",
     "Compute dtype": params.runtime.mixed_precision_dtype,
     "Global batch": str(params.task.train_data.global_batch_size),
     "Training steps": f"{values['train_steps']:,}",

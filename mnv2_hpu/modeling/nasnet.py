@@ -1,6 +1,5 @@
 """NASNet-A (arXiv 1707.07012) and PNASNet-5 (arXiv 1712.00559) as backbones."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,11 @@ from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import nasnet_cells, nasnet_plans
 
+# What a configuration may change of a network; its norm has fields of its own.
+_CHANGEABLE = (
+  *("stem", "num_cells", "num_conv_filters", "stem_multiplier", "filter_scaling_rate"),
+  *("skip_reduction_layer_input", "drop_path_keep_prob", "total_training_steps"),
+)
 # Filters of the auxiliary head's two convolutions, and its pool (paper, appendix A.2).
 _AUXILIARY_CHANNELS, _AUXILIARY_POOL, _AUXILIARY_STRIDE = (128, 768), 5, 3
 
@@ -34,7 +38,8 @@ class NASNet(keras.Model):
   of a cell is that of the layer `cell_3/cell_output`.
   """
 
-  slim_scope = ""  # the checkpoints' names have no prefix
+  # Scopes in slim's checkpoints; see `checkpoints.variables`.
+  slim_scope = ""
   slim_logits = "final_layer/FC"
 
   def __init__(
@@ -74,18 +79,13 @@ class NASNet(keras.Model):
     """
     if input_specs is None:
       input_specs = keras.layers.InputSpec(shape=[None, None, None, 3])
-    family = model_id.partition("_")[0]
-    if family not in nasnet_plans.FAMILIES:
-      family = nasnet_plans.FAMILIES[0]  # whose names the error lists
     changes = {
       **(hparams or {}),
       "norm_momentum": norm_momentum,
       "norm_epsilon": norm_epsilon,
     }
-    self.plan = nasnet_plans.make_plan(
-      nasnet_plans.hparams(family, model_id, **changes)
-    )
-    values = self.plan.hparams
+    values = nasnet_plans.hparams(None, model_id, **changes)
+    self.plan = nasnet_plans.make_plan(values)
     initializer = (
       nasnet_cells.FanOutNormal()
       if kernel_initializer is None
@@ -176,8 +176,7 @@ class NASNet(keras.Model):
         f"{' x '.join(map(str, sides))}. Give larger images, or leave the head out: "
         "auxiliary_loss_weight = 0."
       )
-    number = self.plan.outputs[level].removeprefix("cell_")
-    scope = f"aux_{number}/aux_logits"
+    scope = f"{self.slim_auxiliary}/aux_logits"
     first, second = _AUXILIARY_CHANNELS
     x = layers.activate(x, f"{scope}/relu")
     pool = keras.layers.AveragePooling2D(
@@ -194,6 +193,12 @@ class NASNet(keras.Model):
       kernel_regularizer=layers.regularizer,
       name=f"{scope}/FC",
     )(keras.layers.Flatten(name=f"{scope}/flatten")(x))
+
+  @property
+  def slim_auxiliary(self) -> str:
+    """Scope of the auxiliary classifier."""
+    cell = self.plan.outputs[self.plan.auxiliary_level]
+    return f"aux_{cell.removeprefix('cell_')}"
 
   @property
   def kernel_initializer(self) -> keras.initializers.Initializer:
@@ -243,12 +248,11 @@ def _build(
     l2_regularizer: Regularizer of all kernels.
   """
   config = backbone_config.get()
-  # Checks that the network is of this family.
-  nasnet_plans.hparams(backbone_config.type, config.model_id)
+  nasnet_plans.hparams(backbone_config.type, config.model_id)  # of this family?
   return NASNet(
     config.model_id,
     input_specs,
-    {name: getattr(config, name) for name in nasnet_plans.CHANGEABLE},
+    {name: getattr(config, name) for name in _CHANGEABLE},
     config.zero_padded_pools,
     trainable=config.trainable,
     kernel_regularizer=l2_regularizer,
@@ -259,5 +263,5 @@ def _build(
   )
 
 
-for _family in nasnet_plans.FAMILIES:
+for _family in nasnet_plans.DEFAULT_IDS:
   factory.register_backbone_builder(_family)(_build)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from mnv2_hpu.errors import UserError, did_you_mean
 
 STEMS = ("cifar", "imagenet")
-FAMILIES = ("nasnet", "pnasnet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,30 +57,28 @@ HPARAMS = {
   "pnasnet_mobile": Hparams("pnasnet", "imagenet", 9, 54, 1.0, True, 1.0, 250_000),
   "pnasnet_large": Hparams("pnasnet", "imagenet", 12, 216, 3.0, True, 0.6, 250_000),
 }
-# What a user may change of a network by name; the others make up its family.
-CHANGEABLE = tuple(
-  field.name for field in dataclasses.fields(Hparams) if field.name != "family"
-)
+DEFAULT_IDS = {"nasnet": "nasnet_mobile", "pnasnet": "pnasnet_mobile"}  # by family
 
 
-def hparams(family: str, model_id: str, **changes: Any) -> Hparams:
+def hparams(family: str | None, model_id: str, **changes: Any) -> Hparams:
   """Returns the hparams of a network.
 
   >>> hparams("nasnet", "nasnet_mobile", num_cells=6).num_cells
   6
 
   Args:
-    family: `nasnet` or `pnasnet`.
-    model_id: A key of `HPARAMS` of that family.
+    family: A key of `DEFAULT_IDS`; None allows all.
+    model_id: A key of `HPARAMS`, of that family.
     **changes: Fields of `Hparams` to replace; None keeps the network's own.
 
   Raises:
     UserError: If the network is unknown, or a value is impossible.
   """
-  known = [name for name, values in HPARAMS.items() if values.family == family]
+  known = [n for n, v in HPARAMS.items() if family in (None, v.family)]
   if model_id not in known:
     raise UserError(
-      f"model_id: {model_id!r} is no {family}. {did_you_mean(model_id, known)}"
+      f"model_id: {model_id!r} is no network of {family or ' or '.join(DEFAULT_IDS)}. "
+      f"{did_you_mean(model_id, known)}"
     )
   given = {name: value for name, value in changes.items() if value is not None}
   values = dataclasses.replace(HPARAMS[model_id], **given)
