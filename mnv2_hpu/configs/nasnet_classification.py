@@ -50,6 +50,7 @@ class NASNetRecipe(ClassificationRecipe):
   decay_rate: float = 0.97
   decay_epochs: float = 2.4
   batch_size: int | None = 32
+  train_epochs: float | None = 312.2  # 250,000 steps of 1,600 of ImageNet's images
   gradient_clip_norm: float = 10.0
 
   def model_fields(self, train_steps: int) -> dict[str, Any]:
