@@ -84,7 +84,7 @@ def draw_logits_weights(name, shape, seed):
 
 
 def draw_nasnet_weights(name, shape, seed):
-  """As for logits, with smaller kernels, since the cells of NASNet add up their states."""
+  """As for logits, with smaller kernels, since NASNet's cells add up their states."""
   drawn = draw_logits_weights(name, shape, seed)
   is_kernel = _leaf(name) == "depthwise_weights"
   is_kernel |= _leaf(name) == "weights" and len(shape) == 4

@@ -59,12 +59,14 @@ class NASNetRecipe(ClassificationRecipe):
     Raises:
       UserError: If the network is unknown.
     """
-    family = nasnet_plans.hparams(None, self.model_id).family
+    network = nasnet_plans.hparams(None, self.model_id)
+    family = network.family
     values = self.values_of(NASNet)
     values["total_training_steps"] = self.total_training_steps or train_steps
     norm = self.values_of(common.NormActivation)
-    for name in ("norm_momentum", "norm_epsilon"):
-      norm[name] = norm[name] or None  # the network's own
+    norm["norm_momentum"] = norm["norm_momentum"] or network.norm_momentum
+    # None is the network's own, of another model_id by an override too.
+    norm["norm_epsilon"] = norm["norm_epsilon"] or None
     return {
       "backbone": upstream_backbones.Backbone(
         type=family, **{family: BACKBONES[family](**values)}
