@@ -49,10 +49,10 @@ class NASNet(hyperparams.Config):
   num_conv_filters: int | None = None  # filters of the first cells
   stem_multiplier: float | None = None  # factor of the first convolution's channels
   filter_scaling_rate: float | None = None  # factor of the filters at each reduction
-  # Whether the cell after a reduction reads what the reduction reads second, not first.
+  # Whether NASNet's cell after a reduction reads what that reads second, not first.
   skip_reduction_layer_input: bool | None = None
-  drop_path_keep_prob: float | None = None  # of the last cell, after
-  total_training_steps: int | None = None  # so many steps, in a line from 1
+  drop_path_keep_prob: float | None = None  # in the last cell, at the end
+  total_training_steps: int | None = None  # steps in which it falls from 1
   zero_padded_pools: bool = False  # pools of stride 2 as those of Keras Applications
   trainable: bool = (
     MobileNetV2.trainable

@@ -1,5 +1,6 @@
 """NASNet-A (arXiv 1707.07012) and PNASNet-5 (arXiv 1712.00559) as backbones."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,14 @@ _CHANGEABLE = (
 )
 # Filters of the auxiliary head's two convolutions, and its pool (paper, appendix A.2).
 _AUXILIARY_CHANNELS, _AUXILIARY_POOL, _AUXILIARY_STRIDE = (128, 768), 5, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+  """What a network was built from; Keras would track a bare tuple or dictionary."""
+
+  plan: nasnet_plans.Plan
+  arguments: dict[str, Any]
 
 
 @keras.utils.register_keras_serializable(package="mnv2_hpu")
@@ -85,21 +94,23 @@ class NASNet(keras.Model):
       "norm_epsilon": norm_epsilon,
     }
     values = nasnet_plans.hparams(None, model_id, **changes)
-    self.plan = nasnet_plans.make_plan(values)
     initializer = (
       nasnet_cells.FanOutNormal()
       if kernel_initializer is None
       else keras.initializers.get(kernel_initializer)
     )
-    self._config = {
-      "model_id": model_id,
-      "hparams": dict(hparams or {}),
-      "zero_padded_pools": zero_padded_pools,
-      "activation": activation,
-      "use_sync_bn": use_sync_bn,
-      "norm_momentum": norm_momentum,
-      "norm_epsilon": norm_epsilon,
-    }
+    self._origin = _Origin(
+      nasnet_plans.make_plan(values),
+      {
+        "model_id": model_id,
+        "hparams": dict(hparams or {}),
+        "zero_padded_pools": zero_padded_pools,
+        "activation": activation,
+        "use_sync_bn": use_sync_bn,
+        "norm_momentum": norm_momentum,
+        "norm_epsilon": norm_epsilon,
+      },
+    )
     self._input_specs = input_specs
     self._layers_of = nasnet_cells.Layers(
       initializer,
@@ -195,6 +206,11 @@ class NASNet(keras.Model):
     )(keras.layers.Flatten(name=f"{scope}/flatten")(x))
 
   @property
+  def plan(self) -> nasnet_plans.Plan:
+    """Its cells."""
+    return self._origin.plan
+
+  @property
   def slim_auxiliary(self) -> str:
     """Scope of the auxiliary classifier."""
     cell = self.plan.outputs[self.plan.auxiliary_level]
@@ -219,7 +235,7 @@ class NASNet(keras.Model):
       "input_specs": self._input_specs.get_config(),
       "kernel_initializer": keras.initializers.serialize(layers.initializer),
       "kernel_regularizer": keras.regularizers.serialize(layers.regularizer),
-      **self._config,
+      **self._origin.arguments,
     }
 
   @classmethod
@@ -248,7 +264,8 @@ def _build(
     l2_regularizer: Regularizer of all kernels.
   """
   config = backbone_config.get()
-  nasnet_plans.hparams(backbone_config.type, config.model_id)  # of this family?
+  # Refuses a network of the other family.
+  nasnet_plans.hparams(backbone_config.type, config.model_id)
   return NASNet(
     config.model_id,
     input_specs,

@@ -4,6 +4,7 @@ import json
 import math
 
 import golden_recipes
+import numpy as np
 import pytest
 
 from mnv2_hpu.errors import UserError
@@ -51,6 +52,79 @@ def test_sizes_and_channels_of_all_cells_are_slims(model_id, fidelity):
     "0",
   )
   assert found == expected
+
+
+def norm(channels):
+  """Trainable and all parameters of a batch norm."""
+  return np.array([2, 4]) * channels
+
+
+def kernel(*shape):
+  return np.array([1, 1]) * math.prod(shape)
+
+
+def cell_parameters(cell, channels, previous):
+  """Counts one cell by the paper's description; returns also its output's channels."""
+  filters = cell.filters
+  total = kernel(channels, filters) + norm(filters)
+  if cell.previous and (cell.is_previous_larger or previous != filters):
+    total += kernel(previous, filters) + norm(filters)
+    previous = filters
+  elif not cell.previous:
+    previous = channels
+  states = [filters, previous, *[filters] * 5]
+  kind = KINDS[cell.kind]
+  for branch in (branch for pair in kind.combinations for branch in pair):
+    width, k = states[branch.state], branch.size
+    if branch.operation == "separable":
+      total += kernel(k, k, width) + kernel(width, filters) + norm(filters)
+      total += kernel(k, k, filters) + kernel(filters, filters) + norm(filters)
+    elif width != filters or (
+      branch.operation == "none" and cell.stride > 1 and branch.state < 2
+    ):
+      total += kernel(width, filters) + norm(filters)
+  for state in kind.outputs:
+    if states[state] != filters:
+      total += kernel(states[state], filters) + norm(filters)
+  return total, len(kind.outputs) * filters
+
+
+def count(network):
+  """Counts trainable and all parameters of a backbone from its plan."""
+  total = kernel(3, 3, 3, network.first_channels) + norm(network.first_channels)
+  channels = {network.first[0]: network.first_channels, "": 0}
+  last = network.first[0]
+  for cell in network.cells:
+    added, width = cell_parameters(cell, channels[last], channels[cell.previous])
+    total, last = total + added, cell.scope
+    channels[last] = width
+  return tuple(int(number) for number in total)
+
+
+@pytest.mark.parametrize("model_id", HPARAMS)
+@pytest.mark.fidelity
+def test_parameter_counts_are_slims(model_id, fidelity):
+  network, golden = plan(model_id), GOLDEN[model_id]
+  classes = golden["num_classes"]
+  last, level = network.cells[-1], network.auxiliary_level
+  head = (len(KINDS[last.kind].outputs) * last.filters + 1) * classes
+  found = [number + head for number in count(network)]
+  slims = [golden["inference"][f"{kind}_params"] for kind in ("trainable", "model")]
+  fidelity(
+    f"{model_id}, parameters and parameters with statistics",
+    ", ".join(f"{number:,}" for number in slims),
+    ", ".join(f"{number:,}" for number in found),
+    abs(found[1] - slims[1]),
+    "0",
+  )
+  assert found == slims
+  (cell,) = (c for c in network.cells if c.scope == network.outputs[level])
+  side = golden["inference"]["endpoints"][cell.scope.capitalize()][0]
+  side = (side - 5) // 3 + 1
+  channels = len(KINDS[cell.kind].outputs) * cell.filters
+  auxiliary = kernel(channels, 128) + norm(128) + kernel(side, side, 128, 768)
+  auxiliary = auxiliary + norm(768) + 769 * classes
+  assert int(auxiliary[0]) == golden["aux_params"]
 
 
 @pytest.mark.parametrize(
