@@ -329,7 +329,7 @@ def test_retinanet_trains_two_steps_over_nasnet(family, tmp_path):
   optimizer = keras.optimizers.legacy.SGD(0.01)
   batches = iter(task.build_inputs(task.task_config.train_data))
   losses = [
-    float(task.train_step(next(batches), model, optimizer)["total_loss"])
+    float(task.train_step(next(batches), model, optimizer)["loss"])
     for _ in range(STEPS)
   ]
   assert np.isfinite(losses).all()

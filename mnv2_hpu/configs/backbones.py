@@ -54,9 +54,11 @@ class NASNet(hyperparams.Config):
   drop_path_keep_prob: float | None = None  # in the last cell, at the end
   total_training_steps: int | None = None  # steps in which it falls from 1
   zero_padded_pools: bool = False  # pools of stride 2 as those of Keras Applications
-  trainable: bool = (
-    MobileNetV2.trainable
-  )  # False freezes the kernels and the batch norm
+  trainable: bool = MobileNetV2.trainable
+
+  def title(self) -> str:
+    """Returns the network's name for people."""
+    return self.model_id
 
 
 @dataclasses.dataclass

@@ -56,7 +56,7 @@ def write_run_report(
     file.write("\n")
   report.write_report(
     written[1],
-    title="MobileNetV2: report of a training run",
+    title=f"{_network(params).split()[0]}: report of a training run",
     highlights=_highlights(values, params),
     summary=_summary(values, params),
     sections=[
@@ -112,9 +112,12 @@ def _highlights(
   }
 
 
+def _network(params: cfg.ExperimentConfig) -> str:
+  return params.task.model.backbone.get().title()
+
+
 def _summary(values: Mapping[str, Any], params: cfg.ExperimentConfig) -> dict[str, str]:
   height, width = params.task.model.input_size[:2]
-  network = params.task.model.backbone.get().title()
   accuracies = {
     f"Top-1, {_evaluated(params)} weights": "top1",
     "Top-1, raw weights": "top1_raw",
@@ -122,7 +125,7 @@ def _summary(values: Mapping[str, Any], params: cfg.ExperimentConfig) -> dict[st
     "Top-1, TFLite reloaded": "top1_tflite",
   }
   return {
-    "Network": f"{network}, {height} x {width}",
+    "Network": f"{_network(params)}, {height} x {width}",
     "Compute dtype": params.runtime.mixed_precision_dtype,
     "Global batch": str(params.task.train_data.global_batch_size),
     "Training steps": f"{values['train_steps']:,}",

@@ -24,7 +24,7 @@ NETWORK = backbones.NASNet(
 )
 
 
-def task(weight, backbone="nasnet", config=NETWORK):
+def task(weight, backbone="nasnet", config=NETWORK, norm_epsilon=None):
   model = exp_cfg.ImageClassificationModel(
     num_classes=3,
     input_size=[32, 32, 3],
@@ -32,7 +32,7 @@ def task(weight, backbone="nasnet", config=NETWORK):
     auxiliary_loss_weight=weight,
     backbone=upstream_backbones.Backbone(type=backbone, **{backbone: config}),
     norm_activation=common.NormActivation(
-      activation="relu", norm_momentum=0.9, norm_epsilon=None
+      activation="relu", norm_momentum=0.9, norm_epsilon=norm_epsilon
     ),
   )
   config = exp_cfg.ImageClassificationTask(model=model)
@@ -108,4 +108,4 @@ def test_a_training_step_moves_both_classifiers():
 def test_mobilenet_v2_has_no_auxiliary_logits():
   config = backbones.MobileNetV2(width_multiplier=0.35)
   with pytest.raises(UserError, match=r"has no auxiliary logits\. Set auxiliary_loss"):
-    task(0.4, "mobilenet_v2", config).build_model()
+    task(0.4, "mobilenet_v2", config, norm_epsilon=0.001).build_model()
