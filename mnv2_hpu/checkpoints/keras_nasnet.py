@@ -110,8 +110,8 @@ def load_keras_nasnet(model: keras.Model, source: keras.Model | str) -> None:
       values.append((variable, value))
   if problems:
     raise UserError(
-      f"These weights of Keras do not fit the network: {shorten(problems)}. Give NASNetMobile's to model_id 'nasnet_mobile', "
-      "NASNetLarge's to 'nasnet_large'."
+      f"These weights of Keras do not fit the network: {shorten(problems)}. Give "
+      "NASNetMobile's to model_id 'nasnet_mobile', NASNetLarge's to 'nasnet_large'."
     )
   for variable, value in values:
     variable.assign(np.asarray(value, np.float32))

@@ -169,7 +169,7 @@ def test_gradients_are_clipped_by_their_norm_together(limit, step):
   task = image_classification_task.ImageClassificationTask
   optimizer = task.create_optimizer(config)
   weights = [tf.Variable([0.0]), tf.Variable([0.0])]
-  gradients = [tf.constant([6.0]), tf.constant([8.0])]  # of norm 10
+  gradients = [tf.constant([6.0]), tf.constant([8.0])]  # their norm is 10
   optimizer.apply_gradients(zip(gradients, weights, strict=True))
   moved = [float(weight[0]) for weight in weights]
   assert moved == pytest.approx([-0.6 * step, -0.8 * step])
