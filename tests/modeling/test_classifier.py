@@ -19,12 +19,12 @@ mnv2_hpu.register()
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
 LABELS = tf.constant([0, 1, 2, 1])
-NETWORK = backbones.NASNet(
-  model_id="nasnet_cifar", num_cells=3, num_conv_filters=4, total_training_steps=100
+NETWORK = backbones.PNASNet(
+  stem="cifar", num_cells=3, num_conv_filters=4, drop_path_keep_prob=0.6
 )
 
 
-def task(weight, backbone="nasnet", config=NETWORK, norm_epsilon=None):
+def task(weight, backbone="pnasnet", config=NETWORK, norm_epsilon=None):
   model = exp_cfg.ImageClassificationModel(
     num_classes=3,
     input_size=[32, 32, 3],
