@@ -17,6 +17,8 @@ from mnv2_hpu.errors import UserError
 
 mnv2_hpu.register()
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
 LABELS = tf.constant([0, 1, 2, 1])
 NETWORK = backbones.PNASNet(
