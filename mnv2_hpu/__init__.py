@@ -17,8 +17,8 @@ def register() -> None:
   * `official.common.distribute_utils.get_distribution_strategy`: knows `hpu` and
     `horovod` too, and refuses strategies that would not join the ranks of a job.
   * `official.vision.modeling.backbones.factory._REGISTERED_BACKBONE_CLS` and
-    `official.vision.configs.backbones.Backbone`: the backbone `mobilenet_v2`, a choice
-    in every experiment, the stock ones included.
+    `official.vision.configs.backbones.Backbone`: the backbones `mobilenet_v2`, `nasnet`
+    and `pnasnet`, choices in every experiment, the stock ones included.
   * `official.modeling.optimization.optimizer_factory.LEGACY_OPTIMIZERS_CLS` and
     `official.modeling.optimization.configs.optimization_config.OptimizerConfig`: the
     optimizer `rmsprop_tf1`.
@@ -28,12 +28,13 @@ def register() -> None:
   * `official.core.exp_factory._REGISTERED_CONFIGS` and
     `official.core.task_factory._REGISTERED_TASK_CLS`: the experiments
     `mobilenet_v2_classification`, `mobilenet_v2_ssdlite`, `mobilenet_v2_deeplabv3`,
-    `mobilenet_v2_deeplabv3plus`, and their tasks.
+    `mobilenet_v2_deeplabv3plus`, `nasnet_classification`, and their tasks.
   * `keras.src.saving.object_registration._GLOBAL_CUSTOM_OBJECTS` and
     `keras.src.saving.object_registration._GLOBAL_CUSTOM_NAMES` (`tf_keras.src…` on
-    TensorFlow 2.20): the backbone's class, so that a saved model of it loads.
+    TensorFlow 2.20): the classes of backbones and of their layers, so that a saved
+    model of them loads.
   * `gin.config._INVERSE_REGISTRY`: what gin may bind as `mobilenet_v2_classification.…`
-    and `mnv2_hpu.…`.
+    (likewise the other experiments) and `mnv2_hpu.…`.
   * `gin.config._LOCATION_PREFIXES`: gin finds `imagenet.gin` and `gin/imagenet.gin`
     from any working directory.
   * `gin.config.bind_parameter`, `gin.bind_parameter` and `gin.config._FILE_READERS`:

@@ -11,13 +11,14 @@ from mnv2_hpu.configs import (
   backbones,
   gin_files,
   image_classification,
+  nasnet_classification,
   object_detection,
   optimizers,
   semantic_segmentation,
 )
 from mnv2_hpu.core import trainer
 from mnv2_hpu.distribute import strategies, worker_dirs
-from mnv2_hpu.modeling import mobilenet_v2
+from mnv2_hpu.modeling import mobilenet_v2, nasnet
 from mnv2_hpu.tasks import image_classification as image_classification_task
 from mnv2_hpu.tasks import object_detection as object_detection_task
 from mnv2_hpu.tasks import semantic_segmentation as semantic_segmentation_task

@@ -16,6 +16,14 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 SCOPE = "MobilenetV2/"
 
 
+_SLIM_LEAVES = {
+  "kernel": "weights",
+  "depthwise_kernel": "depthwise_weights",
+  "pointwise_kernel": "pointwise_weights",
+  "bias": "biases",
+}
+
+
 def load(name):
   """The arrays of a golden .npz by key, and its `meta` as a dictionary."""
   with np.load(GOLDEN / name) as arrays:
@@ -26,8 +34,7 @@ def load(name):
 def slim_name(variable_name):
   """Slim's name of a backbone variable, from the name that Keras gives it."""
   scope, leaf = variable_name.removesuffix(":0").rsplit("/", 1)
-  slim_leaf = {"kernel": "weights", "depthwise_kernel": "depthwise_weights"}
-  return f"{SCOPE}{scope}/{slim_leaf.get(leaf, leaf)}"
+  return f"{SCOPE}{scope}/{_SLIM_LEAVES.get(leaf, leaf)}"
 
 
 def _generator(name, seed):
@@ -48,6 +55,7 @@ def _he(random, shape, fan_in):
 
 _LOGITS = {
   "weights": lambda random, shape: _he(random, shape, np.prod(shape[:-1])),
+  "pointwise_weights": lambda random, shape: _he(random, shape, np.prod(shape[:-1])),
   "depthwise_weights": lambda random, shape: _he(random, shape, shape[0] * shape[1]),
   "gamma": _uniform(0.6, 1.4),
   "beta": _normal(0.2, 0.1),
@@ -73,6 +81,26 @@ def _leaf(name):
 def draw_logits_weights(name, shape, seed):
   """Kernels of He's scale and lively batch-norm values: for logits and endpoints."""
   return _LOGITS[_leaf(name)](_generator(name, seed), shape).astype(np.float32)
+
+
+def draw_nasnet_weights(name, shape, seed):
+  """As for logits, with smaller kernels, since NASNet's cells add up their states."""
+  drawn = draw_logits_weights(name, shape, seed)
+  is_kernel = _leaf(name) == "depthwise_weights"
+  is_kernel |= _leaf(name) == "weights" and len(shape) == 4
+  return drawn * np.float32(0.7) if is_kernel else drawn
+
+
+def nasnet_name(variable_name):
+  """Slim's name of a variable of NASNet: without a scope before all of them."""
+  return slim_name(variable_name).removeprefix(SCOPE)
+
+
+def assign_nasnet_weights(variables, seed):
+  """Sets variables of a NASNet, each to what the recipe draws for its slim name."""
+  for variable in variables:
+    name = nasnet_name(variable.name)
+    variable.assign(draw_nasnet_weights(name, tuple(variable.shape), seed))
 
 
 def assign_logits_weights(variables, seed):

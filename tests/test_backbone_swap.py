@@ -313,3 +313,25 @@ def test_backbone_learns_unless_frozen(tmp_path, classification_checkpoint):
   # The last convolution serves classification; the head reads levels 3 to 5.
   kernels = {v.name for v in model.backbone.weights if "kernel" in v.name}
   assert kernels - moved == {"Conv_1/kernel:0"}
+
+
+@pytest.mark.parametrize("family", ["nasnet", "pnasnet"])
+def test_retinanet_trains_two_steps_over_nasnet(family, tmp_path):
+  small = {"num_cells": 3, "num_conv_filters": 8, "drop_path_keep_prob": 0.9}
+  overrides = {
+    "losses": {"l2_weight_decay": 0.0},  # by gradient alone
+    "model": {"backbone": {"type": family, family: small}},
+  }
+  task = load_task("retinanet", tmp_path, overrides)
+  model = task.build_model()
+  assert model.backbone.output_specs.keys() == {"2", "3", "4", "5"}
+  before = {v.name: v.numpy() for v in model.backbone.trainable_variables}
+  optimizer = keras.optimizers.legacy.SGD(0.01)
+  batches = iter(task.build_inputs(task.task_config.train_data))
+  losses = [
+    float(task.train_step(next(batches), model, optimizer)["loss"])
+    for _ in range(STEPS)
+  ]
+  assert np.isfinite(losses).all()
+  kernels = [v for v in model.backbone.trainable_variables if "kernel" in v.name]
+  assert all(np.any(before[v.name] != v.numpy()) for v in kernels)

@@ -113,7 +113,7 @@ def _read(path: str, source: str | IO[bytes], config: Any) -> KerasFile:
     if config is None and "model_config" in file.attrs:
       text = file.attrs["model_config"]
       config = json.loads(text if isinstance(text, str) else bytes(text))
-    layers = _layers(file)
+    layers = layer_arrays(file)
   found, heads = _of_network(layers)
   if not found:
     raise UserError(
@@ -129,8 +129,12 @@ def _read(path: str, source: str | IO[bytes], config: Any) -> KerasFile:
   return KerasFile(found, heads, _rescaling(config), _image_size(config))
 
 
-def _layers(file: h5py.File) -> dict[str, dict[str, np.ndarray]]:
-  """Returns the arrays of each layer by their names in Keras 2."""
+def layer_arrays(file: h5py.File) -> dict[str, dict[str, np.ndarray]]:
+  """Returns the arrays of each layer by their names in Keras 2.
+
+  Args:
+    file: An open file. One that numbers its variables must hold a MobileNetV2.
+  """
   arrays = dict(_datasets(file))
   numbered = {path: array for path, array in arrays.items() if "/vars/" in path}
   if numbered:

@@ -1,4 +1,4 @@
-"""Reads checkpoints that slim wrote under TensorFlow 1 into MobileNetV2.
+"""Reads checkpoints that slim wrote under TensorFlow 1 into MobileNetV2 and NASNet.
 
 Sources: slim's `train_image_classifier.py` for the EMA and optimizers, and
 `eval_image_classifier.py`, which reads every model variable, batch statistics
@@ -7,13 +7,16 @@ included, from its shadow variable.
 
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 import tensorflow as tf
 
 from mnv2_hpu.checkpoints import paths, restore, slim_architecture, variables
-from mnv2_hpu.checkpoints.slim_architecture import EMA, SCOPE
+from mnv2_hpu.checkpoints.slim_architecture import EMA
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError, shorten
+from mnv2_hpu.modeling.mobilenet_v2 import MobileNetV2
+from mnv2_hpu.modeling.nasnet import NASNet
 
 _STEP = variables.GLOBAL_STEP
 
@@ -35,17 +38,18 @@ class SlimCheckpoint(restore.RestoredCheckpoint):
 def load_slim_checkpoint(
   model: keras.Model, checkpoint: str, *, weights: str = "ema", logits: bool = True
 ) -> SlimCheckpoint:
-  """Sets every variable of a MobileNetV2 from a slim checkpoint, or none of them.
+  """Sets every variable of a network from a slim checkpoint, or none of them.
 
   The network that the checkpoint was trained as expects what slim fed it: images in
   [-1, 1] (`dataloaders.inception_preprocessing`) and, with 1001 classes, the
   background as class 0.
 
   Args:
-    model: A `modeling.mobilenet_v2.MobileNetV2`; a model over it whose only other
-      variables are those of a Dense layer, such as Model Garden's ClassificationModel;
-      or this project's SSDLite or DeepLab, whose names are the Object Detection API's
-      and research/deeplab's.
+    model: A `modeling.mobilenet_v2.MobileNetV2` or `modeling.nasnet.NASNet`; a model
+      over it whose only other variables are those of a Dense layer, such as Model
+      Garden's ClassificationModel, and of an auxiliary classifier, which stays as it is
+      where the checkpoint has none; or this project's SSDLite or DeepLab, whose names
+      are the Object Detection API's and research/deeplab's.
     checkpoint: Prefix of a checkpoint's files (`model.ckpt-1234`), or a folder: its
       newest checkpoint.
     weights: `"ema"` or `"raw"`.
@@ -66,11 +70,12 @@ def load_slim_checkpoint(
   with paths.corruption_reported(path):
     reader = tf.train.load_checkpoint(path)
     shapes = reader.get_variable_to_shape_map()
-    _check_is_slim(path, shapes, weights)
+    _check_is_slim(path, shapes, weights, variables.find_backbone(model))
+    targets = variables.without_missing_auxiliary(model, targets, shapes)
     names = [_stored_name(name, shapes, model, weights) for name in targets]
     wanted = dict(zip(names, targets.values(), strict=True))
-    whole = variables.by_slim_name(model) if hasattr(model, "tf1_scope") else {}
-    variables.check_fits(path, shapes, wanted, left_out=whole)
+    left_out = variables.optional_names(model, shapes)
+    variables.check_fits(path, shapes, wanted, left_out)
     values = [reader.get_tensor(name) for name in names]
     step = reader.get_tensor(_STEP) if _STEP in shapes else None
   for variable, value in zip(targets.values(), values, strict=True):
@@ -117,21 +122,44 @@ def read_architecture(checkpoint: str) -> slim_architecture.Architecture:
     )
 
 
-def _check_is_slim(path: str, names: Collection[str], weights: str) -> None:
-  of_network = [name for name in names if f"/{SCOPE}/" in f"/{name}"]
-  if not of_network:
+def _check_is_slim(
+  path: str, names: Collection[str], weights: str, backbone: Any = MobileNetV2
+) -> None:
+  """Refuses a checkpoint of another program.
+
+  Args:
+    path: Prefix of its files.
+    names: Names of its variables.
+    weights: `"ema"` or `"raw"`.
+    backbone: Network that is to read it, or its class.
+  """
+  if backbone.slim_scope:
+    what = f"{backbone.slim_scope}/…"
+    found = [name for name in names if f"/{backbone.slim_scope}/" in f"/{name}"]
+  else:
+    wanted = variables.by_slim_name(backbone)
+    what = f"{next(iter(wanted))}, nor another of the network"
+    found = [name for name in names if name.removesuffix(f"/{EMA}") in wanted]
+  if not found:
     scopes = sorted({name.split("/")[0] for name in names})
-    hint = (
-      "It was written by TensorFlow 2's tf.train.Checkpoint, as Model Garden's are: "
-      "use it as init_checkpoint as it is."
-      if restore.GRAPH_KEY in names
-      else "Give a checkpoint of slim's MobileNetV2."
-    )
+    hint = f"Give a checkpoint of slim's {type(backbone).__name__}."
+    if backbone is MobileNetV2:
+      hint = "Give a checkpoint of slim's MobileNetV2."
+    if restore.GRAPH_KEY in names:
+      hint = (
+        "It was written by TensorFlow 2's tf.train.Checkpoint, as Model Garden's are: "
+        "use it as init_checkpoint as it is."
+      )
+    elif f"{NASNet.slim_logits}/weights" in names:
+      hint = (
+        "It is of slim's NASNet or PNASNet, which mnv2_hpu.checkpoints."
+        "load_slim_checkpoint reads into a model of nasnet_classification."
+      )
     raise UserError(
-      f"The checkpoint {path!r} holds no variable {SCOPE}/…, but "
+      f"The checkpoint {path!r} holds no variable {what}, but "
       f"{shorten(scopes) or 'none at all'}. {hint}"
     )
-  if weights == "ema" and not any(n.endswith(f"/{EMA}") for n in of_network):
+  if weights == "ema" and not any(n.endswith(f"/{EMA}") for n in found):
     raise UserError(
       f"The checkpoint {path!r} holds no EMA weights (<variable>/{EMA}). "
       "Request its raw weights (weights='raw', --weights=raw)."

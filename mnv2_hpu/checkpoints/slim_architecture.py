@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import block_specs
 
-SCOPE = "MobilenetV2"
-LOGITS = "Logits/Conv2d_1c_1x1"  # scope of the classifier
+SCOPE = block_specs.SLIM_SCOPE
+LOGITS = block_specs.SLIM_LOGITS
 EMA = "ExponentialMovingAverage"  # the shadow variable of `x` is `x/` and this
 
 PAPER_WIDTHS = (1.0, 1.4, 1.3, 0.75, 0.5, 0.35)

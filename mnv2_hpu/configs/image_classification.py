@@ -11,8 +11,13 @@ from official.vision.configs import common
 from official.vision.configs import image_classification as upstream
 
 from mnv2_hpu import deprecations
-from mnv2_hpu.configs import backbones, experiments, schedules
-from mnv2_hpu.configs.recipe import EXPERIMENT, Recipe, configured_recipe
+from mnv2_hpu.configs import experiments, schedules
+from mnv2_hpu.configs.recipe import (
+  EXPERIMENT,
+  ClassificationRecipe,
+  Recipe,
+  configured_recipe,
+)
 from mnv2_hpu.dataloaders.input_fields import (
   PREPROCESSINGS,
   DataFields,
@@ -55,7 +60,7 @@ class DataConfig(DataFields, upstream.DataConfig):
 
 @dataclasses.dataclass
 class ImageClassificationModel(upstream.ImageClassificationModel):
-  """Model Garden's classification model with MobileNetV2 under it."""
+  """Model Garden's classification model, by default with MobileNetV2 under it."""
 
   num_classes: int = 1001  # ImageNet's 1,000 and the background class 0
   input_size: list[int] = dataclasses.field(
@@ -65,6 +70,8 @@ class ImageClassificationModel(upstream.ImageClassificationModel):
     default_factory=lambda: upstream_backbones.Backbone(type="mobilenet_v2")
   )
   dropout_rate: float = Recipe.dropout_rate
+  # Factor of the auxiliary logits' loss; above 0 adds them, where a backbone has some.
+  auxiliary_loss_weight: float = 0.0
   norm_activation: common.NormActivation = dataclasses.field(
     default_factory=lambda: common.NormActivation(
       activation=Recipe.activation,
@@ -93,19 +100,23 @@ class ImageClassificationTask(upstream.ImageClassificationTask):
   chosen: list[str] = dataclasses.field(default_factory=list)
 
 
-def _model(recipe: Recipe) -> ImageClassificationModel:
-  backbone = backbones.MobileNetV2(**recipe.values_of(backbones.MobileNetV2))
+def _model(
+  recipe: ClassificationRecipe, schedule: schedules.Schedule
+) -> ImageClassificationModel:
   return ImageClassificationModel(
     num_classes=recipe.num_classes,
     input_size=[recipe.image_size, recipe.image_size, 3],
     dropout_rate=recipe.dropout_rate,
-    backbone=upstream_backbones.Backbone(type="mobilenet_v2", mobilenet_v2=backbone),
-    norm_activation=common.NormActivation(**recipe.values_of(common.NormActivation)),
+    **recipe.model_fields(schedule.steps(recipe.train_epochs or 0)),
   )
 
 
 def _data(
-  recipe: Recipe, files: str, is_training: bool, batch_size: int, num_examples: int
+  recipe: ClassificationRecipe,
+  files: str,
+  is_training: bool,
+  batch_size: int,
+  num_examples: int,
 ) -> DataConfig:
   return DataConfig(
     input_path=os.path.join(recipe.data_dir, files),
@@ -121,10 +132,13 @@ def _data(
 
 
 def _task(
-  recipe: Recipe, schedule: schedules.Schedule, num_replicas: int, chosen: list[str]
+  recipe: ClassificationRecipe,
+  schedule: schedules.Schedule,
+  num_replicas: int,
+  chosen: list[str],
 ) -> ImageClassificationTask:
   return ImageClassificationTask(
-    model=_model(recipe),
+    model=_model(recipe, schedule),
     losses=upstream.Losses(
       l2_weight_decay=recipe.weight_decay, label_smoothing=recipe.label_smoothing
     ),
@@ -151,7 +165,7 @@ def _task(
   )
 
 
-def experiment(recipe: Recipe) -> cfg.ExperimentConfig:
+def experiment(recipe: ClassificationRecipe) -> cfg.ExperimentConfig:
   """Returns the Model Garden experiment of a recipe; see `experiments.build`.
 
   Raises:

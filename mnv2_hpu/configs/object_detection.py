@@ -11,7 +11,7 @@ from official.vision.configs import backbones as upstream_backbones
 from official.vision.configs import common
 
 from mnv2_hpu.configs import backbones, experiments, schedules
-from mnv2_hpu.configs.recipe import SSDLITE, TrainingRecipe
+from mnv2_hpu.configs.recipe import SSDLITE, MobileNetV2Fields, TrainingRecipe
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.dataloaders.input_fields import (
   DataFields,
@@ -26,7 +26,7 @@ _COCO_CLASSES, _COCO_IMAGES = 90, 118_287
 
 
 @dataclasses.dataclass
-class DetectionRecipe(TrainingRecipe, DetectionFields):
+class DetectionRecipe(TrainingRecipe, MobileNetV2Fields, DetectionFields):
   """SSDLite as `ssdlite_mobilenet_v2_coco.config` of the TF1 API trains it.
 
   Epochs are those of COCO's 118,287 images of 2017. `num_classes` does not count the

@@ -153,6 +153,11 @@ def _check(recipe: CompleteRecipe) -> None:
     raise UserError(
       f"decay_rate is {recipe.decay_rate!r}; it must be above 0 and at most 1."
     )
+  if not 0 <= recipe.gradient_clip_norm < math.inf:
+    raise UserError(
+      f"gradient_clip_norm is {recipe.gradient_clip_norm!r}; it must be at least 0, "
+      "which clips nothing."
+    )
   for name in ("ema_decay", "min_warmup_fraction"):
     value = getattr(recipe, name)
     if not 0 <= value < 1:
@@ -168,6 +173,8 @@ def _optimizer(recipe: CompleteRecipe) -> opt_cfg.OptimizerConfig:
   config.get().override(
     {key: getattr(recipe, key) for key in OPTIMIZER_ARGUMENTS.get(name, ())}
   )
+  if recipe.gradient_clip_norm:
+    config.get().global_clipnorm = recipe.gradient_clip_norm
   return config
 
 

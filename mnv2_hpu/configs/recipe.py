@@ -5,6 +5,8 @@ import typing
 from typing import Any
 
 import gin
+from official.vision.configs import backbones as upstream_backbones
+from official.vision.configs import common
 
 from mnv2_hpu import paths
 from mnv2_hpu.configs.backbones import MobileNetV2
@@ -61,15 +63,10 @@ class TrainingRecipe(InputFields):
   image_size: int = 224  # height and width of the network's input, in pixels
 
   # ---- Network ----
-  width_multiplier: float = MobileNetV2.width_multiplier
-  finegrain_classification_mode: bool = MobileNetV2.finegrain_classification_mode
-  use_explicit_padding: bool = MobileNetV2.use_explicit_padding
-  output_stride: int | None = MobileNetV2.output_stride
   activation: str = "relu6"  # after every convolution but the projections
   norm_momentum: float | None = 0.997  # decay of the moving batch statistics
   norm_epsilon: float = 0.001  # added to the batch variance
   use_sync_bn: bool = False  # batch statistics over all replicas
-  kernel_initializer_stddev: float = MobileNetV2.kernel_initializer_stddev
   init_checkpoint: str = ""  # a checkpoint, or a folder of some, to start from
   init_checkpoint_modules: str = "backbone"  # one of INIT_CHECKPOINT_MODULES
   freeze_backbone: bool = False  # train the logits only; batch norm infers
@@ -83,6 +80,7 @@ class TrainingRecipe(InputFields):
   rho: float = 0.9  # decay of RMSProp's mean square
   momentum: float = 0.9
   epsilon: float = 1.0  # inside RMSProp's root
+  gradient_clip_norm: float = 0.0  # most that all gradients' norm may be; 0: unlimited
   learning_rate: float | None = 0.045  # for one replica
   # One of optimizers.LEARNING_RATE_SCHEDULES.
   learning_rate_schedule: str = "exponential_slim"
@@ -176,8 +174,19 @@ class CompleteRecipe(TrainingRecipe):
 
 
 @dataclasses.dataclass
-class Recipe(TrainingRecipe, PreprocessingFields):
-  """MobileNetV2 classifying images, trained as slim trained it."""
+class MobileNetV2Fields:
+  """What a recipe over MobileNetV2 binds of its network."""
+
+  width_multiplier: float = MobileNetV2.width_multiplier
+  finegrain_classification_mode: bool = MobileNetV2.finegrain_classification_mode
+  use_explicit_padding: bool = MobileNetV2.use_explicit_padding
+  output_stride: int | None = MobileNetV2.output_stride
+  kernel_initializer_stddev: float = MobileNetV2.kernel_initializer_stddev
+
+
+@dataclasses.dataclass
+class ClassificationRecipe(TrainingRecipe, PreprocessingFields):
+  """What recipes that classify images bind, whatever the network."""
 
   dropout_rate: float = 0.2  # before the logits
   label_smoothing: float = 0.1  # fraction of the target spread over all classes
@@ -198,12 +207,37 @@ class Recipe(TrainingRecipe, PreprocessingFields):
       )
     return info.num_classes
 
+  def model_fields(self, train_steps: int) -> dict[str, Any]:
+    """Returns the fields of the model's configuration that depend on its network.
+
+    Args:
+      train_steps: Number of steps of the training.
+    """
+    raise NotImplementedError
+
+
+@dataclasses.dataclass
+class Recipe(ClassificationRecipe, MobileNetV2Fields):
+  """MobileNetV2 classifying images, trained as slim trained it."""
+
+  def model_fields(self, train_steps: int) -> dict[str, Any]:
+    """Returns MobileNetV2's backbone, and the batch norm."""
+    backbone = MobileNetV2(**self.values_of(MobileNetV2))
+    norm = common.NormActivation(**self.values_of(common.NormActivation))
+    return {
+      "backbone": upstream_backbones.Backbone(
+        type="mobilenet_v2", mobilenet_v2=backbone
+      ),
+      "norm_activation": norm,
+    }
+
 
 EXPERIMENT = "mobilenet_v2_classification"
 SSDLITE = "mobilenet_v2_ssdlite"
 DEEPLABV3 = "mobilenet_v2_deeplabv3"
 DEEPLABV3PLUS = "mobilenet_v2_deeplabv3plus"
+NASNET = "nasnet_classification"
 # Those whose fields gin binds.
-EXPERIMENTS = (EXPERIMENT, SSDLITE, DEEPLABV3, DEEPLABV3PLUS)
+EXPERIMENTS = (EXPERIMENT, SSDLITE, DEEPLABV3, DEEPLABV3PLUS, NASNET)
 
 configured_recipe = gin.external_configurable(Recipe, EXPERIMENT, module="mnv2_hpu")

@@ -11,7 +11,12 @@ from official.vision.configs import backbones as upstream_backbones
 from official.vision.configs import common
 
 from mnv2_hpu.configs import backbones, experiments, schedules
-from mnv2_hpu.configs.recipe import DEEPLABV3, DEEPLABV3PLUS, TrainingRecipe
+from mnv2_hpu.configs.recipe import (
+  DEEPLABV3,
+  DEEPLABV3PLUS,
+  MobileNetV2Fields,
+  TrainingRecipe,
+)
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.dataloaders.input_fields import (
   DataFields,
@@ -28,7 +33,7 @@ _VOC_CLASSES, _VOC_IMAGES = 21, 10582
 
 
 @dataclasses.dataclass
-class SegmentationRecipe(TrainingRecipe, SegmentationFields):
+class SegmentationRecipe(TrainingRecipe, MobileNetV2Fields, SegmentationFields):
   """DeepLabv3 as the MobileNetV2 paper trains it (section 6.3), without ASPP.
 
   Epochs are those of VOC 2012 `train_aug`, 10,582 images. Without `data_dir` the

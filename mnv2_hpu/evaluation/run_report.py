@@ -136,7 +136,7 @@ def _write_of_classifier(
     file.write("\n")
   report.write_report(
     page_path,
-    title=f"MobileNetV2: {_SUBJECT}",
+    title=f"{_network(run.params).split()[0]}: {_SUBJECT}",
     highlights=_highlights(values, run.params),
     summary=_summary(values, run.params),
     sections=[
@@ -192,11 +192,14 @@ def _highlights(
   }
 
 
+def _network(params: cfg.ExperimentConfig) -> str:
+  return params.task.model.backbone.get().title()
+
+
 def _settings(params: cfg.ExperimentConfig) -> dict[str, str]:
   height, width = params.task.model.input_size[:2]
-  multiplier = params.task.model.backbone.get().width_multiplier
   return {
-    "Network": f"MobileNetV2 {multiplier}, {height} x {width}",
+    "Network": f"{_network(params)}, {height} x {width}",
     "Compute dtype": params.runtime.mixed_precision_dtype,
     "Global batch": str(params.task.train_data.global_batch_size),
   }

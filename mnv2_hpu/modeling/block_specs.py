@@ -19,6 +19,9 @@ class BlockSpec(NamedTuple):
   stride: int
 
 
+SLIM_SCOPE = "MobilenetV2"  # scope of all variables in slim
+SLIM_LOGITS = "Logits/Conv2d_1c_1x1"  # scope of the classifier, below it
+
 FIRST_CHANNELS = (
   32  # output channels of the 3x3 convolution of stride 2 before the blocks
 )

@@ -4,7 +4,12 @@ import math
 
 from mnv2_hpu.compat import keras
 
-_COUNTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
+_COUNTED = (
+  keras.layers.Conv2D,
+  keras.layers.DepthwiseConv2D,
+  keras.layers.SeparableConv2D,
+  keras.layers.Dense,
+)
 
 
 def multiply_adds(model: keras.Model) -> int:
@@ -18,6 +23,8 @@ def multiply_adds(model: keras.Model) -> int:
   """
   layers = [layer for layer in model.submodules if isinstance(layer, _COUNTED)]
   return sum(
-    math.prod(layer.output_shape[1:-1]) * math.prod(layer.weights[0].shape)
+    math.prod(layer.output_shape[1:-1]) * math.prod(kernel.shape)
     for layer in layers
+    for kernel in layer.weights
+    if kernel.shape.rank > 1  # no bias
   )

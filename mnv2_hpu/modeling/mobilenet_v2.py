@@ -89,6 +89,11 @@ class MobileNetV2(keras.Model):
   table 2; of the rest: slim's `mobilenet_v2.py` and `mobilenet.py`.
   """
 
+  # Scopes in slim's checkpoints; see `checkpoints.variables`.
+  slim_scope = block_specs.SLIM_SCOPE
+  slim_logits = block_specs.SLIM_LOGITS
+  slim_auxiliary = ""
+
   def __init__(
     self,
     width_multiplier: float = 1.0,
@@ -268,6 +273,11 @@ class MobileNetV2(keras.Model):
       synchronized=self._use_sync_bn,
       name=name,
     )
+
+  @property
+  def kernel_initializer(self) -> keras.initializers.Initializer:
+    """The initializer of all kernels, for heads that share it."""
+    return self._kernel_initializer
 
   @property
   def output_specs(self) -> Mapping[str, tf.TensorShape]:

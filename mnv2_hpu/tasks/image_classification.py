@@ -1,16 +1,17 @@
 """Image classification: Model Garden's task with this project's input and averaging."""
 
+from typing import Any
+
 import tensorflow as tf
 from official.core import task_factory
 from official.vision.configs import image_classification as upstream_cfg
-from official.vision.modeling import classification_model
 from official.vision.tasks import image_classification as upstream
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.dataloaders import classification_input, record_check
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.modeling import precision, stateless_dropout
+from mnv2_hpu.modeling import classifier, stateless_dropout
 from mnv2_hpu.tasks import training_task
 
 # Fields of Model Garden's DataConfig that mean nothing to this project's input.
@@ -47,18 +48,15 @@ class ImageClassificationTask(
 
     Initial weights and dropout follow from `train_data.seed`.
     """
-    backbone = self.build_backbone()
     config = self.task_config.model
-    stddev = config.backbone.get().kernel_initializer_stddev
-    with precision.full_precision():
-      model = classification_model.ClassificationModel(
-        backbone=backbone,
-        num_classes=config.num_classes,
-        input_specs=keras.layers.InputSpec(shape=[None, *config.input_size]),
-        dropout_rate=config.dropout_rate,
-        kernel_initializer=keras.initializers.TruncatedNormal(stddev=stddev),
-        kernel_regularizer=self.kernel_regularizer(),
-      )
+    model = classifier.build_classifier(
+      self.build_backbone(),
+      config.num_classes,
+      keras.layers.InputSpec(shape=[None, *config.input_size]),
+      config.dropout_rate,
+      self.kernel_regularizer(),
+      has_auxiliary_logits=config.auxiliary_loss_weight > 0,
+    )
     stateless_dropout.make_dropout_stateless(model, self.task_config.train_data.seed)
     if self.task_config.freeze_backbone:
       model.backbone.trainable = False
@@ -114,6 +112,38 @@ class ImageClassificationTask(
           config.model.num_classes, data.image_field_key, data.label_field_key
         ),
       )
+
+  def build_losses(
+    self,
+    labels: tf.Tensor,
+    model_outputs: tf.Tensor | dict[str, tf.Tensor],
+    aux_losses: Any = None,
+  ) -> tf.Tensor:
+    """Returns Model Garden's loss, and that of auxiliary logits by their weight.
+
+    Args:
+      labels: True classes as vectors, `[batch, num_classes]`.
+      model_outputs: Logits of that shape, or both kinds of them by name.
+      aux_losses: The model's losses, such as the weight decay.
+    """
+    if not isinstance(model_outputs, dict):
+      return super().build_losses(labels, model_outputs, aux_losses)
+    loss, auxiliary = (
+      super(ImageClassificationTask, self).build_losses(labels, logits, losses)
+      for logits, losses in (
+        (model_outputs[classifier.LOGITS], aux_losses),
+        (model_outputs[classifier.AUXILIARY_LOGITS], None),
+      )
+    )
+    return loss + self.task_config.model.auxiliary_loss_weight * auxiliary
+
+  def process_metrics(
+    self, metrics: list[keras.metrics.Metric], labels: Any, model_outputs: Any
+  ) -> None:
+    """Updates the metrics, which look at the logits alone."""
+    if isinstance(model_outputs, dict):
+      model_outputs = model_outputs[classifier.LOGITS]
+    super().process_metrics(metrics, labels, model_outputs)
 
   def build_metrics(self, training: bool = True) -> list[keras.metrics.Metric]:
     """Top-1 and top-k accuracy; for evaluation also the loss, weighted by example."""

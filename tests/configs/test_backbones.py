@@ -1,5 +1,7 @@
 """The backbone as a choice of every experiment, and from configuration to network."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from official.core import exp_factory
@@ -12,7 +14,7 @@ from official.vision.modeling.backbones import factory
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.errors import UserError
-from mnv2_hpu.modeling import mobilenet_v2
+from mnv2_hpu.modeling import mobilenet_v2, nasnet, nasnet_plans  # noqa: F401
 
 NORM_ACTIVATION = common.NormActivation(
   activation="swish", norm_momentum=0.9, norm_epsilon=0.01, use_sync_bn=True
@@ -110,6 +112,46 @@ def test_defaults_are_the_networks():
     **{name: getattr(NORM_ACTIVATION, name) for name in NORM_ACTIVATION.as_dict()},
   )
   assert {**network.get_config(), "name": ""} == {**reference.get_config(), "name": ""}
+
+
+def test_every_field_of_nasnet_reaches_the_network():
+  config = backbones.PNASNet(
+    num_cells=4, num_conv_filters=4, drop_path_keep_prob=0.5, zero_padded_pools=True
+  )
+  network = factory.build_backbone(
+    input_specs=keras.layers.InputSpec(shape=[None, 64, 64, 1]),
+    backbone_config=upstream.Backbone({"type": "pnasnet", "pnasnet": config.as_dict()}),
+    norm_activation_config=NORM_ACTIVATION,
+    l2_regularizer=keras.regularizers.l2(0.25),
+  )
+  own = nasnet_plans.HPARAMS["pnasnet_mobile"]
+  assert network.plan.hparams == dataclasses.replace(
+    own,
+    num_cells=4,
+    num_conv_filters=4,
+    drop_path_keep_prob=0.5,
+    norm_momentum=NORM_ACTIVATION.norm_momentum,
+    norm_epsilon=NORM_ACTIVATION.norm_epsilon,
+  )
+  assert network.get_config()["zero_padded_pools"]
+  assert network.get_config()["activation"] == "swish"
+  assert len(network.losses) == sum("kernel" in v.name for v in network.variables)
+
+
+def test_networks_have_titles():
+  titles = [config().title() for config in backbones.BACKBONES.values()]
+  assert titles == ["MobileNetV2 1.0", "nasnet_mobile", "pnasnet_mobile"]
+
+
+def test_a_network_of_the_other_family_is_refused():
+  with pytest.raises(UserError, match=r"'nasnet_large' is no network of pnasnet"):
+    factory.build_backbone(
+      input_specs=keras.layers.InputSpec(shape=[None, 64, 64, 3]),
+      backbone_config=upstream.Backbone(
+        {"type": "pnasnet", "pnasnet": {"model_id": "nasnet_large"}}
+      ),
+      norm_activation_config=NORM_ACTIVATION,
+    )
 
 
 def test_impossible_values_are_reported():

@@ -24,7 +24,12 @@ TWO_MEANINGS = {
 
 
 # Recipes of other tasks, which repeat a field of `TrainingRecipe` with another default.
-OTHER_RECIPES = ("DetectionRecipe", "SegmentationRecipe", "SegmentationPlusRecipe")
+OTHER_RECIPES = (
+  "DetectionRecipe",
+  "NASNetRecipe",
+  "SegmentationRecipe",
+  "SegmentationPlusRecipe",
+)
 
 
 def _names(fields_cls):

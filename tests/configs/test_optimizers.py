@@ -14,6 +14,7 @@ from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.optimization.learning_rate import SlimExponentialDecay
 from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
+from mnv2_hpu.tasks import image_classification as image_classification_task
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "lr.json"
 SLIM_CASES = json.loads(GOLDEN.read_text())["cases"]
@@ -154,6 +155,26 @@ def test_slims_other_decays(slims, ours):
   assert rates == pytest.approx(case["lr"], rel=1e-6)
 
 
+@pytest.mark.parametrize(("limit", "step"), [(0.0, 10.0), (20.0, 10.0), (2.5, 2.5)])
+def test_gradients_are_clipped_by_their_norm_together(limit, step):
+  config = optimization_config(
+    DIGITS,
+    optimizer="sgd",
+    momentum=0.0,
+    learning_rate=1.0,
+    learning_rate_schedule="constant",
+    gradient_clip_norm=limit,
+    ema_decay=0.0,
+  )
+  task = image_classification_task.ImageClassificationTask
+  optimizer = task.create_optimizer(config)
+  weights = [tf.Variable([0.0]), tf.Variable([0.0])]
+  gradients = [tf.constant([6.0]), tf.constant([8.0])]  # their norm is 10
+  optimizer.apply_gradients(zip(gradients, weights, strict=True))
+  moved = [float(weight[0]) for weight in weights]
+  assert moved == pytest.approx([-0.6 * step, -0.8 * step])
+
+
 def test_epsilon_is_for_rmsprop_only():
   adam = optimization_config(DIGITS, optimizer="adam").optimizer.get()
   assert adam.epsilon == 1e-7
@@ -179,7 +200,9 @@ def test_no_average_by_zero_and_only_weights_by_request():
     ("decay_epochs", 0, "decay_epochs is 0"),
     ("train_epochs", 0, "train_epochs is 0"),
     ("warmup_epochs", -1, "-1 epochs"),
+    ("gradient_clip_norm", -1.0, "at least 0"),
     ("ema_decay", 1.0, "ema_decay is 1.0"),
+    ("gradient_clip_norm", -1.0, "gradient_clip_norm is -1.0"),
     ("num_replicas", 0, "num_replicas is 0"),
   ],
 )

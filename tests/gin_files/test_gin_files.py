@@ -10,6 +10,7 @@ from official.modeling import optimization
 
 import mnv2_hpu
 from mnv2_hpu.configs import gin_files
+from mnv2_hpu.configs.nasnet_classification import NASNetRecipe
 from mnv2_hpu.configs.object_detection import DetectionRecipe
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.configs.semantic_segmentation import (
@@ -18,16 +19,19 @@ from mnv2_hpu.configs.semantic_segmentation import (
 )
 from mnv2_hpu.dataloaders.dataset_info import COUNTS_OF_TASK, DatasetInfo, SplitInfo
 from mnv2_hpu.errors import UserError
+from mnv2_hpu.modeling import nasnet_plans
 
 mnv2_hpu.register()
 GIN_DIR = gin_files.folder()
 GIN_FILES = sorted(GIN_DIR.glob("**/*.gin"))
 # Task and recipe of the experiments besides classification's.
 OTHERS = {
+  "nasnet_classification": ("classification", NASNetRecipe),
   "mobilenet_v2_ssdlite": ("detection", DetectionRecipe),
   "mobilenet_v2_deeplabv3": ("segmentation", SegmentationRecipe),
   "mobilenet_v2_deeplabv3plus": ("segmentation", SegmentationPlusRecipe),
 }
+_EXPERIMENTS = r"mobilenet_v2_\w+|nasnet_classification"
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +89,7 @@ def _build(file, data_dir, *bindings):
 
 def _experiment(file):
   """The experiment of this project that a file binds; None where it binds none."""
-  found = re.search(r"^(mobilenet_v2_\w+)\.", file.read_text(), re.M)
+  found = re.search(rf"^({_EXPERIMENTS})\.", file.read_text(), re.M)
   return found and found[1]
 
 
@@ -142,6 +146,63 @@ def test_imagenet_is_slims_recipe(digits_dir):
   assert config.runtime.mixed_precision_dtype == "bfloat16"
 
 
+@pytest.mark.parametrize(
+  ("name", "size", "batch_size", "rate", "decay", "dropped"),
+  [
+    ("nasnet_mobile", 224, 32, 0.04, 4e-5, 1.0),
+    ("nasnet_large", 331, 16, 0.015, 5e-5, 0.7),
+    ("pnasnet_mobile", 224, 32, 0.04, 4e-5, 1.0),
+    ("pnasnet_large", 331, 16, 0.015, 4e-5, 0.6),
+  ],
+)
+def test_nasnet_is_slims_notes(
+  digits_dir, monkeypatch, name, size, batch_size, rate, decay, dropped
+):
+  """Numbers of the notes beside the hparams in slim's nasnet.py and pnasnet.py."""
+  replicas = 1600 // batch_size
+  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", str(replicas))
+  monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+  binding = "nasnet_classification.learning_rate_scaling = 'slim'"
+  config = _build(GIN_DIR / "recipes" / f"{name}.gin", digits_dir, binding)
+  task, optimizer = config.task, config.trainer.optimizer_config
+  assert (task.model.num_classes, task.model.input_size) == (1001, [size, size, 3])
+  backbone = task.model.backbone
+  assert (backbone.type, backbone.get().model_id) == (name.partition("_")[0], name)
+  assert nasnet_plans.HPARAMS[name].drop_path_keep_prob == dropped
+  assert backbone.get().total_training_steps == config.trainer.train_steps
+  assert config.trainer.train_steps == pytest.approx(250_000, rel=1e-3)
+  assert (task.model.dropout_rate, task.model.auxiliary_loss_weight) == (0.5, 0.4)
+  assert task.model.norm_activation.norm_momentum == 0.9997
+  assert (task.losses.label_smoothing, task.losses.l2_weight_decay) == (0.1, decay)
+  assert task.train_data.global_batch_size == 1600
+  assert optimizer.optimizer.get().global_clipnorm == 10
+  learning_rate = optimizer.learning_rate.get()
+  assert learning_rate.initial_learning_rate * learning_rate.scale == pytest.approx(
+    rate * replicas
+  )
+  assert learning_rate.decay_rate == 0.97
+  assert learning_rate.decay_steps == int(1281167 / 1600 * 2.4)
+
+
+def test_nasnet_cifar_is_slims_notes(digits_dir):
+  bindings = [
+    "nasnet_classification.num_train_examples = 50000",
+    "nasnet_classification.num_classes = 10",
+  ]
+  config = _build(GIN_DIR / "recipes/nasnet_cifar.gin", digits_dir, *bindings)
+  task, optimizer = config.task, config.trainer.optimizer_config
+  assert task.model.input_size == [32, 32, 3]
+  assert task.model.backbone.get().model_id == "nasnet_cifar"
+  # Slim's total_training_steps.
+  assert task.model.backbone.get().total_training_steps == 937_500
+  assert config.trainer.train_steps == 937_500
+  assert task.model.norm_activation.norm_momentum == 0.9
+  assert task.losses.l2_weight_decay == 5e-4
+  assert optimizer.optimizer.get().global_clipnorm == 5
+  rate = optimizer.learning_rate
+  assert (rate.type, rate.get().initial_learning_rate) == ("cosine", 0.025)
+
+
 def test_ssdlite_is_the_object_detection_apis_recipe(tmp_path):
   """Numbers of ssdlite_mobilenet_v2_coco.config, on the images of COCO 2017."""
   config = _build(
@@ -196,7 +257,7 @@ def test_deeplab_is_the_papers_recipe(tmp_path):
 @pytest.mark.parametrize("file", GIN_FILES, ids=lambda file: file.name)
 def test_gin_file_repeats_no_default(file):
   """A value stands once: what a file binds differs from the recipe's default."""
-  bound = re.findall(r"^mobilenet_v2_\w+\.(\w+) = ([^#\n]+)", file.read_text(), re.M)
+  bound = re.findall(rf"^(?:{_EXPERIMENTS})\.(\w+) = ([^#\n]+)", file.read_text(), re.M)
   _, recipe = OTHERS.get(_experiment(file), ("classification", Recipe))
   defaults = {field.name: field.default for field in dataclasses.fields(recipe)}
   for name, value in bound:
