@@ -1,4 +1,4 @@
-r"""SSDLite and DeepLabv3+ beside Model Garden's own networks: same data, backbone, time.
+r"""SSDLite and DeepLabv3+ beside Model Garden's: same data, backbone, time.
 
   make quickstart-detection && .venv/bin/python benchmarks/scene_peers.py
   make quickstart-segmentation && \
