@@ -8,6 +8,7 @@ import import_recipes
 import numpy as np
 import pytest
 from official.core import exp_factory, task_factory
+from PIL import Image
 
 import mnv2_hpu
 from mnv2_hpu.checkpoints import load_segmenter, restore
@@ -78,3 +79,16 @@ def test_its_gin_file_starts_from_the_weights(hub, run, num_classes, is_whole):
   assert agrees(lambda network: network.backbone.get_layer("Conv"))
   assert agrees(lambda network: network.get_layer("aspp0"))
   assert agrees(lambda network: network.get_layer("logits/semantic")) == is_whole
+
+
+def test_it_labels_the_pixels_of_images(run, tmp_path):
+  from mnv2_hpu.evaluation import prediction
+
+  random = np.random.default_rng(0)
+  image = Image.fromarray(random.integers(0, 256, (40, 70, 3), np.uint8))
+  image.save(tmp_path / "image.png")
+  predictor = prediction.load(str(run))
+  (found,) = prediction.predict_files(predictor, [str(tmp_path / "image.png")])
+  assert found.mask.shape == (40, 70)
+  assert sum(area.pixels for area in found.areas) == 40 * 70
+  assert {area.name for area in found.areas} <= set(predictor.label_names)

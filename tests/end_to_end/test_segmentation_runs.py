@@ -132,7 +132,7 @@ def fixture_exported(undisturbed, programs, tmp_path_factory):
     "mnv2_hpu.cli.export",
     f"--model_dir={undisturbed}",
     f"--export_dir={folder}",
-    "--formats=saved_model,tflite,tflite_int8",
+    "--formats=saved_model,tflite",
   )
   assert done.returncode == 0, done.output[-3000:]
   return folder, done.output
@@ -179,7 +179,7 @@ def test_a_report_has_the_curves_and_the_formats(
   assert done.returncode == 0, done.output[-3000:]
   found = json.loads((tmp_path / "metrics.json").read_text())
   assert found["miou"] == pytest.approx(validation(undisturbed)["mean_iou"][-1][1])
-  assert {"miou_saved_model", "miou_tflite_int8", "num_images"} <= found.keys()
+  assert {"miou_saved_model", "miou_tflite", "num_images"} <= found.keys()
   page = (tmp_path / "report.html").read_text()
   for text in ("Learning curves", "Mean IoU by training step", "Reloaded tflite"):
     assert text in page
