@@ -45,6 +45,7 @@ _PEERS = {
       "model": {
         "num_classes": _CLASSES,
         "input_size": [192, 192, 3],
+        "max_level": 6,  # 7 would need 256 pixels
         "norm_activation": _NORM,
         **_WIDTH,
       },
