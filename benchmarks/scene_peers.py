@@ -29,7 +29,7 @@ from mnv2_hpu.reporting import curves
 
 _TASK = flags.DEFINE_enum("task", "detection", ["detection", "segmentation"], "Which.")
 _RECORDS = flags.DEFINE_string("records", "", "TFRecords, if not the quickstart's.")
-_RATE_STEPS = 60  # of a run that measures the rate, its second half
+_RATE_STEPS = 60  # steps that measure the rate; half of them are start-up
 _BATCH = 12
 
 _CLASSES = 11

@@ -26,7 +26,7 @@ class Quickstart(NamedTuple):
   """One task on handwritten digits.
 
   Attributes:
-    output_dir: Folder for everything that is made, unless another is asked for.
+    output_dir: Folder for everything that is made, unless another is requested.
     experiment: Model Garden experiment.
     gin_file: Gin file of this package.
     source: `--source` of the preparation.
