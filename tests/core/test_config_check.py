@@ -81,3 +81,19 @@ def test_values_with_a_meaning_pass(override):
 def test_experiments_of_model_garden_pass():
   for name in ("resnet_imagenet", "mobilenet_imagenet", "retinanet_resnetfpn_coco"):
     config_check.check(exp_factory.get_exp_config(name), train=True)
+
+
+@pytest.mark.parametrize(
+  ("group", "name", "value", "allowed"),
+  [
+    ("model", "head_channels", 0, "a whole number of at least 1"),
+    ("model", "head_channels", -5, "a whole number of at least 1"),
+    ("losses", "hard_pixel_share", 0.0, "more than 0, at most 1"),
+    ("losses", "hard_pixel_share", 2.0, "more than 0, at most 1"),
+  ],
+)
+def test_numbers_of_a_segmenter_have_ranges(group, name, value, allowed):
+  config = exp_factory.get_exp_config("mobilenet_v2_deeplabv3plus")
+  setattr(getattr(config.task, group), name, value)
+  with pytest.raises(UserError, match=f"{name} is {value}; it must be {allowed}"):
+    config_check.check(config, train=True)
