@@ -210,11 +210,11 @@ def _hint(shapes: Mapping[str, Sequence[int]], unfit: Sequence[str]) -> str:
   raw = (name.removesuffix(f"/{EMA}") for name in unfit if name not in shapes)
   if any(name in shapes for name in raw):
     return "It lacks the EMA of some variables: request the raw weights."
-  if not any(f"{SCOPE}/" in name for name in unfit):
-    return "Use the model_id, the input size and num_classes it was trained with."
   deeplab = slim_architecture.infer_deeplab(shapes)
   if deeplab:
     return f"The checkpoint is of a DeepLab network with {deeplab}."
+  if not any(f"{SCOPE}/" in name for name in unfit):
+    return "Use the model_id, the input size and num_classes it was trained with."
   try:
     architecture = slim_architecture.infer(shapes)
   except UserError as error:
