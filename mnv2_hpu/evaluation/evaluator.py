@@ -1,6 +1,7 @@
 """Evaluates a run: one of its checkpoints on a whole set, or each new one."""
 
 import os
+import sys
 from typing import Any
 
 import tensorflow as tf
@@ -141,14 +142,24 @@ def label_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str] | None:
 
 
 def class_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str]:
-  """Returns the name of each class of a run, its number where nothing says it.
+  """Returns the name of each class of a run; where nothing says it, its number.
+
+  A line on standard error says so, since the number of a class may look like a name.
 
   Args:
     params: Experiment of the run.
     run_dir: Its folder, or that of imported weights.
   """
-  numbers = [str(label) for label in range(params.task.model.num_classes)]
-  return label_names(params, run_dir) or numbers
+  names = label_names(params, run_dir)
+  if names is None:
+    names = [str(label) for label in range(params.task.model.num_classes)]
+    data_dir = os.path.dirname(params.task.validation_data.input_path or "")
+    print(
+      "warning: classes are shown by number, since no dataset.json in "
+      f"{data_dir!r} names them. Run this where the training ran, or give an export.",
+      file=sys.stderr,
+    )
+  return names
 
 
 def evaluate_continuously(
