@@ -35,7 +35,7 @@ _BATCH = 12
 _CLASSES = 11
 _NORM = {"use_sync_bn": False, "norm_momentum": 0.95}
 _WIDTH = {"backbone": {"mobilenet_v2": {"width_multiplier": 0.35}}}
-# Experiment, overlay of gin/swap, task, metric that ours and the peer log.
+# Experiment, overlay of gin/swap, task, metric that both log.
 _PEERS = {
   "detection": (
     "retinanet_resnetfpn_coco",
@@ -52,7 +52,7 @@ _PEERS = {
       "train_data": {"parser": {"aug_rand_hflip": False, "max_num_instances": 16}},
       "validation_data": {"parser": {"max_num_instances": 16}},
     },
-    ("AP50", "AP50"),
+    "AP50",
   ),
   "segmentation": (
     "mnv2_deeplabv3_pascal",
@@ -70,7 +70,7 @@ _PEERS = {
         "groundtruth_padded_size": [192, 192],
       },
     },
-    ("mIoU", "mean_iou"),
+    "mean_iou",
   ),
 }
 
@@ -92,8 +92,8 @@ def main(argv):
     rate = _train_peer(records, _RATE_STEPS, Path(folder) / "rate")
     _train_peer(records, int(seconds * rate), runs["Model Garden"])
     print(f"{_TASK.value}: {seconds:.0f} seconds of training steps each")
-    metrics = _PEERS[_TASK.value][-1]
-    for (name, model_dir), metric in zip(runs.items(), metrics, strict=True):
+    *_, metric = _PEERS[_TASK.value]
+    for name, model_dir in runs.items():
       (*_, (_, value)) = curves.read(str(model_dir)).validation[metric]
       print(
         f"{name:<14} {metric} {value:.3f}, {_steps(model_dir):,} steps, "

@@ -142,9 +142,8 @@ def _check_is_slim(
     found = [name for name in names if name.removesuffix(f"/{EMA}") in wanted]
   if not found:
     scopes = sorted({name.split("/")[0] for name in names})
-    hint = f"Give a checkpoint of slim's {type(backbone).__name__}."
-    if backbone is MobileNetV2:
-      hint = "Give a checkpoint of slim's MobileNetV2."
+    network = backbone if isinstance(backbone, type) else type(backbone)
+    hint = f"Give a checkpoint of slim's {network.__name__}."
     if restore.GRAPH_KEY in names:
       hint = (
         "It was written by TensorFlow 2's tf.train.Checkpoint, as Model Garden's are: "

@@ -1,22 +1,16 @@
 """Runs that are killed, stopped or broken, and the same runs undisturbed."""
 
-import json
 import re
 import subprocess
 
-import helpers_checkpoint_diff
-import helpers_programs
+import helpers_short_runs
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from mnv2_hpu.core import termination
-from mnv2_hpu.reporting import curves
 
 pytestmark = pytest.mark.slow
-
-# Model Garden's driver, with a network that is soon traced.
-_DRIVER = ("helpers_small_network", helpers_programs.STOCK_DRIVER)
 
 _STEPS = 8
 _SMALL = {
@@ -30,42 +24,22 @@ _SMALL = {
 }
 
 
-def _args(digits_records, model_dir, *more, mode="train_and_eval", **changed):
-  settings = {**_SMALL, **changed}
-  params = [f"mobilenet_v2_classification.{k} = {v}" for k, v in settings.items()]
-  return [
-    "--experiment=mobilenet_v2_classification",
-    "--gin_file=gin/digits.gin",
-    f"--gin_params=DATA_DIR = '{digits_records}'",
-    *(f"--gin_params={param}" for param in params),
-    f"--mode={mode}",
-    f"--model_dir={model_dir}",
-    *more,
-  ]
+def _args(digits_records, model_dir, mode="train_and_eval", **changed):
+  return helpers_short_runs.arguments(
+    "mobilenet_v2_classification",
+    "gin/digits.gin",
+    digits_records,
+    model_dir,
+    mode=mode,
+    settings={**_SMALL, **changed},
+  )
 
 
 @pytest.fixture(scope="module")
 def undisturbed(digits_records, programs, tmp_path_factory):
   model_dir = tmp_path_factory.mktemp("undisturbed")
-  done = programs.run(*_DRIVER, *_args(digits_records, model_dir))
-  assert done.returncode == 0, done.output[-3000:]
+  helpers_short_runs.run(programs, _args(digits_records, model_dir))
   return model_dir
-
-
-def _assert_same_run(model_dir, undisturbed):
-  """The variables, slots, averages, best checkpoint and validation curve are equal."""
-  for folder in (".", "best_ckpt", "ema_checkpoints"):
-    ours, theirs = str(model_dir / folder), str(undisturbed / folder)
-    assert helpers_checkpoint_diff.differences(ours, theirs) == []
-  notes = [
-    json.loads((run / "best_ckpt" / "info.json").read_text())
-    for run in (model_dir, undisturbed)
-  ]
-  assert notes[0] == notes[1]
-  validation = [
-    curves.read_scalars(str(run / "validation")) for run in (model_dir, undisturbed)
-  ]
-  assert validation[0] == validation[1]
 
 
 # Dropout, the order of examples and their distortions are all in these steps.
@@ -76,26 +50,23 @@ def test_killed_and_restarted_run_is_the_undisturbed_one(
   fault, undisturbed, digits_records, programs, tmp_path
 ):
   args = _args(digits_records, tmp_path)
-  killed = programs.run("helpers_faulty_run", fault, *args)
-  assert killed.returncode == -9, killed.output[-3000:]
-  done = programs.run(*_DRIVER, *args)
-  assert done.returncode == 0, done.output[-3000:]
+  helpers_short_runs.kill(programs, fault, args)
+  helpers_short_runs.run(programs, args)
   assert tf.train.latest_checkpoint(str(tmp_path)).endswith(f"ckpt-{_STEPS}")
-  _assert_same_run(tmp_path, undisturbed)
+  helpers_short_runs.assert_same(tmp_path, undisturbed)
 
 
 def test_a_run_that_resumes_with_a_profiler_is_the_undisturbed_one(
   undisturbed, digits_records, programs, tmp_path
 ):
   args = _args(digits_records, tmp_path)
-  killed = programs.run("helpers_faulty_run", "stepping:6", *args)
-  assert killed.returncode == -9, killed.output[-3000:]
+  helpers_short_runs.kill(programs, "stepping:6", args)
   train = ("helpers_small_network", "mnv2_hpu.cli.train")
   done = programs.run(*train, *args, "--profile_steps=6,7")
   assert done.returncode == 0, done.output[-3000:]
   assert "The trace of steps 6 to 7 is in" in done.output
   assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == 1
-  _assert_same_run(tmp_path, undisturbed)
+  helpers_short_runs.assert_same(tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize("step", [2, 4])  # while training; at an evaluation
@@ -107,9 +78,8 @@ def test_sigterm_saves_a_checkpoint_from_which_the_run_goes_on(
   assert ended.returncode == termination.EXIT_PREEMPTED, ended.output[-3000:]
   assert "SIGTERM: a checkpoint will be saved" in ended.output
   assert int(tf.train.latest_checkpoint(str(tmp_path)).split("-")[-1]) >= step
-  done = programs.run(*_DRIVER, *args)
-  assert done.returncode == 0, done.output[-3000:]
-  _assert_same_run(tmp_path, undisturbed)
+  helpers_short_runs.run(programs, args)
+  helpers_short_runs.assert_same(tmp_path, undisturbed)
 
 
 def test_bad_loss_ends_the_run_names_the_step_and_is_not_saved(
@@ -123,7 +93,7 @@ def test_bad_loss_ends_the_run_names_the_step_and_is_not_saved(
     warmup_epochs=0,
     log_every_steps=1,
   )
-  done = programs.run(*_DRIVER, *args)
+  done = programs.run(*helpers_short_runs.DRIVER, *args)
   assert done.returncode == 1
   assert re.search(
     r"error: (the loss of|after) step [1-8] .*NaN or infin", done.output
@@ -161,7 +131,6 @@ def test_training_goes_on_where_the_disk_is_full(digits_records, programs, small
   assert not list(model_dir.glob("ckpt-*_temp"))
   # With room again, the run goes on from the checkpoint that was kept.
   (model_dir / "filler").unlink()
-  done = programs.run(*_DRIVER, *args)
-  assert done.returncode == 0, done.output[-3000:]
-  assert "restored from checkpoint" in done.output
+  output = helpers_short_runs.run(programs, args)
+  assert "restored from checkpoint" in output
   assert tf.train.latest_checkpoint(str(model_dir)).endswith(f"ckpt-{_STEPS}")

@@ -6,20 +6,16 @@ import shutil
 import subprocess
 import sys
 
-import helpers_checkpoint_diff
 import helpers_programs
 import helpers_segmentation_records
+import helpers_short_runs
 import numpy as np
 import pytest
 from PIL import Image
 
-from mnv2_hpu.reporting import curves
-
 pytestmark = pytest.mark.slow
 
 EXPERIMENT = "mobilenet_v2_deeplabv3plus"
-# With a network that is soon traced.
-DRIVER = ("helpers_small_network", helpers_programs.STOCK_DRIVER)
 TRAIN, VALIDATION, BATCH = 24, 7, 4
 SETTINGS = {
   "aspp": "'none'",
@@ -45,32 +41,25 @@ def records(tmp_path_factory):
 
 
 def arguments(records, model_dir, mode="train_and_eval", **changed):
-  settings = {**SETTINGS, **changed}
-  return [
-    f"--experiment={EXPERIMENT}",
-    "--gin_file=gin/deeplabv3plus_voc.gin",
-    f"--gin_params=DATA_DIR = '{records}'",
-    *(f"--gin_params={EXPERIMENT}.{k} = {v}" for k, v in settings.items()),
-    f"--mode={mode}",
-    f"--model_dir={model_dir}",
-  ]
+  return helpers_short_runs.arguments(
+    EXPERIMENT,
+    "gin/deeplabv3plus_voc.gin",
+    records,
+    model_dir,
+    mode=mode,
+    settings={**SETTINGS, **changed},
+  )
 
 
 @pytest.fixture(scope="module")
 def undisturbed(records, programs, tmp_path_factory):
   model_dir = tmp_path_factory.mktemp("undisturbed")
-  done = programs.run(*DRIVER, *arguments(records, model_dir))
-  assert done.returncode == 0, done.output[-3000:]
+  helpers_short_runs.run(programs, arguments(records, model_dir))
   return model_dir
 
 
-def validation(model_dir):
-  """Curves of the evaluations, by metric."""
-  return curves.read_scalars(str(model_dir / "validation"))
-
-
 def test_a_run_is_evaluated_by_its_mean_iou(undisturbed):
-  found = validation(undisturbed)
+  found = helpers_short_runs.validation(undisturbed)
   assert [step for step, _ in found["mean_iou"]] == [4, 8]
   assert {"validation_loss", "iou/0", "iou/1", "iou/2"} <= found.keys()
   best = json.loads((undisturbed / "best_ckpt" / "info.json").read_text())
@@ -83,14 +72,9 @@ def test_a_killed_run_that_resumes_is_the_undisturbed_one(
 ):
   """Crops, scales, flips and dropout are all in these steps."""
   args = arguments(records, tmp_path)
-  killed = programs.run("helpers_faulty_run", fault, *args)
-  assert killed.returncode == -9, killed.output[-3000:]
-  done = programs.run(*DRIVER, *args)
-  assert done.returncode == 0, done.output[-3000:]
-  for folder in (".", "best_ckpt"):
-    ours, theirs = str(tmp_path / folder), str(undisturbed / folder)
-    assert helpers_checkpoint_diff.differences(ours, theirs) == []
-  assert validation(tmp_path) == validation(undisturbed)
+  helpers_short_runs.kill(programs, fault, args)
+  helpers_short_runs.run(programs, args)
+  helpers_short_runs.assert_same(tmp_path, undisturbed)
 
 
 @pytest.mark.long("two processes that each import TensorFlow and trace, on one core")
@@ -104,7 +88,7 @@ def test_two_ranks_count_each_image_once(records, programs, tmp_path):
   done = subprocess.run(
     [
       *(sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", "--"),
-      *(sys.executable, "-W", "ignore", "-m", *DRIVER),
+      *(sys.executable, "-W", "ignore", "-m", *helpers_short_runs.DRIVER),
       *arguments(records, tmp_path, **bindings),
     ],
     cwd=helpers_programs.ROOT,
@@ -114,10 +98,9 @@ def test_two_ranks_count_each_image_once(records, programs, tmp_path):
     check=False,
   )
   assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-  of_ranks = validation(tmp_path)
-  alone = programs.run(*DRIVER, *arguments(records, tmp_path, "eval"))
-  assert alone.returncode == 0, alone.output[-3000:]
-  again = validation(tmp_path)
+  of_ranks = helpers_short_runs.validation(tmp_path)
+  helpers_short_runs.run(programs, arguments(records, tmp_path, "eval"))
+  again = helpers_short_runs.validation(tmp_path)
   for name in ("mean_iou", "iou/0", "validation_loss"):
     assert [step for step, _ in of_ranks[name]] == [4, 8]
     assert again[name][-1] == pytest.approx(of_ranks[name][-1], rel=1e-3), name
@@ -157,7 +140,7 @@ def test_an_evaluation_is_that_of_the_training(undisturbed, programs, tmp_path):
   assert done.returncode == 0, done.output[-3000:]
   assert "IoU by class, the lowest first" in done.output
   found = json.loads((tmp_path / "metrics.json").read_text())
-  logged = validation(undisturbed)
+  logged = helpers_short_runs.validation(undisturbed)
   assert found["num_images"] == VALIDATION
   assert found["train_steps"] == 8
   for name, tag in {"miou": "mean_iou", "loss": "validation_loss"}.items():
@@ -178,7 +161,9 @@ def test_a_report_has_the_curves_and_the_formats(
   )
   assert done.returncode == 0, done.output[-3000:]
   found = json.loads((tmp_path / "metrics.json").read_text())
-  assert found["miou"] == pytest.approx(validation(undisturbed)["mean_iou"][-1][1])
+  assert found["miou"] == pytest.approx(
+    helpers_short_runs.validation(undisturbed)["mean_iou"][-1][1]
+  )
   assert {"miou_saved_model", "miou_tflite", "num_images"} <= found.keys()
   page = (tmp_path / "report.html").read_text()
   for text in ("Learning curves", "Mean IoU by training step", "Reloaded tflite"):
@@ -197,7 +182,7 @@ def test_a_sidecar_keeps_the_best_mean_iou(undisturbed, programs, tmp_path):
   assert done.returncode == 0, done.output[-3000:]
   lines = (run / "evaluations.jsonl").read_text().splitlines()
   last = json.loads(lines[-1])
-  logged = validation(undisturbed)["mean_iou"][-1]
+  logged = helpers_short_runs.validation(undisturbed)["mean_iou"][-1]
   assert (last["step"], last["metrics"]["mean_iou"]) == pytest.approx(logged)
   best = max(json.loads(line)["metrics"]["mean_iou"] for line in lines)
   info = json.loads((run / "best" / "info.json").read_text())
