@@ -7,7 +7,7 @@ r"""SSDLite and DeepLabv3+ beside Model Garden's: same data, backbone, time.
 Both networks train on the scenes of the quickstart, one after the other, through the
 stock driver, from nothing. This project's has the quickstart's schedule; the stock one
 as many steps as fit into the same seconds, at a rate measured first, under the same
-optimizer. Prints a row for each: metric, images/s of training, parameters.
+optimizer. Prints a row for each: metric, steps, images/s, size.
 """
 
 import json
@@ -107,7 +107,7 @@ def _steps(model_dir):
 
 
 def _megabytes(model_dir):
-  """Returns the size of the trainable variables of a run's last checkpoint."""
+  """Returns the size of a network in its last checkpoint, moving statistics included."""
   reader = tf.train.load_checkpoint(str(model_dir))
   shapes = reader.get_variable_to_shape_map()
   return (
