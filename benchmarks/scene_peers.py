@@ -107,7 +107,7 @@ def _steps(model_dir):
 
 
 def _megabytes(model_dir):
-  """Returns the size of a network in its last checkpoint, moving statistics included."""
+  """Returns the size of a network in its checkpoint, moving statistics included."""
   reader = tf.train.load_checkpoint(str(model_dir))
   shapes = reader.get_variable_to_shape_map()
   return (
