@@ -75,6 +75,12 @@ def test_commands_are_flags_and_one_call():
       assert names <= {"define_flags", "main", "entry_point"}, path
 
 
+def test_no_two_test_files_have_one_name():
+  # pytest imports them as top-level modules: the second in a process is an error.
+  names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+  assert sorted(names) == sorted(set(names))
+
+
 def test_rooms_are_not_crowded():
   rooms = [path.parent for path in PACKAGE.glob("*/**/__init__.py")]
   for room in rooms:
