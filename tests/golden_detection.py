@@ -7,6 +7,7 @@ key says float64, numpy alone) computes from these numbers.
 import json
 
 import numpy as np
+import tensorflow as tf
 from golden_recipes import GOLDEN, _generator, _he, _normal, _uniform
 
 _WEIGHTS = {
@@ -41,6 +42,20 @@ def draw_weights(name, shape, seed):
   if leaf == "biases" and scope == "ClassPredictor":
     value = value - 2.0
   return value.astype(np.float32)
+
+
+def write_checkpoint(path, steps, ema=True):
+  """As the API writes it: raw weights, their EMA (here 1 more), slots, the step."""
+  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    saved = {"global_step": tf.Variable(steps, dtype=tf.int64)}
+    for name, shape in architectures()["160_0.35_7"]["variables"]:
+      drawn = draw_weights(name, tuple(shape), 1300)
+      saved[name] = tf.Variable(drawn)
+      if ema and not name.rpartition("/")[2].startswith("moving_"):
+        saved[f"{name}/ExponentialMovingAverage"] = tf.Variable(drawn + 1)
+        saved[f"{name}/RMSProp"] = tf.Variable(drawn)
+    session.run(tf.compat.v1.global_variables_initializer())
+    tf.compat.v1.train.Saver(saved).save(session, path)
 
 
 def boxes(seed, count, num_classes):

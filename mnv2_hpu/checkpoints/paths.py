@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -102,6 +102,19 @@ def corruption_reported(path: str) -> Iterator[None]:
       f"Use another one, or fetch its files again; in {folder!r} there are "
       f"{_listing(folder)}."
     ) from error
+
+
+def shapes(path: str) -> Mapping[str, Sequence[int]]:
+  """Returns the shapes of a checkpoint's variables by name.
+
+  Args:
+    path: Prefix of its files.
+
+  Raises:
+    UserError: If it cannot be read.
+  """
+  with corruption_reported(path):
+    return tf.train.load_checkpoint(path).get_variable_to_shape_map()
 
 
 def _listing(folder: str) -> str:

@@ -1,9 +1,6 @@
 """Weights of whole segmenters: TF1 checkpoints of research/deeplab, Hugging Face's."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-
-import tensorflow as tf
 
 from mnv2_hpu.checkpoints import (
   paths,
@@ -50,6 +47,11 @@ class SegmenterInfo:
   label_names: tuple[str, ...] | None = None
   global_step: int | None = None
 
+  @property
+  def num_classes(self) -> int:
+    """Number of classes."""
+    return self.architecture.num_classes
+
 
 def is_segmenter(path: str) -> bool:
   """Whether there are weights of a segmenter's head.
@@ -66,7 +68,8 @@ def is_segmenter(path: str) -> bool:
       safe_tensors.segmentation_head(safe_tensors.read(file))
     )
   return (
-    slim_architecture.infer_deeplab(_shapes(paths.find_checkpoint(path))) is not None
+    slim_architecture.infer_deeplab(paths.shapes(paths.find_checkpoint(path)))
+    is not None
   )
 
 
@@ -124,7 +127,7 @@ def load_segmenter(
 
 def _load_deeplab(path: str, output_stride: int) -> tuple[DeepLab, SegmenterInfo]:
   path = paths.find_checkpoint(path)
-  shapes = _shapes(path)
+  shapes = paths.shapes(path)
   architecture = slim_architecture.infer_deeplab(shapes)
   if architecture is None:
     raise UserError(
@@ -138,11 +141,6 @@ def _load_deeplab(path: str, output_stride: int) -> tuple[DeepLab, SegmenterInfo
   model = _build(info)
   read = slim.load_slim_checkpoint(model, path, weights="raw")
   return model, dataclasses.replace(info, global_step=read.global_step)
-
-
-def _shapes(path: str) -> Mapping[str, Sequence[int]]:
-  with paths.corruption_reported(path):
-    return tf.train.load_checkpoint(path).get_variable_to_shape_map()
 
 
 def _build(info: SegmenterInfo) -> DeepLab:

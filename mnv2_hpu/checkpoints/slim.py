@@ -111,8 +111,7 @@ def read_architecture(checkpoint: str) -> slim_architecture.Architecture:
       shapes are no MobileNetV2's.
   """
   path = paths.find_checkpoint(checkpoint)
-  with paths.corruption_reported(path):
-    shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+  shapes = paths.shapes(path)
   _check_is_slim(path, shapes, "raw")
   try:
     return slim_architecture.infer(shapes)

@@ -35,20 +35,28 @@ class Architecture:
     return ", ".join(f"{name}={value}" for name, value in fields)
 
 
-def _channels(
+def layer_channels(
   width_multiplier: float,
   finegrain: bool,
   divisor: int = block_specs.CHANNEL_DIVISOR,
+  min_channels: int | None = None,
 ) -> list[int]:
-  """Returns output channels of the first convolution, the blocks and the last one."""
+  """Returns output channels of the first convolution, the blocks and the last one.
+
+  Args:
+    width_multiplier: Factor of the channels of every layer.
+    finegrain: Whether widths below 1 keep 1280 last channels.
+    divisor: Positive integer whose multiples the channels are.
+    min_channels: Fewest channels of a layer; None is the divisor.
+  """
   network = block_specs.build_specs(
-    width_multiplier, None, finegrain, channel_divisor=divisor
+    width_multiplier, None, finegrain, min_channels, divisor
   )
   blocks = [block.channels for block in network.blocks]
   return [network.first_channels, *blocks, network.last_channels]
 
 
-def _width_candidates(last_block_channels: int) -> Iterator[float]:
+def width_candidates(last_block_channels: int) -> Iterator[float]:
   """Yields widths that may give the last block these channels, likeliest first."""
   yield from PAPER_WIDTHS
   channels = block_specs.BLOCK_SPECS[-1].channels
@@ -78,9 +86,7 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
   Raises:
     UserError: If a kernel is missing, or if no width gives these channels.
   """
-  blocks = [block.name for block in block_specs.build_specs(1.0, None, True).blocks]
-  layers = ["Conv", *(f"{block}/project" for block in blocks), "Conv_1"]
-  kernels = {layer: _kernel_shape(shapes, layer) for layer in layers}
+  kernels = {layer: _kernel_shape(shapes, layer) for layer in _layers()}
   missing = [layer for layer, shape in kernels.items() if not shape]
   if missing:
     raise UserError(
@@ -89,14 +95,14 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
     )
   channels = [shape[-1] for shape in kernels.values()]
   logits = _kernel_shape(shapes, LOGITS)
-  for width in _width_candidates(channels[-2]):
+  for width in width_candidates(channels[-2]):
     for finegrain in (True, False):
-      if _channels(width, finegrain) == channels:
+      if layer_channels(width, finegrain) == channels:
         return Architecture(width, finegrain, logits[-1] if logits else None)
   raise UserError(
     "No width multiplier gives these channels of the first convolution, the 17 blocks "
     f"and the last convolution: {', '.join(map(str, channels))}. At width 1.0 they "
-    f"are {', '.join(map(str, _channels(1.0, True)))}."
+    f"are {', '.join(map(str, layer_channels(1.0, True)))}."
   )
 
 
@@ -155,17 +161,31 @@ def infer_backbone(shapes: Mapping[str, Sequence[int]]) -> tuple[float, int]:
   Raises:
     UserError: If a kernel is missing, or if no width gives these channels.
   """
-  blocks = [block.name for block in block_specs.build_specs(1.0, None, True).blocks]
-  layers = ["Conv", *(f"{block}/project" for block in blocks)]
-  channels = [[*_kernel_shape(shapes, layer), 0][-2] for layer in layers]
-  for width in _width_candidates(channels[-1]):
+  channels = read_channels(shapes)[:-1]
+  for width in width_candidates(channels[-1]):
     for divisor in (block_specs.CHANNEL_DIVISOR, 1):
-      if _channels(width, True, divisor)[:-1] == channels:
+      if layer_channels(width, True, divisor)[:-1] == channels:
         return width, divisor
   raise UserError(
     "No width multiplier gives these channels of the first convolution and the 17 "
     f"blocks (0 is a missing one): {', '.join(map(str, channels))}."
   )
+
+
+def read_channels(shapes: Mapping[str, Sequence[int]]) -> list[int]:
+  """Returns what `layer_channels` does, of a checkpoint; 0 for a missing kernel.
+
+  Args:
+    shapes: Shapes of its variables by slim's name.
+  """
+  kernels = (_kernel_shape(shapes, layer) for layer in _layers())
+  return [shape[-1] if shape else 0 for shape in kernels]
+
+
+def _layers() -> list[str]:
+  """Returns the scopes whose kernels `layer_channels` counts."""
+  blocks = [block.name for block in block_specs.build_specs(1.0, None, True).blocks]
+  return ["Conv", *(f"{block}/project" for block in blocks), "Conv_1"]
 
 
 def _kernel_shape(shapes: Mapping[str, Sequence[int]], layer: str) -> Sequence[int]:

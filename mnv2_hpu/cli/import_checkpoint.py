@@ -5,11 +5,11 @@ Example, with files as slim publishes them, and a folder as Hugging Face's hub h
   mnv2-import-checkpoint --checkpoint=mobilenet_v2_1.0_224.ckpt --output_dir=imported
   mnv2-import-checkpoint --checkpoint=mobilenet_v2_1.0_224 --output_dir=imported
 
-Read are checkpoints of slim and of research/deeplab (TensorFlow 1), files of Keras
-Applications (.h5, .keras), and safetensors of Hugging Face (segmenters too), timm and
-torchvision: which one, the content says. The folder serves mnv2-predict, mnv2-evaluate
-and mnv2-export as a run does; fine_tune.gin in it trains from the weights; import.json
-says what they expect.
+Read are checkpoints of TensorFlow 1 (slim's, research/deeplab's, SSDLite of the Object
+Detection API), files of Keras Applications (.h5, .keras), and safetensors of Hugging
+Face (segmenters too), timm and torchvision: which one, the content says. The folder
+serves mnv2-predict, mnv2-evaluate and mnv2-export as a run does; fine_tune.gin in it
+trains from the weights; import.json says what they expect.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,9 @@ def define_flags() -> None:
     required=True,
     written=True,
   )
-  flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Of slim's: EMA, or raw ones.")
+  flags.DEFINE_enum(
+    "weights", "ema", ["ema", "raw"], "Of slim's and the API's: EMA or raw."
+  )
   flags.DEFINE_float(
     "width_multiplier", None, "Width that the checkpoint must have; inferred from it."
   )

@@ -23,6 +23,7 @@ from mnv2_hpu.configs import (
   semantic_segmentation,
 )
 from mnv2_hpu.core import config_check
+from mnv2_hpu.dataloaders import dataset_info
 from mnv2_hpu.errors import UserError, did_you_mean
 
 FILE = "run_record.json"
@@ -163,6 +164,20 @@ def check_and_write(
         "with --gin_params='mnv2_hpu.Trainer.allow_config_change = True'."
       )
   write(model_dir, config)
+  if isinstance(config.task, tuple(TASKS.values())):
+    _keep_dataset_info(model_dir, config)
+
+
+def _keep_dataset_info(model_dir: str, config: cfg.ExperimentConfig) -> None:
+  """Copies what names the classes: data may be out of reach where a run is used."""
+  data_dir = os.path.dirname(config.task.train_data.input_path)
+  source = os.path.join(data_dir, dataset_info.FILE_NAME)
+  if tf.io.gfile.exists(source):
+    with tf.io.gfile.GFile(source, "rb") as file:
+      content = file.read()
+    target = os.path.join(model_dir, dataset_info.FILE_NAME)
+    with files.atomic_write(target, "wb") as file:
+      file.write(content)
 
 
 def write(model_dir: str, config: cfg.ExperimentConfig) -> None:

@@ -56,7 +56,7 @@ def export_run(
     if check and input_path:
       _check_images(params, input_path)
     weights = weights or evaluator.default_weights(params)
-    dataset = evaluator.dataset_info(params)
+    dataset = evaluator.dataset_info(params, model_dir)
     calibrates = "tflite_int8" in formats and calibration_images > 0
     images = _calibration_images(params, calibration_images) if calibrates else []
     result = export.export(

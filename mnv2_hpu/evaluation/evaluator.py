@@ -105,14 +105,16 @@ def run_folder(checkpoint: str) -> str:
   return folder
 
 
-def dataset_info(params: cfg.ExperimentConfig) -> DatasetInfo | None:
-  """Returns the `dataset.json` beside the validation files, None where there is none.
+def dataset_info(params: cfg.ExperimentConfig, run_dir: str) -> DatasetInfo | None:
+  """Returns the `dataset.json` of a run's data, None where there is none.
 
   Args:
     params: Experiment of a run.
+    run_dir: Its folder, where a training keeps a copy, which earlier releases did not.
   """
   input_path = params.task.validation_data.input_path
-  return DatasetInfo.find(os.path.dirname(input_path)) if input_path else None
+  beside = DatasetInfo.find(os.path.dirname(input_path)) if input_path else None
+  return DatasetInfo.find(run_dir) or beside
 
 
 def default_weights(params: cfg.ExperimentConfig) -> str:
@@ -133,7 +135,7 @@ def label_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str] | None:
     params: Experiment of the run.
     run_dir: Its folder, or that of imported weights.
   """
-  dataset, num_classes = dataset_info(params), params.task.model.num_classes
+  dataset, num_classes = dataset_info(params, run_dir), params.task.model.num_classes
   imported = import_record.find(run_dir) or {}
   names = dataset.label_names if dataset else imported.get("label_names")
   if dataset and dataset.task == "detection":
@@ -156,7 +158,7 @@ def class_names(params: cfg.ExperimentConfig, run_dir: str) -> list[str]:
     data_dir = os.path.dirname(params.task.validation_data.input_path or "")
     print(
       "warning: classes are shown by number, since no dataset.json in "
-      f"{data_dir!r} names them. Run this where the training ran, or give an export.",
+      f"{run_dir!r} or {data_dir!r} names them.",
       file=sys.stderr,
     )
   return names

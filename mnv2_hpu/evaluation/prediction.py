@@ -76,7 +76,7 @@ def load(path: str) -> Predictor:
 
 def _of_run(run_dir: str, checkpoint: str) -> Predictor:
   params = run_record.load(run_dir)
-  dataset = evaluator.dataset_info(params)
+  dataset = evaluator.dataset_info(params, run_dir)
   bits = dataset.significant_bits if dataset else 16
   weights = evaluator.default_weights(params)
   module, _ = export.build_module(params, checkpoint, weights, bits)

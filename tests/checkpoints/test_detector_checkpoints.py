@@ -5,41 +5,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnv2_hpu.checkpoints import load_slim_checkpoint, variables
+from mnv2_hpu.checkpoints import load_detector, load_slim_checkpoint, variables
 from mnv2_hpu.compat import keras
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import ssdlite
 from mnv2_hpu.modeling.mobilenet_v2 import MobileNetV2
 
-EMA = "ExponentialMovingAverage"
 
-
-def _model(num_classes=7):
+def _model(num_classes=7, width=0.35):
   specs = keras.layers.InputSpec(shape=[None, 160, 160, 3])
   backbone = MobileNetV2(
-    width_multiplier=0.35,
+    width_multiplier=width,
     input_specs=specs,
     finegrain_classification_mode=False,
     min_channels=16,
     output_intermediate_endpoints=True,
   )
-  return ssdlite.SSDLite(backbone, num_classes, specs, 0.35)
+  return ssdlite.SSDLite(backbone, num_classes, specs, width)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-  """As the API writes it: raw weights, their averages, slots, the step."""
   path = str(tmp_path_factory.mktemp("api") / "model.ckpt-200000")
-  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-    saved = {"global_step": tf.Variable(200000, dtype=tf.int64)}
-    for name, shape in golden.architectures()["160_0.35_7"]["variables"]:
-      drawn = golden.draw_weights(name, tuple(shape), 1300)
-      saved[name] = tf.Variable(drawn)
-      if not name.rpartition("/")[2].startswith("moving_"):
-        saved[f"{name}/{EMA}"] = tf.Variable(drawn + 1)
-        saved[f"{name}/RMSProp"] = tf.Variable(drawn)
-    session.run(tf.compat.v1.global_variables_initializer())
-    tf.compat.v1.train.Saver(saved).save(session, path)
+  golden.write_checkpoint(path, 200000)
   return path
 
 
@@ -63,3 +51,56 @@ def test_the_features_alone_fit_a_detector_of_other_classes(checkpoint):
   name = "FeatureExtractor/MobilenetV2/Conv/weights"
   expected = golden.draw_weights(name, (3, 3, 3, 16), 1300)
   np.testing.assert_array_equal(variables.by_slim_name(model)[name], expected)
+
+
+def _write(path, model, left_out=()):
+  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    saved = {
+      name: tf.Variable(value)
+      for name, value in model.items()
+      if not name.startswith(left_out)
+    }
+    session.run(tf.compat.v1.global_variables_initializer())
+    tf.compat.v1.train.Saver(saved).save(session, path)
+
+
+@pytest.fixture(scope="module")
+def other():
+  """Another width, 3 classes; by the API's names."""
+  by_name = variables.by_slim_name(_model(num_classes=3, width=0.6))
+  return {name: variable.numpy() for name, variable in by_name.items()}
+
+
+def test_width_classes_and_size_are_read_from_the_files(other, tmp_path):
+  (tmp_path / "pipeline.config").write_text(
+    "image_resizer {\n  fixed_shape_resizer {\n    height: 160\n    width: 160\n  }\n}"
+  )
+  _write(str(tmp_path / "model.ckpt"), other)
+  model, info = load_detector(str(tmp_path))
+  assert (info.width_multiplier, info.num_classes, info.image_size) == (0.6, 3, 160)
+  assert (info.weights, info.global_step) == ("raw", None)  # it has no averages
+  for name, variable in variables.by_slim_name(model).items():
+    np.testing.assert_array_equal(variable, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+  ("left_out", "message"),
+  [
+    ("BoxPredictor_0/ClassPredictor", "no SSD of the Object Detection API's"),
+    ("BoxPredictor_0/ClassPredictor_depthwise", "use_depthwise"),
+    (
+      "FeatureExtractor/MobilenetV2/layer_19_2_Conv2d_3_",
+      "no SSDLite over MobileNetV2",
+    ),
+    (
+      "FeatureExtractor/MobilenetV2/Conv_1/",
+      r"\(0 is a missing one\) are .*, 0, those",
+    ),
+    ("BoxPredictor_3/", "does not fit the model"),
+  ],
+)
+def test_other_detectors_are_refused(other, tmp_path, left_out, message):
+  path = str(tmp_path / "model.ckpt")
+  _write(path, other, left_out)
+  with pytest.raises(UserError, match=message):
+    load_detector(path)

@@ -149,7 +149,10 @@ def test_the_metadata_says_what_the_weights_expect(imported):
 def test_the_background_class_of_imagenet_is_noted():
   info = PretrainedInfo("slim", "model", 1.0, True, 1001, background_class=True)
   imported = imported_run.ImportedCheckpoint("imported/ckpt-0", info)
-  assert imported.metadata()["labels"] == {"background_class": 0, "first_class": 1}
+  assert imported_run.metadata(info)["labels"] == {
+    "background_class": 0,
+    "first_class": 1,
+  }
   assert "0 is the background" in imported.summary()
 
 

@@ -5,6 +5,8 @@ import json
 from official.core import exp_factory
 
 import mnv2_hpu
+from mnv2_hpu.core import run_record
+from mnv2_hpu.dataloaders import dataset_info
 from mnv2_hpu.evaluation import evaluator
 
 mnv2_hpu.register()
@@ -23,6 +25,34 @@ def test_numbers_instead_of_names_are_told(tmp_path, capsys):
   assert told.startswith("warning: classes are shown by number")
   assert repr(str(tmp_path)) in told
   assert told.count("\n") == 1
+
+
+def test_a_run_names_its_classes_after_its_data_was_moved(tmp_path, capsys):
+  data, run = tmp_path / "data", tmp_path / "run"
+  data.mkdir()
+  split = dataset_info.SplitInfo(
+    num_examples=1, num_shards=1, file_pattern="train-*", pixels_per_class=[4, 2, 1]
+  )
+  names = ["ground", "cat", "dog"]
+  dataset_info.DatasetInfo(
+    source="masks",
+    label_names=names,
+    num_classes=3,
+    splits={"train": split},
+    skipped=[],
+    converted=[],
+    seed=0,
+    validation_fraction=None,
+    source_checksum="",
+    tool_version="",
+    task="segmentation",
+  ).save(data)
+  params = segmenter(data)
+  params.task.train_data.input_path = str(data / "train-*")
+  run_record.check_and_write(str(run), params, allow_change=False)
+  data.rename(tmp_path / "moved")
+  assert evaluator.class_names(run_record.load(str(run)), str(run)) == names
+  assert capsys.readouterr().err == ""
 
 
 def test_names_of_imported_weights_are_taken_without_a_word(tmp_path, capsys):

@@ -1,24 +1,20 @@
 """Writes other people's weights as a run's folder: to evaluate, export, train from."""
 
 import dataclasses
-import json
 import os
 from typing import Any
 
-import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.vision.configs import backbones as upstream_backbones
 
-from mnv2_hpu import __version__, files
-from mnv2_hpu.checkpoints import import_record, pretrained, segmenters
-from mnv2_hpu.checkpoints.import_record import FILE as METADATA
+from mnv2_hpu.checkpoints import detectors, import_record, pretrained, segmenters
 from mnv2_hpu.checkpoints.import_record import GIN_FILE
 from mnv2_hpu.checkpoints.pretrained import PretrainedInfo
-from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
 from mnv2_hpu.configs.recipe import Recipe
-from mnv2_hpu.core import run_record
+from mnv2_hpu.core.imported import folder
+from mnv2_hpu.core.imported.detector import ImportedDetector, import_detector
 from mnv2_hpu.core.imported.segmenter import ImportedSegmenter, import_segmenter
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.serving import preprocessing
@@ -46,7 +42,7 @@ class ImportedCheckpoint:
 
   def summary(self) -> str:
     """Returns lines on what was read, what it expects, how to use it."""
-    info, folder = self.info, os.path.dirname(self.path)
+    info, run_dir = self.info, os.path.dirname(self.path)
     step = "" if info.global_step is None else f", step {info.global_step}"
     kind = f"{info.weights} weights" if info.source == "slim" else "weights"
     lines = [
@@ -60,31 +56,30 @@ class ImportedCheckpoint:
       f"{info.preprocessing!r}: {_normalization(info)}",
       f"  labels    {_labels(info)}",
       *(f"  note      {note}" for note in info.notes),
-      f"  train     mnv2-train --gin_file={os.path.join(folder, GIN_FILE)} …",
+      f"  train     mnv2-train --gin_file={os.path.join(run_dir, GIN_FILE)} …",
     ]
     if info.num_classes is not None:
       lines.append(
-        f"  use       mnv2-predict --model={folder} …; mnv2-evaluate and mnv2-export "
+        f"  use       mnv2-predict --model={run_dir} …; mnv2-evaluate and mnv2-export "
         "take it as --model_dir"
       )
     return "\n".join(lines)
 
-  def metadata(self) -> dict[str, Any]:
-    """Returns the content of import.json."""
-    info = self.info
-    first = 1 if info.background_class else None
-    return {
-      **dataclasses.asdict(info),
-      "preprocessing": {
-        "name": info.preprocessing,
-        "normalization": _normalization(info),
-      },
-      "labels": {
-        "background_class": 0 if info.background_class else None,
-        "first_class": first,
-      },
-      "tool_version": __version__,
-    }
+
+def metadata(info: PretrainedInfo) -> dict[str, Any]:
+  """Returns the content of import.json."""
+  background = info.background_class
+  return {
+    **dataclasses.asdict(info),
+    "preprocessing": {
+      "name": info.preprocessing,
+      "normalization": _normalization(info),
+    },
+    "labels": {
+      "background_class": 0 if background else None,
+      "first_class": 1 if background else None,
+    },
+  }
 
 
 def _normalization(info: PretrainedInfo) -> str:
@@ -108,13 +103,13 @@ def import_checkpoint(
   weights: str = "ema",
   width_multiplier: float | None = None,
   num_classes: int | None = None,
-) -> ImportedCheckpoint | ImportedSegmenter:
+) -> ImportedCheckpoint | ImportedDetector | ImportedSegmenter:
   """Writes weights of any source as a checkpoint of Model Garden's.
 
   Args:
     checkpoint: A file or a folder, as `checkpoints.load_pretrained` takes it.
     output_dir: Folder to write, whole or not at all; absent or empty.
-    weights: Of a slim checkpoint, `"ema"` or `"raw"`.
+    weights: Of a slim or Object Detection API checkpoint, `"ema"` or `"raw"`.
     width_multiplier: Width that the checkpoint must have; None infers it.
     num_classes: Number of classes that it must have; None infers it.
 
@@ -128,39 +123,27 @@ def import_checkpoint(
       f"--output_dir={output_dir!r} exists and is not an empty folder. Give another "
       "one, or remove it."
     )
+  required = folder.Required(width_multiplier, num_classes)
   if segmenters.is_segmenter(checkpoint):
-    return import_segmenter(checkpoint, output_dir)
+    return import_segmenter(checkpoint, output_dir, required)
+  if detectors.is_detector(checkpoint):
+    return import_detector(checkpoint, output_dir, weights, required)
   model, info = pretrained.load_pretrained(checkpoint, weights)
-  required = {"width_multiplier": width_multiplier, "num_classes": num_classes}
-  for name, value in required.items():
-    if value is not None and value != getattr(info, name):
-      raise UserError(
-        f"{info.path!r} is of a network with {name}={getattr(info, name)}, but "
-        f"--{name}={value} is required."
-      )
+  required.check(info)
   output_dir = os.path.abspath(output_dir)
-  with files.atomic_folder(output_dir) as folder:
-    name = _write_checkpoint(model, info, folder)
-    imported = ImportedCheckpoint(os.path.join(output_dir, name), info)
-    with files.atomic_write(os.path.join(folder, METADATA)) as file:
-      json.dump(imported.metadata(), file, indent=2, ensure_ascii=False)
-      file.write("\n")
-    with files.atomic_write(os.path.join(folder, GIN_FILE)) as file:
-      file.write(_gin(info, output_dir))
-    if info.num_classes is not None:
-      run_record.write(folder, _experiment(info))
-  return imported
-
-
-def _write_checkpoint(model: keras.Model, info: PretrainedInfo, folder: str) -> str:
-  """Writes the variables; returns the name of the checkpoint."""
-  content = {"backbone": model}
-  if info.num_classes is not None:
-    content = {"model": model, "backbone": model.backbone}
-  step = tf.Variable(info.global_step or 0, dtype=tf.int64)
-  checkpoint = tf.train.Checkpoint(**content, global_step=step)
-  manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=None)
-  return os.path.basename(manager.save(checkpoint_number=info.global_step or 0))
+  has_classes = info.num_classes is not None
+  models = {"backbone": model}
+  if has_classes:
+    models = {"model": model, "backbone": model.backbone}
+  path = folder.write(
+    output_dir,
+    models,
+    info.global_step,
+    metadata(info),
+    _gin(info, output_dir),
+    _experiment(info) if has_classes else None,
+  )
+  return ImportedCheckpoint(path, info)
 
 
 def _experiment(info: PretrainedInfo) -> cfg.ExperimentConfig:
@@ -185,13 +168,10 @@ def _experiment(info: PretrainedInfo) -> cfg.ExperimentConfig:
         "global_batch_size": Recipe.eval_batch_size,
       }
     )
-  runtime = cfg.RuntimeConfig(
-    distribution_strategy="one_device", mixed_precision_dtype="float32"
-  )
-  return cfg.ExperimentConfig(task=task, runtime=runtime)
+  return cfg.ExperimentConfig(task=task, runtime=folder.FLOAT32)
 
 
-def _gin(info: PretrainedInfo, folder: str) -> str:
+def _gin(info: PretrainedInfo, output_dir: str) -> str:
   """Returns a gin file that trains from the weights, with what they expect."""
   values = {name: getattr(info, name) for name in _NETWORK}
   values |= {
@@ -206,7 +186,7 @@ def _gin(info: PretrainedInfo, folder: str) -> str:
   return f"""\
 # From weights of {info.source} to your own classes; written by mnv2-import-checkpoint.
 #
-#   mnv2-train --gin_file={os.path.join(folder, GIN_FILE)} \\
+#   mnv2-train --gin_file={os.path.join(output_dir, GIN_FILE)} \\
 #     --model_dir=runs/fine_tuned --gin_params='DATA_DIR = "data/images"'
 #
 # Required: DATA_DIR. All else is as in gin/fine_tune.gin, and as the weights expect,
@@ -215,6 +195,6 @@ def _gin(info: PretrainedInfo, folder: str) -> str:
 import mnv2_hpu.registry_imports
 include "gin/fine_tune.gin"
 
-{import_record.start_line(folder)}
+{import_record.start_line(output_dir)}
 {bindings}
 """

@@ -1,22 +1,16 @@
 """Writes a segmenter's weights as a run's folder: to evaluate, export, train from."""
 
 import dataclasses
-import json
 import os
 
-import tensorflow as tf
 from official.core import config_definitions as cfg
 
-from mnv2_hpu import __version__, files
 from mnv2_hpu.checkpoints import import_record, pretrained, segmenters
-from mnv2_hpu.checkpoints.import_record import FILE as METADATA
 from mnv2_hpu.checkpoints.import_record import GIN_FILE
 from mnv2_hpu.checkpoints.segmenters import SegmenterInfo
-from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import semantic_segmentation as exp_cfg
 from mnv2_hpu.configs.recipe import DEEPLABV3
-from mnv2_hpu.core import run_record
-from mnv2_hpu.modeling.deeplab import DeepLab
+from mnv2_hpu.core.imported import folder
 
 # Fields of the backbone that gin and the recorded experiment take from the weights.
 _BACKBONE = (
@@ -41,7 +35,7 @@ class ImportedSegmenter:
 
   def summary(self) -> str:
     """Returns lines on what was read, what it expects, how to use it."""
-    info, folder = self.info, os.path.dirname(self.path)
+    info, gin = self.info, os.path.join(os.path.dirname(self.path), GIN_FILE)
     step = "" if info.global_step is None else f", step {info.global_step}"
     return "\n".join(
       [
@@ -49,46 +43,39 @@ class ImportedSegmenter:
         f"  network   {info.architecture}, "
         + ", ".join(f"{name}={getattr(info, name)}" for name in _BACKBONE),
         "  images    pixels from -1 to 1, of any size",
-        f"  train     mnv2-train --gin_file={os.path.join(folder, GIN_FILE)} …",
+        f"  train     mnv2-train --gin_file={gin} …",
       ]
     )
 
 
-def import_segmenter(checkpoint: str, output_dir: str) -> ImportedSegmenter:
-  """Writes a segmenter of any source as a checkpoint of Model Garden's.
+def import_segmenter(
+  checkpoint: str, output_dir: str, required: folder.Required
+) -> ImportedSegmenter:
+  """Writes a segmenter of any source as the folder of a run.
 
   Args:
     checkpoint: As `checkpoints.load_segmenter` takes it.
     output_dir: Folder to write, whole or not at all; absent or empty.
+    required: What the weights must be of.
 
   Raises:
-    UserError: If the weights cannot be read.
+    UserError: If the weights cannot be read, or are of another network.
   """
   model, info = segmenters.load_segmenter(checkpoint)
+  required.check(info)
   backbone = model.backbone
   if info.source == "huggingface":  # with the convolution that a classifier needs
     backbone, _ = pretrained.load_pretrained(checkpoint)
   output_dir = os.path.abspath(output_dir)
-  with files.atomic_folder(output_dir) as folder:
-    name = _write_checkpoint(model, backbone, info, folder)
-    with files.atomic_write(os.path.join(folder, METADATA)) as file:
-      content = {**dataclasses.asdict(info), "tool_version": __version__}
-      json.dump(content, file, indent=2, ensure_ascii=False)
-      file.write("\n")
-    with files.atomic_write(os.path.join(folder, GIN_FILE)) as file:
-      file.write(_gin(info, output_dir))
-    run_record.write(folder, _experiment(info))
-  return ImportedSegmenter(os.path.join(output_dir, name), info)
-
-
-def _write_checkpoint(
-  model: DeepLab, backbone: keras.Model, info: SegmenterInfo, folder: str
-) -> str:
-  """Writes the variables; returns the name of the checkpoint."""
-  step = tf.Variable(info.global_step or 0, dtype=tf.int64)
-  checkpoint = tf.train.Checkpoint(model=model, backbone=backbone, global_step=step)
-  manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=None)
-  return os.path.basename(manager.save(checkpoint_number=info.global_step or 0))
+  path = folder.write(
+    output_dir,
+    {"model": model, "backbone": backbone},
+    info.global_step,
+    dataclasses.asdict(info),
+    _gin(info, output_dir),
+    _experiment(info),
+  )
+  return ImportedSegmenter(path, info)
 
 
 def _experiment(info: SegmenterInfo) -> cfg.ExperimentConfig:
@@ -103,13 +90,10 @@ def _experiment(info: SegmenterInfo) -> cfg.ExperimentConfig:
   )
   for data in (task.train_data, task.validation_data):
     data.override({"global_batch_size": exp_cfg.SegmentationRecipe.eval_batch_size})
-  runtime = cfg.RuntimeConfig(
-    distribution_strategy="one_device", mixed_precision_dtype="float32"
-  )
-  return cfg.ExperimentConfig(task=task, runtime=runtime)
+  return cfg.ExperimentConfig(task=task, runtime=folder.FLOAT32)
 
 
-def _gin(info: SegmenterInfo, folder: str) -> str:
+def _gin(info: SegmenterInfo, output_dir: str) -> str:
   """Returns a gin file that trains from the weights, with what they expect."""
   values = {name: getattr(info, name) for name in _BACKBONE}
   values |= {
@@ -123,7 +107,7 @@ def _gin(info: SegmenterInfo, folder: str) -> str:
 # From weights of {info.source} to your own classes; written by mnv2-import-checkpoint.
 #
 #   mnv2-train --experiment={DEEPLABV3} \\
-#     --gin_file={os.path.join(folder, GIN_FILE)} \\
+#     --gin_file={os.path.join(output_dir, GIN_FILE)} \\
 #     --model_dir=runs/fine_tuned --gin_params='DATA_DIR = "data/masks"'
 #
 # Required: DATA_DIR. All else is as in gin/deeplabv3_voc.gin, and as the weights
@@ -132,7 +116,7 @@ def _gin(info: SegmenterInfo, folder: str) -> str:
 import mnv2_hpu.registry_imports
 include "gin/deeplabv3_voc.gin"
 
-{import_record.start_line(folder)}
+{import_record.start_line(output_dir)}
 {DEEPLABV3}.init_checkpoint = %START
 {bindings}
 """
