@@ -41,6 +41,8 @@ def counted(number: int, noun: str) -> str:
 
   >>> counted(1, "shard"), counted(1024, "shard"), counted(2, "process")
   ('1 shard', '1,024 shards', '2 processes')
+  >>> counted(1, "box"), counted(2, "box")
+  ('1 box', '2 boxes')
   """
-  ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+  ending = "" if number == 1 else "es" if noun.endswith(("s", "x")) else "s"
   return f"{number:,} {noun}{ending}"

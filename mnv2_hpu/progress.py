@@ -89,7 +89,9 @@ class Progress(tqdm):
     """Values for the line: tqdm's, and the speed in units and in images."""
     values = super().format_dict
     elapsed = values["elapsed"]
-    rate = values["rate"] or (elapsed and (self.n - self.initial) / elapsed)
+    rate = values["rate"]  # of the last moments
+    if not rate or (self.total is not None and self.n >= self.total):
+      rate = elapsed and (self.n - self.initial) / elapsed
     speed = f", {rate:.3g} {self.unit}s/s" if rate else ""
     if rate and self._images_per_unit:
       speed += f", {rate * self._images_per_unit:,.0f} images/s"

@@ -70,3 +70,14 @@ def write_records(path, records):
     for record in records:
       writer.write(record)
   return str(path)
+
+
+def validate(task, model):
+  """Returns the losses, and COCO's metrics, of the validation files."""
+  metrics = task.build_metrics(training=False)
+  logs = None
+  for inputs in task.build_inputs(task.task_config.validation_data):
+    outputs = task.validation_step(inputs, model, metrics)
+    as_orbit = tf.nest.map_structure(lambda value: (value,), outputs)
+    logs = task.aggregate_logs(logs, as_orbit)
+  return {m.name: float(m.result()) for m in metrics}, task.reduce_aggregated_logs(logs)

@@ -1,7 +1,7 @@
 """What a preparation made: dataset.json, warnings, and the lines to print."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mnv2_hpu
@@ -9,7 +9,7 @@ from mnv2_hpu.data_preparation import imagenet, shards, workspace
 from mnv2_hpu.data_preparation.listing import Listing
 from mnv2_hpu.data_preparation.shards import printable
 from mnv2_hpu.dataloaders.dataset_info import COUNTS_OF_TASK, DatasetInfo, SplitInfo
-from mnv2_hpu.errors import UserError, counted
+from mnv2_hpu.errors import UserError, counted, shorten
 
 _MIN_UNUSED_BITS = 2  # leave a class a quarter as bright as it could be, or less
 _MAX_NAMES = 10
@@ -111,7 +111,9 @@ def summarize(
       f"{split}-*-of-{count:05d}",
       **{COUNTS_OF_TASK[listing.task]: report.counts_per_class},
     )
-  _check_train(listing, infos["train"], len(skipped), work)
+  left_out = [f"{n:,} {kind} ({file})" for kind, (n, file) in remarks.items()]
+  left_out += [f"{entry['file']}: {entry['reason']}" for entry in skipped]
+  _check_train(listing, infos["train"], left_out, work)
   return DatasetInfo(
     source=listing.source,
     label_names=list(listing.label_names),
@@ -135,7 +137,7 @@ def summarize(
 
 
 def _check_train(
-  listing: Listing, train: SplitInfo, num_skipped: int, work: workspace.Workspace
+  listing: Listing, train: SplitInfo, reasons: Sequence[str], work: workspace.Workspace
 ) -> None:
   """Checks that there is something of every class to train on; of boxes, of any."""
   labels, counts = used_labels(listing), train.counts(listing.task)
@@ -146,12 +148,16 @@ def _check_train(
   if listing.task == "classification" and lacking:
     raise UserError(
       f"the class {listing.label_names[lacking[0]]!r} has no image to train on: all "
-      f"are held out, or among the {num_skipped} that were skipped. {advice}"
+      f"are held out, or were skipped. {_first_reasons(reasons)}{advice}"
     )
   if len(lacking) == len(labels):
     raise UserError(
-      f"no image to train on has a usable annotation: see the input's own. {advice}"
+      f"no image to train on has a usable annotation. {_first_reasons(reasons)}{advice}"
     )
+
+
+def _first_reasons(reasons: Sequence[str]) -> str:
+  return f"Left out: {shorten(reasons, 3)}. " if reasons else ""
 
 
 def image_warnings(

@@ -32,6 +32,7 @@ from mnv2_hpu.dataloaders import (
 
 PADDING_CLASS = -1
 PADDING_SOURCE_ID = -1
+MIN_IMAGE_SIZE = 32  # pixels: below, no level but the finest has more than one cell
 
 Labels = dict[str, Any]
 
@@ -103,9 +104,13 @@ def check_config(
     UserError: Naming the field, its value and what is allowed.
   """
   options = data.preprocessing_options
-  input_fields.check_minima(
-    data, image_size, num_classes, {"max_boxes": (options.max_boxes, 1)}
-  )
+  height, width = image_size
+  minima = {
+    "max_boxes": (options.max_boxes, 1),
+    "image height": (height, MIN_IMAGE_SIZE),
+    "image width": (width, MIN_IMAGE_SIZE),
+  }
+  input_fields.check_minima(data, image_size, num_classes, minima)
   if options.random_crop not in input_fields.RANDOM_CROPS:
     known = errors.did_you_mean(options.random_crop, input_fields.RANDOM_CROPS)
     raise errors.UserError(f"random_crop: {options.random_crop!r} is unknown. {known}")

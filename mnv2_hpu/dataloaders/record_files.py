@@ -1,5 +1,6 @@
 """The TFRecord files of a data set: found by name or pattern, and counted."""
 
+import difflib
 import fnmatch
 import os
 import re
@@ -95,8 +96,13 @@ def _what_is_there(pattern: str) -> str:
   directory = directory or "."
   entries = [entry.rstrip("/") for entry in tf.io.gfile.listdir(directory)]
   # Shards are many and alike: name the pattern that finds them all.
-  names = {_SHARD_NUMBER.sub("-*", entry) for entry in entries}
-  near = errors.did_you_mean(_SHARD_NUMBER.sub("-*", name), names) if names else ""
+  names = sorted({_SHARD_NUMBER.sub("-*", entry) for entry in entries})
+  near = difflib.get_close_matches(_SHARD_NUMBER.sub("-*", name), names)
+  what = f" Did you mean {near[0]!r}?" if near else ""
+  if names and not near:
+    what = f" It holds {errors.shorten(names, 5)}."
+  if not os.path.isabs(directory) and "://" not in directory:
+    what += f" Relative paths start at the working folder, {os.getcwd()!r}."
   return (
-    f"Looked for {name!r} in {directory!r}, which has {len(entries)} entries. {near}"
+    f"Looked for {name!r} in {directory!r}, which has {len(entries)} entries.{what}"
   )

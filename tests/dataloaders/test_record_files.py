@@ -31,6 +31,7 @@ def test_match_files_sorts_and_removes_repetitions(tmp_path):
     ("trian-*", ["No data file matches", "trian-*", "Did you mean", "'train-*'"]),
     ("train-00009-of-00002", ["which has 2 entries", "Did you mean 'train-*'"]),
     ("../digits/train-*", ["Looked for 'digits'", "Did you mean 'digit'"]),
+    ("images/*", ["Looked for 'images'", "It holds train-*."]),
   ],
 )
 def test_match_files_names_what_is_there(tmp_path, pattern, texts):

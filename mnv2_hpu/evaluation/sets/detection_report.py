@@ -4,6 +4,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from mnv2_hpu.errors import counted
 from mnv2_hpu.evaluation.sets import report_files
 from mnv2_hpu.evaluation.sets.detection import DetectionResult, DrawnImage
 from mnv2_hpu.reporting import boxes, plots, report
@@ -20,10 +21,10 @@ def table(result: DetectionResult, class_names: Sequence[str]) -> str:
     class_names: Name of each class, without the background.
   """
   rows = sorted(_per_class(result, class_names), key=lambda row: row["AP50"])
-  classes = [
-    (row["name"], f"{row['AP50']:7.2%}  {row['AP']:7.2%}  of {row['boxes']:,} boxes")
-    for row in rows
-  ]
+  classes = []
+  for row in rows:
+    of = counted(row["boxes"], "box")
+    classes.append((row["name"], f"{row['AP50']:7.2%}  {row['AP']:7.2%}  of {of}"))
   return "\n".join(
     [
       *report_files.heading(result),
