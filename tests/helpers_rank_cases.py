@@ -20,7 +20,11 @@ from tensorflow.python.distribute import collective_all_reduce_strategy as colle
 import mnv2_hpu.registry_imports  # noqa: F401
 from mnv2_hpu import errors
 from mnv2_hpu.compat import keras
-from mnv2_hpu.configs import image_classification, object_detection
+from mnv2_hpu.configs import (
+  image_classification,
+  object_detection,
+  semantic_segmentation,
+)
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.distribute import (
   horovod_strategy,
@@ -31,10 +35,11 @@ from mnv2_hpu.distribute import (
 )
 from mnv2_hpu.optimization import exponential_moving_average
 from mnv2_hpu.tasks import object_detection as object_detection_task
+from mnv2_hpu.tasks import semantic_segmentation as semantic_segmentation_task
 
 BATCH = 12  # images of all replicas, which 2, 3 and 4 divide
 SIZE = 8  # height and width of the images in pixels
-DETECTION_SIZE = 48
+DETECTION_SIZE, SEGMENTATION_SIZE = 48, 33
 CLASSES = 4
 
 
@@ -53,7 +58,7 @@ class Case:
   spoil_step: int = 0  # rank 1 changes a weight after this step
   resync_interval: int = 0
   mode: str = "train"
-  task: str = "tiny"  # or "detection": SSDLite
+  task: str = "tiny"  # or "detection": SSDLite, or "segmentation": DeepLabv3
   resume_of: str = ""  # the case whose folder is used
 
 
@@ -71,6 +76,7 @@ CASES = {
   "rest": Case(sync_bn=False, steps=20, resume_of="half"),
   "evaluated": Case(mode="eval", resume_of="half"),
   "detection": Case(task="detection", policy="float64", steps=3),
+  "segmentation": Case(task="segmentation", policy="float64", steps=3),
 }
 
 
@@ -90,18 +96,31 @@ def _detection_examples(step):
   is_box = np.arange(BATCH) < np.arange(BATCH)[:, None]
   classes = np.where(is_box, rng.integers(1, CLASSES + 1, (BATCH, BATCH)), -1)
   images = rng.standard_normal((BATCH, DETECTION_SIZE, DETECTION_SIZE, 3))
-  labels = {"boxes": boxes * is_box[..., None], "classes": classes.astype(np.int32)}
-  return images.astype(np.float32), labels
+  boxes = (boxes * is_box[..., None]).astype(np.float32)
+  return images.astype(np.float32), {
+    "boxes": boxes,
+    "classes": classes.astype(np.int32),
+  }
 
 
-def _detection_inputs(case, context, start_step):
-  batches = [_detection_examples(step) for step in range(case.steps)]
+def _segmentation_examples(step):
+  """The global batch of a step: of the first images fewer pixels count."""
+  rng = np.random.default_rng(step)
+  size = (BATCH, SEGMENTATION_SIZE, SEGMENTATION_SIZE)
+  masks = rng.integers(CLASSES, size=(*size, 1))
+  rows = np.arange(SEGMENTATION_SIZE)[:, None, None]
+  counts = rows <= 2 * np.arange(BATCH)[:, None, None, None]
+  images = rng.standard_normal((*size, 3)).astype(np.float32)
+  return images, {"masks": np.where(counts, masks, 255).astype(np.uint8)}
+
+
+def _task_inputs(examples, case, context, start_step):
+  batches = [examples(step) for step in range(case.steps)]
   images = np.concatenate([images for images, _ in batches])
   labels = {
     name: np.concatenate([labels[name] for _, labels in batches])
     for name in batches[0][1]
   }
-  labels["boxes"] = labels["boxes"].astype(np.float32)
   return _dataset((images, labels), context, start_step)
 
 
@@ -200,7 +219,26 @@ class TinyDetectionTask(object_detection_task.ObjectDetectionTask):
     pass
 
   def build_inputs(self, params, input_context=None, start_step=0, repeat=False):
-    return _detection_inputs(self.case, input_context, start_step)
+    return _task_inputs(_detection_examples, self.case, input_context, start_step)
+
+
+class TinySegmentationTask(semantic_segmentation_task.SemanticSegmentationTask):
+  """DeepLabv3 on noise with masks."""
+
+  case: Case
+
+  def check_inputs(self, train, evaluate):
+    pass
+
+  def build_inputs(self, params, input_context=None, start_step=0, repeat=False):
+    return _task_inputs(_segmentation_examples, self.case, input_context, start_step)
+
+
+TASKS = {
+  "tiny": TinyTask,
+  "detection": TinyDetectionTask,
+  "segmentation": TinySegmentationTask,
+}
 
 
 def _params(case):
@@ -227,6 +265,12 @@ def _params(case):
       **{**values, **small, "use_sync_bn": case.sync_bn}
     )
     module = object_detection
+  if case.task == "segmentation":
+    small = {"image_size": SEGMENTATION_SIZE, "width_multiplier": 0.35}
+    recipe = semantic_segmentation.SegmentationRecipe(
+      **{**values, **small, "use_sync_bn": case.sync_bn, "dropout_rate": 0.0}
+    )
+    module = semantic_segmentation
   with mock.patch.dict(os.environ):
     for name in [*os.environ]:
       if name.startswith(("TF_CONFIG", "HOROVOD_", "OMPI_COMM_WORLD_")):
@@ -277,7 +321,7 @@ def _run(name, case, strategy, folder):
   params = _params(case)
   model_dir = str(folder / f"{case.resume_of or name}.{rank}")
   with strategy.scope():
-    task_cls = TinyDetectionTask if case.task == "detection" else TinyTask
+    task_cls = TASKS[case.task]
     task = task_cls(params.task, logging_dir=model_dir)
   task.case = case
   losses, models = [], []

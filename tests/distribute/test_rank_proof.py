@@ -15,7 +15,7 @@ pytestmark = [
 JOBS = {
   # Two replicas in one process, by TensorFlow's own strategy: what ranks are held to.
   "mirrored-1": ("sync_bn", "plain_bn", "bfloat16", "no_average"),
-  "one_device-1": ("float64", "detection"),
+  "one_device-1": ("float64", "detection", "segmentation"),
   "multi_worker_mirrored-2": (
     "sync_bn",
     "plain_bn",
@@ -30,6 +30,7 @@ JOBS = {
     "rest",
     "evaluated",
     "detection",
+    "segmentation",
     "collectives",
   ),
   "multi_worker_mirrored-3": ("sync_bn", "float64"),
@@ -41,6 +42,7 @@ JOBS = {
     "float64",
     "seeds_differ",
     "detection",
+    "segmentation",
     "collectives",
   ),
   "hpu-2": (
@@ -238,12 +240,13 @@ def test_evaluation_starts_from_rank_0s_checkpoint(runs):
   first.assert_bitwise(second)
 
 
+@pytest.mark.parametrize("case", ["detection", "segmentation"])
 @pytest.mark.parametrize("several", ["multi_worker_mirrored-2", "horovod-2"])
-def test_ranks_detect_as_one_replica_however_boxes_are_spread(runs, several):
-  """Rank 0's images have fewer boxes than rank 1's; the divisor is that of all."""
-  alone = Held(runs, "one_device-1", "detection")
+def test_ranks_are_one_replica_however_labels_are_spread(runs, several, case):
+  """Rank 0 has fewer boxes, or pixels that count, than rank 1: all divide by all."""
+  alone = Held(runs, "one_device-1", case)
   for rank in range(2):
-    held = Held(runs, _available(several), "detection", rank)
+    held = Held(runs, _available(several), case, rank)
     np.testing.assert_allclose(held.losses, alone.losses, rtol=1e-6)
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
 
+import helpers_mpirun
 import helpers_programs
 import helpers_segmentation_records
 import helpers_short_runs
@@ -78,16 +80,32 @@ def test_a_killed_run_that_resumes_is_the_undisturbed_one(
 
 
 @pytest.mark.long("two processes that each import TensorFlow and trace, on one core")
-def test_two_ranks_count_each_image_once(records, programs, tmp_path):
+@pytest.mark.parametrize(
+  ("strategy", "launcher"),
+  [
+    (
+      "multi_worker_mirrored",
+      (sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", "--"),
+    ),
+    pytest.param(
+      "horovod",
+      (pathlib.Path(sys.executable).with_name("horovodrun"), "-np", "2"),
+      marks=helpers_mpirun.needs_horovod,
+    ),
+  ],
+)
+def test_two_ranks_count_each_image_once(
+  strategy, launcher, records, programs, tmp_path
+):
   """Their evaluation is that of one process, of which the last batch is padded."""
   bindings = {
     "batch_size": BATCH // 2,
-    "distribution_strategy": "'multi_worker_mirrored'",
+    "distribution_strategy": repr(strategy),
     "use_sync_bn": True,
   }
   done = subprocess.run(
     [
-      *(sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", "--"),
+      *launcher,
       *(sys.executable, "-W", "ignore", "-m", *helpers_short_runs.DRIVER),
       *arguments(records, tmp_path, **bindings),
     ],

@@ -439,7 +439,7 @@ def test_splits_with_other_categories_are_refused(tmp_path):
 def test_no_usable_box_to_train_on_is_an_error(tmp_path):
   made = helpers_coco.content(3, [BOX(1, 1, (90, 90, 2, 2))])
   root = helpers_coco.write(tmp_path / "coco", made)
-  message = r"no image to train on has a usable annotation\. Left out: 1 boxes lie outside.*001.jpg"
+  message = r"has a usable annotation\. Left out: 1 boxes lie outside.*001.jpg"
   with pytest.raises(UserError, match=message):
     prepared(root, tmp_path / "out")
 
