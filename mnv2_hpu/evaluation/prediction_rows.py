@@ -10,6 +10,7 @@ from mnv2_hpu.evaluation.prediction_fields import TOP, Prediction
 Row = Callable[[Prediction], str]
 
 _FILE_WIDTH = 40
+_MIN_FRACTION = 1e-3  # of an image's pixels, from which the table names a class
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 
@@ -72,7 +73,10 @@ def _box_csv(result: Prediction) -> str:
 
 
 def _area_table(result: Prediction) -> str:
-  found = (f"{area.name} {area.fraction:.1%}" for area in result.areas)
+  shown = [area for area in result.areas if area.fraction >= _MIN_FRACTION]
+  found = [f"{area.name} {area.fraction:.1%}" for area in shown]
+  if len(shown) < len(result.areas):
+    found.append(f"{len(result.areas) - len(shown)} below {_MIN_FRACTION:.1%}")
   return _table_line(result, "  ".join(found))
 
 
