@@ -7,6 +7,11 @@ each round; likewise of the processor's time for an image, which other work on t
 machine disturbs less.
 
   python benchmarks/input_pipeline.py --rounds=5 --seconds=5
+
+With --max_sides, what `mnv2-prepare-data --max_side` gains: training's pipeline on the
+images as they are (0) and scaled down.
+
+  python benchmarks/input_pipeline.py --max_sides=0,384,320,256
 """
 
 import os
@@ -37,6 +42,7 @@ _IMAGES = flags.DEFINE_integer("images", 512, "JPEGs that are made.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each pipeline is measured.")
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "Length of one measurement.")
 _ONLY = flags.DEFINE_list("only", [], "Pipelines to measure; all by default.")
+_MAX_SIDES = flags.DEFINE_list("max_sides", [], "Longer sides to compare; 0: as it is.")
 
 CLASSES = 1001
 # Model Garden's crop, which knows no other aspect ratios.
@@ -192,14 +198,32 @@ def _print_table(rates):
     )
 
 
+def _of_sides(folder, sides):
+  """Returns training's pipeline on images of each longer side, and a JPEG's bytes."""
+  datasets, mean_bytes = {}, 0.0
+  for side in sides:
+    of_side = folder / str(side)
+    of_side.mkdir()
+    mean = photographs.write_records(of_side, _IMAGES.value, CLASSES, side)
+    name = f"{side or 'all'} px, {mean / 1e3:.0f} kB a JPEG"
+    datasets["mnv2_hpu training" if not side else name] = _ours(
+      f"{of_side}/train-*", True
+    )
+    mean_bytes = mean_bytes or mean
+  return datasets, mean_bytes
+
+
 def main(argv):
   """Makes the data, measures and prints a table."""
   del argv
-  names = _ONLY.value or list(PIPELINES)
   with tempfile.TemporaryDirectory() as folder:
-    mean_bytes = photographs.write_records(Path(folder), _IMAGES.value, CLASSES)
-    datasets = {name: PIPELINES[name](f"{folder}/train-*") for name in names}
-    rates = {name: [] for name in names}
+    if _MAX_SIDES.value:
+      datasets, mean_bytes = _of_sides(Path(folder), [*map(int, _MAX_SIDES.value)])
+    else:
+      mean_bytes = photographs.write_records(Path(folder), _IMAGES.value, CLASSES)
+      names = _ONLY.value or list(PIPELINES)
+      datasets = {name: PIPELINES[name](f"{folder}/train-*") for name in names}
+    rates = {name: [] for name in datasets}
     for _ in range(_ROUNDS.value):
       for name, values in rates.items():
         values.append(_measure(datasets[name]))

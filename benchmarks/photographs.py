@@ -35,12 +35,26 @@ def draw(random, count):
   return [jpeg(random, *SIZES[size][:2]) for size in sizes]
 
 
-def write_records(folder, count, num_classes):
-  """Writes a training split of so many images; returns a JPEG's mean size in bytes."""
+def write_records(folder, count, num_classes, max_side=0):
+  """Writes a training split of so many images; returns a JPEG's mean size in bytes.
+
+  Args:
+    folder: Path that exists.
+    count: Number of images.
+    num_classes: Number of labels.
+    max_side: As `mnv2-prepare-data` has it; 0 keeps the images as they are.
+  """
   import tensorflow as tf
 
+  from mnv2_hpu.data_preparation import images as image_files
+  from mnv2_hpu.data_preparation import shrinking
+
   random = np.random.default_rng(0)
-  images = draw(random, count)
+  how = shrinking.Shrinking(max_side)
+  images = [
+    shrinking.shrink(image_files.read(encoded), how).encoded
+    for encoded in draw(random, count)
+  ]
   for shard in range(SHARDS):
     name = f"train-{shard:05d}-of-{SHARDS:05d}"
     with tf.io.TFRecordWriter(str(folder / name)) as writer:

@@ -89,7 +89,7 @@ class Progress(tqdm):
     """Values for the line: tqdm's, and the speed in units and in images."""
     values = super().format_dict
     elapsed = values["elapsed"]
-    rate = values["rate"]  # of the last moments
+    rate = values["rate"]  # that of the last moments; at the end it is the mean
     if not rate or (self.total is not None and self.n >= self.total):
       rate = elapsed and (self.n - self.initial) / elapsed
     speed = f", {rate:.3g} {self.unit}s/s" if rate else ""

@@ -38,6 +38,8 @@ OPTIONS = (
   ("validation_fraction", _FRACTION, "What to hold out where no split is given (0.1)."),
   ("seed", _NUMBER, "Seed of what is held out and of the order (0)."),
   ("significant_bits", _NUMBER, "Of 16-bit images (16): 12 scales 0..4095 to 0..255."),
+  ("max_side", _NUMBER, "Scale larger images down to this longer side (0: keep all)."),
+  ("jpeg_quality", _NUMBER, "Quality of the JPEGs that are scaled down (90)."),
   ("strict", _SWITCH, "Stop at whatever would have to be skipped."),
   ("num_train_shards", _NUMBER, "Files; 0: 4 to 1024, by the images."),
   ("num_validation_shards", _NUMBER, "Files; 0: 1 to 128, by the images."),

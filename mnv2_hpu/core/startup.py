@@ -21,6 +21,7 @@ from mnv2_hpu.core import (
   run_record,
 )
 from mnv2_hpu.dataloaders import record_files
+from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.distribute import ranks
 from mnv2_hpu.errors import UserError, counted
 from mnv2_hpu.modeling import complexity
@@ -200,7 +201,11 @@ def _files(data: cfg.DataConfig) -> str:
   match_files = record_files.match_files if is_ours else input_reader.match_files
   files = match_files(data.input_path)
   size = sum(tf.io.gfile.stat(file).length for file in files)
-  return f"{counted(len(files), 'file')}, {size / 1e6:,.1f} MB: {data.input_path}"
+  info = DatasetInfo.find(os.path.dirname(data.input_path)) if is_ours else None
+  scaled = f", images scaled to {info.max_side} px" if info and info.max_side else ""
+  return (
+    f"{counted(len(files), 'file')}, {size / 1e6:,.1f} MB{scaled}: {data.input_path}"
+  )
 
 
 def _network_size(

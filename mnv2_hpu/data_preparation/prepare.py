@@ -28,6 +28,7 @@ from mnv2_hpu.data_preparation.annotations import (
 )
 from mnv2_hpu.data_preparation.listing import Listing, SourceOptions, check_names
 from mnv2_hpu.data_preparation.shards import printable
+from mnv2_hpu.data_preparation.shrinking import Shrinking
 from mnv2_hpu.data_preparation.summary import PreparationResult
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.errors import UserError, did_you_mean
@@ -67,6 +68,8 @@ class PreparationOptions:
     tfds_name: Name of the data set, for the source `tfds`.
     tfds_train_split: Its split to train on.
     significant_bits: Bits that 16-bit images use, 8 to 16: 12 scales 0..4095 to 0..255.
+    max_side: Pixels that the longer side of an image keeps at most; 0 keeps all.
+    jpeg_quality: Quality of the JPEGs that are scaled down; 0 is 90.
     keep_category_ids: Whether the labels of boxes are the input's own category ids (1
       to 90 of COCO), in place of 1 to the number of categories.
   """
@@ -83,6 +86,8 @@ class PreparationOptions:
   tfds_name: str = ""
   tfds_train_split: str = "train"
   significant_bits: int = 16
+  max_side: int = 0
+  jpeg_quality: int = 0
   keep_category_ids: bool = False
 
 
@@ -109,6 +114,7 @@ def prepare(
   try:
     with workspace.lock(output_dir) as work:
       listing = list_source(options.source, _source_options(options))
+      _shrinking(options).check(listing.task)
       _check_classes(options, listing)
       plan = _plan(options, listing)
       if workspace.is_finished(output_dir, plan):
@@ -193,6 +199,8 @@ def _plan(options: PreparationOptions, listing: Listing) -> dict[str, Any]:
     "validation_fraction": listing.validation_fraction,
     "strict": options.strict,
     "significant_bits": options.significant_bits,
+    "max_side": options.max_side,
+    "jpeg_quality": options.jpeg_quality,
     "shards": {
       split: shards.choose_num_shards(
         split,
@@ -204,6 +212,10 @@ def _plan(options: PreparationOptions, listing: Listing) -> dict[str, Any]:
     },
     "tool_version": mnv2_hpu.__version__,
   }
+
+
+def _shrinking(options: PreparationOptions) -> Shrinking:
+  return Shrinking(options.max_side, options.jpeg_quality)
 
 
 def _check_nothing_left_out(listing: Listing) -> None:
@@ -238,6 +250,7 @@ def _tasks(
         jpeg_only=listing.jpeg_only,
         strict=options.strict,
         significant_bits=options.significant_bits,
+        shrinking=_shrinking(options),
       )
       for shard, name in enumerate(shards.shard_names(split, num_shards[split]))
     ]

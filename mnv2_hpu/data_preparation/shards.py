@@ -17,6 +17,7 @@ import numpy as np
 from mnv2_hpu import example_proto, files, tfrecord
 from mnv2_hpu.data_preparation import images
 from mnv2_hpu.data_preparation.listing import Record, SourceImage
+from mnv2_hpu.data_preparation.shrinking import Shrinking, shrink
 from mnv2_hpu.errors import UserError
 
 _IMAGES_PER_SHARD = 1_000
@@ -39,6 +40,7 @@ class ShardTask:
     jpeg_only: Whether what is no JPEG is converted to one.
     strict: Whether a bad image stops the preparation.
     significant_bits: Bits that samples of 16 bits use.
+    shrinking: What is done to large images.
   """
 
   path: str
@@ -50,6 +52,7 @@ class ShardTask:
   jpeg_only: bool
   strict: bool
   significant_bits: int
+  shrinking: Shrinking
 
 
 @dataclasses.dataclass
@@ -180,7 +183,8 @@ def _record(task: ShardTask, image: SourceImage, report: ShardReport) -> bytes |
   """Returns an image's record and adds it to the report; None where it is skipped."""
   shown = printable(image.path)
   try:
-    stored = images.read(_read(task, image), task.jpeg_only, task.significant_bits)
+    read = images.read(_read(task, image), task.jpeg_only, task.significant_bits)
+    stored = shrink(read, task.shrinking)
     record = task.serialize(stored, image, task.label_names[image.label])
     if task.strict and record.dropped:
       raise images.BadImageError("; ".join(record.dropped))
@@ -195,6 +199,8 @@ def _record(task: ShardTask, image: SourceImage, report: ShardReport) -> bytes |
     report.converted.append({"file": shown, "reason": stored.converted})
   for label, count in record.counts.items():
     report.counts_per_class[label] += count
+  if stored is not read:
+    report.remark("images were scaled down", 1, shown)
   for kind, count in [*record.dropped.items(), *record.remarks.items()]:
     report.remark(kind, count, shown)
   report.bits_used[image.label] = max(report.bits_used[image.label], stored.bits_used)

@@ -126,6 +126,8 @@ def summarize(
     source_checksum=listing.checksum,
     tool_version=mnv2_hpu.__version__,
     significant_bits=plan["significant_bits"],
+    max_side=plan["max_side"],
+    jpeg_quality=plan["jpeg_quality"],
     warnings=[
       *listing.warnings,
       *(f"{n:,} {kind} (the first: {file})" for kind, (n, file) in remarks.items()),

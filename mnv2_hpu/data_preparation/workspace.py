@@ -95,6 +95,8 @@ def is_finished(output_dir: Path, plan: Mapping[str, Any]) -> bool:
     "validation_fraction": info.validation_fraction,
     "source_checksum": info.source_checksum,
     "significant_bits": info.significant_bits,
+    "max_side": info.max_side,
+    "jpeg_quality": info.jpeg_quality,
     "shards": {name: split.num_shards for name, split in info.splits.items()},
   }
   differing = _differing(present, {key: plan[key] for key in present})

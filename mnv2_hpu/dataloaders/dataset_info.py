@@ -66,6 +66,9 @@ class DatasetInfo:
     source_checksum: SHA-256 over the relative path and size in bytes of every input.
     tool_version: Version of this package that prepared it.
     significant_bits: Bits that samples of 16 bits use; an export scales by them.
+    max_side: Pixels of the longer side to which larger images were scaled down; 0
+      where they were stored as they are.
+    jpeg_quality: Quality of the JPEGs scaled down; 0 is the default of preparation.
     warnings: What people should know of the images, a line each.
     task: `classification`, `detection` or `segmentation`.
     category_ids: The source's own id of each label, `[num_classes]`: a detector's
@@ -84,6 +87,8 @@ class DatasetInfo:
   source_checksum: str
   tool_version: str
   significant_bits: int = 16
+  max_side: int = 0
+  jpeg_quality: int = 0
   warnings: list[str] = dataclasses.field(default_factory=list)
   task: str = "classification"
   category_ids: list[int] = dataclasses.field(default_factory=list)
@@ -180,6 +185,8 @@ def recorded_split(paths: Sequence[str | os.PathLike[str]]) -> SplitInfo | None:
 # Fields that earlier versions did not write, or other tasks do not: they have defaults.
 _OPTIONAL_FIELDS = {
   "significant_bits",
+  "max_side",
+  "jpeg_quality",
   "warnings",
   "task",
   "category_ids",

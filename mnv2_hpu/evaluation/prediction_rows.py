@@ -10,7 +10,7 @@ from mnv2_hpu.evaluation.prediction_fields import TOP, Prediction
 Row = Callable[[Prediction], str]
 
 _FILE_WIDTH = 40
-_MIN_FRACTION = 1e-3  # of an image's pixels, from which the table names a class
+_MIN_FRACTION = 1e-3  # fraction of the pixels: smaller classes are not named
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 

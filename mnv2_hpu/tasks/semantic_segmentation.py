@@ -97,7 +97,8 @@ class SemanticSegmentationTask(
       num_valid = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(valid))
       replicas = tf.cast(context.num_replicas_in_sync, tf.float32)
       loss = segmentation_loss.mean_loss(losses, num_valid / replicas)
-    return tf.add_n([loss, *(aux_losses or ())])
+    decay = tf.cast(tf.add_n(aux_losses), loss.dtype) if aux_losses else 0.0
+    return loss + decay
 
   def _pixel_losses(
     self, logits: tf.Tensor, masks: tf.Tensor

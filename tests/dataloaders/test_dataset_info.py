@@ -52,6 +52,8 @@ def test_unreadable_file_is_an_error_not_an_absent_one(tmp_path):
 # What earlier versions did not write.
 NEWER = {
   "significant_bits": 16,
+  "max_side": 0,
+  "jpeg_quality": 0,
   "warnings": [],
   "task": "classification",
   "category_ids": [],
