@@ -66,6 +66,7 @@ setuptools.setup(
   package_data={
     "mnv2_hpu.gin": ["**/*.gin", "**/*.yaml"],
     "mnv2_hpu.distribute": ["*.json"],
+    "mnv2_hpu.native": ["*.cc"],
   },
   # TensorFlow itself is left to Model Garden's requirements: `tensorflow` and
   # `tensorflow-cpu` provide the same module, and Gaudi needs the latter. What only one

@@ -20,6 +20,7 @@ import resource
 import statistics
 import tempfile
 import time
+import unittest.mock
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -35,6 +36,7 @@ from mnv2_hpu import compat
 from mnv2_hpu.configs.image_classification import DataConfig
 from mnv2_hpu.dataloaders import classification_input
 from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
+from mnv2_hpu.native import library
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a batch.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
@@ -64,6 +66,11 @@ def _ours(pattern, is_training, **preprocessing):
   )
   size = (_IMAGE_SIZE.value, _IMAGE_SIZE.value)
   return classification_input.build_dataset(data, size, CLASSES)
+
+
+def _without_native(pattern):
+  with unittest.mock.patch.dict(os.environ, {library.SWITCH: "0"}):
+    return _ours(pattern, True)
 
 
 def _model_garden(pattern, is_training):
@@ -151,6 +158,7 @@ PIPELINES = {
   "mnv2_hpu reduced decoding": lambda pattern: _ours(
     pattern, True, reduced_decoding=True
   ),
+  "mnv2_hpu by TensorFlow's operations": _without_native,
   "mnv2_hpu without colours": lambda pattern: _ours(
     pattern, True, color_distortion=False
   ),
@@ -190,7 +198,7 @@ def _print_table(rates):
     speedups = [a[0] / b[0] for a, b in zip(base, values, strict=True)]
     savings = [b[1] / a[1] for a, b in zip(base, values, strict=True)]
     print(
-      f"  {name:<31} {statistics.median(v[0] for v in values):7.0f} images/s, "
+      f"  {name:<35} {statistics.median(v[0] for v in values):7.0f} images/s, "
       f"{statistics.median(v[1] for v in values):5.2f} ms of processor an image; "
       f"mnv2_hpu / it: {statistics.median(speedups):.2f} "
       f"({min(speedups):.2f} to {max(speedups):.2f}), by processor time "

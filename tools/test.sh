@@ -47,6 +47,12 @@ horovod() { # without a compiler its tests are skipped, which the end says again
   ((status == 0 || status == 3))
 }
 
+native() { # likewise
+  local status=0
+  python -W ignore -m mnv2_hpu.native.build || status=$?
+  ((status == 0 || status == 3))
+}
+
 # A file's tests share what they train; tests/conftest.py orders the files.
 # What --max-test-seconds counts, and how a test may take longer: helpers_test_limit.py.
 side_by_side=(-n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder
@@ -64,6 +70,7 @@ if [[ "${1:-}" == quick ]]; then
 else
   # On 2.20 Horovod's tests run where `make setup-horovod STACK=2.20` was run before.
   [[ $venv != .venv ]] || step "horovod" horovod
+  step "native" native
   [[ $venv != .venv ]] || step "wheel" tools/test_wheel.sh "$PWD/$results/wheel.xml"
   tests "tests" "${side_by_side[@]}"
   [[ -e $venv/.horovod ]] ||

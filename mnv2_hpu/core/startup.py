@@ -25,6 +25,7 @@ from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.distribute import ranks
 from mnv2_hpu.errors import UserError, counted
 from mnv2_hpu.modeling import complexity
+from mnv2_hpu.native import library
 from mnv2_hpu.optimization import learning_rate
 
 _CURVES = "train"  # folder of orbit's curves
@@ -278,6 +279,7 @@ def summary(
     ("learning-rate rule", _learning_rate_rule(config)),
     ("learning rate", _learning_rates(config, optimizer)),
     ("training input", _files(train)),
+    ("image distortion", library.describe()),
     ("validation input", _files(config.task.validation_data)),
   ]
   return _table(rows)

@@ -37,6 +37,19 @@ _DISTORTIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 NUM_DRAWS = 1 + len(_DISTORTIONS)
 
 
+def fast_amounts(draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the brightness that fast mode adds, and its factor of the saturation.
+
+  Args:
+    draws: `[NUM_DRAWS]`, as `distort_color` takes them.
+  """
+  drawn = dict(zip(_DISTORTIONS, tf.unstack(draws)[1:], strict=True))
+  return (
+    _between(-BRIGHTNESS_DELTA, BRIGHTNESS_DELTA, drawn["brightness"]),
+    _between(*SATURATION_RANGE, drawn["saturation"]),
+  )
+
+
 def distort_color(image: tf.Tensor, draws: tf.Tensor, fast_mode: bool) -> tf.Tensor:
   """Jitters the colors of an image, and clips it.
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mnv2_hpu.dataloaders import color_distortion, image_decoding
 from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
+from mnv2_hpu.native import library
 
 MAX_CROP_ATTEMPTS = 100
 
@@ -148,6 +149,8 @@ def distort_crop(
 ) -> tf.Tensor:
   """Does what training does to the pixels of a crop: resize, flip, color jitter, range.
 
+  One operation in C++ does it where it is built (`native.library`), within rounding.
+
   Args:
     crop: `[h, w, 3]`, uint8, or float in [0, 1].
     height: Height of the result in pixels.
@@ -162,6 +165,17 @@ def distort_crop(
   draws = tf.random.stateless_uniform(
     [2 + color_distortion.NUM_DRAWS], seed, alg="philox"
   )
+  operations = library.load() if options.fast_mode and crop.dtype == tf.uint8 else None
+  if operations is not None:
+    delta, factor = color_distortion.fast_amounts(draws[2:])
+    return operations.mnv2_hpu_distort_crop(
+      crop=crop,
+      flip=draws[1] < 0.5 if options.flip else False,
+      brightness_delta=delta if options.color_distortion else 0.0,
+      saturation_factor=factor if options.color_distortion else 1.0,
+      height=height,
+      width=width,
+    )
   methods = _FAST_RESIZE_METHODS if options.fast_mode else _FULL_RESIZE_METHODS
   resize = functools.partial(_resize, crop, height, width)
   image = color_distortion.choose(

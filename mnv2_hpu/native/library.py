@@ -1,0 +1,106 @@
+"""Builds the operations in C++ against TensorFlow's headers, and loads them.
+
+A library fits one source, TensorFlow and kind of processor, and is kept in the user's
+cache under all three: a machine without its own uses TensorFlow's operations.
+"""
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from mnv2_hpu import files
+from mnv2_hpu.errors import UserError
+
+SOURCE = Path(__file__).with_name("distort_crop.cc")
+SWITCH = "MNV2_HPU_NATIVE"  # environment variable: 0 leaves TensorFlow's operations
+_FLAGS = (
+  "-O3",
+  "-march=native",
+  "-fno-math-errno",
+  "-fno-trapping-math",
+  "-shared",
+  "-fPIC",
+)
+
+
+class NoCompilerError(UserError):
+  """There is no C++ compiler here."""
+
+
+def path() -> Path:
+  """Returns where the library for this machine and this TensorFlow is kept."""
+  parts = (SOURCE.read_text(), *_FLAGS, tf.__version__, _processor())
+  key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  name = f"native-tensorflow{tf.__version__}-{platform.machine()}-{key}.so"
+  return Path(cache) / "mnv2_hpu" / name
+
+
+def _processor() -> str:
+  """Returns what `-march=native` depends on."""
+  try:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def build() -> Path:
+  """Compiles the library, if it is not there; returns its path.
+
+  Raises:
+    NoCompilerError: If there is no C++ compiler.
+    UserError: If it cannot be compiled; the message ends with the compiler's.
+  """
+  library = path()
+  if library.exists():
+    return library
+  compiler = os.environ.get("CXX", "c++")
+  if shutil.which(compiler) is None:
+    raise NoCompilerError(
+      f"there is no C++ compiler {compiler!r}. On Debian and Ubuntu: apt install g++; "
+      "or set CXX. Without it training uses TensorFlow's operations, which are slower."
+    )
+  library.parent.mkdir(parents=True, exist_ok=True)
+  tmp_path = f"{library}.{os.getpid()}{files.TMP_SUFFIX}"
+  with files.atomic_path(str(library), tmp_path):
+    command = [
+      *(compiler, *_FLAGS, "-w", *tf.sysconfig.get_compile_flags()),
+      *(str(SOURCE), "-o", tmp_path, *tf.sysconfig.get_link_flags()),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+      raise UserError(
+        f"{SOURCE} cannot be compiled by {compiler!r}, which ended with "
+        f"{done.returncode}:\n{done.stderr[-2000:]}"
+      )
+  return library
+
+
+def load() -> Any | None:
+  """Returns the module of the operations; None where they are not built or not wanted.
+
+  Example: `load().mnv2_hpu_distort_crop(…)`, as `distort_crop.cc` documents it.
+  """
+  return None if os.environ.get(SWITCH) == "0" else _load(path())
+
+
+@functools.cache
+def _load(library: Path) -> Any | None:
+  return tf.load_op_library(str(library)) if library.exists() else None
+
+
+def describe() -> str:
+  """Returns which operations distort training images, for people."""
+  if load() is not None:
+    return "one pass in C++"
+  if os.environ.get(SWITCH) == "0":
+    return f"TensorFlow's operations ({SWITCH}=0)"
+  return "TensorFlow's operations; `python -m mnv2_hpu.native.build` makes faster ones"
