@@ -136,7 +136,8 @@ def _unknown_configurable(match: re.Match[str]) -> str:
 def _missing_binding(match: re.Match[str]) -> str:
   return (
     f"{match[1]} needs a value for {match[2]}. Bind it in the gin file or by "
-    f"--gin_params='{match[1]}.{match[2].split(',')[0].strip()} = ...'."
+    f"--gin_params='{match[1]}.{match[2].split(',')[0].strip()} = ...'. If the gin "
+    "files are another recipe's, name it by --experiment."
   )
 
 

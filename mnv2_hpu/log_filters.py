@@ -79,7 +79,7 @@ FILTERS = (
   Filter(
     "root",
     "gin/resource_reader.py",
-    "Path not found",
+    "Path not found|system_path_file_exists",
     "of each place where gin looks for a file; a file found nowhere is an error",
   ),
   Filter(

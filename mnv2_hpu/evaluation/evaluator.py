@@ -75,9 +75,12 @@ def evaluate(
       f"{run_dir!r} holds imported weights, which have no validation files. Give "
       "--input_path: a pattern of TFRecords."
     )
+  judge, reporter = OF_TASK[type(params.task)]
   if input_path is not None:
     params.task.validation_data.override({"input_path": input_path, "num_examples": 0})
-  judge, reporter = OF_TASK[type(params.task)]
+    data_dir = os.path.dirname(input_path)
+    if info := DatasetInfo.find(data_dir):
+      info.check_task(judge.TASK, data_dir)
   result = judge.evaluate(
     params,
     checkpoint or run_dir,

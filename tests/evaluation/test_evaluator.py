@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from official.core import exp_factory
 
 import mnv2_hpu
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import dataset_info
+from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import evaluator
 
 mnv2_hpu.register()
@@ -27,16 +29,21 @@ def test_numbers_instead_of_names_are_told(tmp_path, capsys):
   assert told.count("\n") == 1
 
 
-def test_a_run_names_its_classes_after_its_data_was_moved(tmp_path, capsys):
-  data, run = tmp_path / "data", tmp_path / "run"
-  data.mkdir()
+NAMES = ["ground", "cat", "dog"]
+
+
+def dataset(folder, task):
+  """A dataset.json of a training split."""
+  folder.mkdir()
   split = dataset_info.SplitInfo(
-    num_examples=1, num_shards=1, file_pattern="train-*", pixels_per_class=[4, 2, 1]
+    num_examples=1,
+    num_shards=1,
+    file_pattern="train-*",
+    **{dataset_info.COUNTS_OF_TASK[task]: [1, 0, 0]},
   )
-  names = ["ground", "cat", "dog"]
   dataset_info.DatasetInfo(
-    source="masks",
-    label_names=names,
+    source="made here",
+    label_names=NAMES,
     num_classes=3,
     splits={"train": split},
     skipped=[],
@@ -45,14 +52,32 @@ def test_a_run_names_its_classes_after_its_data_was_moved(tmp_path, capsys):
     validation_fraction=None,
     source_checksum="",
     tool_version="",
-    task="segmentation",
-  ).save(data)
-  params = segmenter(data)
-  params.task.train_data.input_path = str(data / "train-*")
-  run_record.check_and_write(str(run), params, allow_change=False)
-  data.rename(tmp_path / "moved")
-  assert evaluator.class_names(run_record.load(str(run)), str(run)) == names
+    task=task,
+  ).save(folder)
+  return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+  """The folder of a segmenter's run, whose data is in `data`."""
+  params = segmenter(dataset(tmp_path / "data", "segmentation"))
+  params.task.train_data.input_path = str(tmp_path / "data" / "train-*")
+  run_record.check_and_write(str(tmp_path / "run"), params, allow_change=False)
+  return str(tmp_path / "run")
+
+
+def test_a_run_names_its_classes_after_its_data_was_moved(run, tmp_path, capsys):
+  (tmp_path / "data").rename(tmp_path / "moved")
+  assert evaluator.class_names(run_record.load(run), run) == NAMES
   assert capsys.readouterr().err == ""
+
+
+def test_files_of_another_task_are_refused(run, tmp_path):
+  pattern = str(dataset(tmp_path / "boxes", "detection") / "train-*")
+  with pytest.raises(
+    UserError, match=r"boxes' was prepared for detection .*trains seg"
+  ):
+    evaluator.evaluate(run, checkpoint=f"{run}/ckpt-1", input_path=pattern)
 
 
 def test_names_of_imported_weights_are_taken_without_a_word(tmp_path, capsys):

@@ -17,6 +17,8 @@ from mnv2_hpu.evaluation.sets import restored_model
 from mnv2_hpu.reporting.plots import Calibration, Sample
 from mnv2_hpu.serving.image_classification import preprocessing_of
 
+TASK = "classification"  # as dataset.json names it
+
 MAX_MISTAKES = 48
 _BINS = 10
 

@@ -12,6 +12,8 @@ from mnv2_hpu.checkpoints import restore
 from mnv2_hpu.evaluation.sets import restored_model
 from mnv2_hpu.tasks import coco_metrics
 
+TASK = "detection"  # as dataset.json names it
+
 MAX_IMAGES = 24  # shown: as many with the most mistakes, and others
 
 

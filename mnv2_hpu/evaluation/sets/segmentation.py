@@ -16,6 +16,8 @@ from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation.sets import restored_model
 from mnv2_hpu.tasks import segmentation_metrics
 
+TASK = "segmentation"  # as dataset.json names it
+
 MAX_IMAGES = 24  # kept to be shown: those with the lowest IoU
 
 
