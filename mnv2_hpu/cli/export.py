@@ -2,7 +2,7 @@ r"""Exports a trained model in every format, and checks it on held-out images.
 
 Examples, of `make quickstart`:
   mnv2-export --model_dir=build/quickstart/model --export_dir=build/export
-  mnv2-export --model_dir=build/quickstart/model --export_dir=build/int8 \\
+  mnv2-export --model_dir=build/quickstart/model --export_dir=build/int8 \
     --formats=tflite_int8,tflite_dynamic,tflite_float16
 
 Models are reloaded in a fresh process and run over the validation files: an accuracy

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mnv2_hpu import files
 from mnv2_hpu.dataloaders import image_decoding
-from mnv2_hpu.evaluation.prediction_fields import Prediction
+from mnv2_hpu.evaluation.prediction_fields import MIN_FRACTION, Prediction
 from mnv2_hpu.reporting import masks, plots
 
 MASKS, BLENDED = "masks", "blended"
@@ -84,5 +84,5 @@ def blend(
   size = min(max(side, min_size), max_size or sys.maxsize)
   if size != side:
     blended = masks.fit(blended, size)
-  labels = [area.label for area in result.areas]
+  labels = [a.label for a in result.areas if a.fraction >= MIN_FRACTION]
   return masks.with_legend(blended, labels, class_names)

@@ -16,6 +16,7 @@ from mnv2_hpu.serving.object_detection import (
 from mnv2_hpu.serving.semantic_segmentation import MASKS, SIZES, SegmentationModule
 
 TOP = 3  # classes of a prediction
+MIN_FRACTION = 1e-3  # fraction of the pixels: smaller classes are not named
 
 
 class Detection(NamedTuple):

@@ -5,12 +5,11 @@ import io
 import json
 from collections.abc import Callable, Iterable
 
-from mnv2_hpu.evaluation.prediction_fields import TOP, Prediction
+from mnv2_hpu.evaluation.prediction_fields import MIN_FRACTION, TOP, Prediction
 
 Row = Callable[[Prediction], str]
 
 _FILE_WIDTH = 40
-_MIN_FRACTION = 1e-3  # fraction of the pixels: smaller classes are not named
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 
@@ -73,10 +72,10 @@ def _box_csv(result: Prediction) -> str:
 
 
 def _area_table(result: Prediction) -> str:
-  shown = [area for area in result.areas if area.fraction >= _MIN_FRACTION]
+  shown = [area for area in result.areas if area.fraction >= MIN_FRACTION]
   found = [f"{area.name} {area.fraction:.1%}" for area in shown]
   if len(shown) < len(result.areas):
-    found.append(f"{len(result.areas) - len(shown)} below {_MIN_FRACTION:.1%}")
+    found.append(f"{len(result.areas) - len(shown)} below {MIN_FRACTION:.1%}")
   return _table_line(result, "  ".join(found))
 
 

@@ -171,10 +171,9 @@ def in_pixels(
     outputs: Those of TFLite.
     image_sizes: Heights and widths of the images in pixels, `[batch, 2]`.
   """
-  boxes = outputs[BOXES].clip(0, 1) * np.tile(image_sizes, 2)[:, np.newaxis]
-  cut = {name: np.array(outputs[name]) for name in (SCORES, CLASSES)}
-  cut[BOXES] = boxes.astype(np.float32)
+  cut = {name: np.array(outputs[name]) for name in (SCORES, CLASSES, BOXES)}
   counts = outputs[COUNT].astype(int)
-  for values in cut.values():
+  for values in cut.values():  # behind the last one stands what was in memory
     values[np.arange(values.shape[1]) >= counts[:, np.newaxis]] = 0
-  return {**cut, COUNT: outputs[COUNT]}
+  boxes = cut[BOXES].clip(0, 1) * np.tile(image_sizes, 2)[:, np.newaxis]
+  return {**cut, BOXES: boxes.astype(np.float32), COUNT: outputs[COUNT]}

@@ -120,8 +120,10 @@ def _classes(rows: Sequence[dict[str, Any]]) -> str:
 def _images(result: DetectionResult, class_names: Sequence[str]) -> str:
   figures = "".join(_figure(image, class_names) for image in result.images)
   caption = (
-    "The images with the most mistakes, then some of the others. Blue: found. Red: "
-    "found where nothing of that class is. Orange, dashed: missed."
+    "The images with the most mistakes, then some of the others, in the size of the "
+    "network's input. Blue: found. Orange: found where nothing of that class is. "
+    f"Green, dashed: missed. From a score of {result.score_threshold:.3f}, where F1 is "
+    "highest; mnv2-predict draws from --min_score, by default 0.3."
   )
   return report.section("Images", caption, f'<div class="scenes">{figures}</div>')
 
@@ -130,7 +132,7 @@ def _figure(drawn: DrawnImage, class_names: Sequence[str]) -> str:
   def to_draw(box: coco_metrics.Box) -> boxes.Box:
     name = class_names[box.label - 1]
     if box.score is None:
-      return boxes.Box(*box.corners, name, plots.ORANGE, dashed=True)
+      return boxes.Box(*box.corners, name, plots.GREEN, dashed=True)
     color = plots.BLUE if box.is_hit else plots.RED
     return boxes.Box(*box.corners, f"{name} {box.score:.0%}", color)
 
@@ -140,7 +142,8 @@ def _figure(drawn: DrawnImage, class_names: Sequence[str]) -> str:
     "image/jpeg",
   )
   found = sum(box.is_hit for box in drawn.boxes)
-  caption = f"{found} found <small>{drawn.num_mistakes} mistakes</small>"
+  mistakes = counted(drawn.num_mistakes, "mistake")
+  caption = f"{found} found <small>{mistakes}</small>"
   return (
     f'<figure><img alt="Detections" src="{image}">'
     f"<figcaption>{caption}</figcaption></figure>"
