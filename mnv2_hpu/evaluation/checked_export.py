@@ -9,6 +9,7 @@ from official.core import config_definitions as cfg
 from official.core import task_factory
 
 from mnv2_hpu import files, tfrecord
+from mnv2_hpu.configs import quantization as quantization_cfg
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import encoded_examples, record_files
 from mnv2_hpu.evaluation import evaluator, metrics
@@ -35,7 +36,7 @@ def export_run(
     export_dir: Folder to write to.
     checkpoint: Checkpoint of the run; its newest if None.
     weights: `"ema"` or `"raw"`; EMA weights where the run keeps them if None.
-    formats: Names in `serving.export.FORMATS`; `DEFAULT_FORMATS` if None.
+    formats: Names in `serving.export.FORMATS`; `default_formats` if None.
     inference_type: Type of the inputs and outputs of `tflite_int8`.
     calibration_images: Training images that `tflite_int8` is calibrated with.
     check: Whether to check the export on the validation files.
@@ -48,16 +49,18 @@ def export_run(
     UserError: If the run cannot be exported, or the export is not what was evaluated.
     BlockingIOError: If another process is exporting to the folder.
   """
-  formats = list(export.DEFAULT_FORMATS) if formats is None else list(formats)
-  export.check_formats(formats)
+  if formats is not None:
+    export.check_formats(formats)
   with files.locked_folder(export_dir):
     params = run_record.load(model_dir)
+    formats = list(export.default_formats(params) if formats is None else formats)
     input_path = validation_files or params.task.validation_data.input_path
     if check and input_path:
       _check_images(params, input_path)
     weights = weights or evaluator.default_weights(params)
     dataset = evaluator.dataset_info(params)
-    calibrates = "tflite_int8" in formats and calibration_images > 0
+    has_ranges = quantization_cfg.is_quantized(params.task)
+    calibrates = "tflite_int8" in formats and calibration_images > 0 and not has_ranges
     images = _calibration_images(params, calibration_images) if calibrates else []
     result = export.export(
       params,

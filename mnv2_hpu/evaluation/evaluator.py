@@ -13,6 +13,7 @@ from mnv2_hpu.checkpoints import import_record
 from mnv2_hpu.configs import (
   image_classification,
   object_detection,
+  quantization,
   semantic_segmentation,
 )
 from mnv2_hpu.core import checkpoint_integrity, run_record, trainer
@@ -77,7 +78,7 @@ def evaluate(
     )
   if input_path is not None:
     params.task.validation_data.override({"input_path": input_path, "num_examples": 0})
-  judge, reporter = OF_TASK[type(params.task)]
+  judge, reporter = OF_TASK[quantization.float_type(params.task)]
   result = judge.evaluate(
     params,
     checkpoint or run_dir,
