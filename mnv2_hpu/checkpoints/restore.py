@@ -52,6 +52,20 @@ def check_weights(weights: str) -> None:
     )
 
 
+def preferred_weights(checkpoint: str) -> str:
+  """Returns `"ema"` where a checkpoint holds EMA weights, or else `"raw"`.
+
+  Args:
+    checkpoint: Prefix of a checkpoint's files, or a folder: its newest checkpoint.
+
+  Raises:
+    UserError: If there is no checkpoint, or it is corrupt.
+  """
+  path = find_checkpoint(checkpoint)
+  with corruption_reported(path):
+    return "ema" if _ObjectGraph(path).shadow_variables() else "raw"
+
+
 def check_init_checkpoint(path: str) -> None:
   """Raises a UserError if `task.init_checkpoint` is no checkpoint of TensorFlow 2."""
   try:

@@ -4,6 +4,7 @@ Sources: arXiv 1806.08342 (sections 3.2.1 and 3.2.2: batch norm frozen before th
 EMA weights), research/deeplab's `g3doc/quantize.md`.
 """
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable
@@ -146,7 +147,9 @@ def float_type(task: cfg.TaskConfig) -> type[cfg.TaskConfig]:
 def float_experiment(params: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
   """Returns the experiment of the float network that a quantization-aware run has."""
   task_cls = float_type(params.task)
-  return params.replace(task=task_cls(**_fields(params.task, task_cls)))
+  params = copy.deepcopy(params)
+  params.task = task_cls(**_fields(params.task, task_cls))
+  return params
 
 
 def _fields(task: cfg.TaskConfig, task_cls: type[cfg.TaskConfig]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mnv2_hpu import files, tfrecord
 from mnv2_hpu.configs import quantization as quantization_cfg
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import encoded_examples, record_files
-from mnv2_hpu.evaluation import evaluator, metrics
+from mnv2_hpu.evaluation import evaluator, int8_comparison, metrics
 from mnv2_hpu.serving import export, metadata, tflite, verify
 from mnv2_hpu.serving.checks import detection, metric, segmentation
 
@@ -38,7 +38,8 @@ def export_run(
     weights: `"ema"` or `"raw"`; EMA weights where the run keeps them if None.
     formats: Names in `serving.export.FORMATS`; `default_formats` if None.
     inference_type: Type of the inputs and outputs of `tflite_int8`.
-    calibration_images: Training images that `tflite_int8` is calibrated with.
+    calibration_images: Training images that post-training `tflite_int8` is calibrated
+      with; of a quantization-aware run it is what its own is compared with.
     check: Whether to check the export on the validation files.
     validation_files: Pattern of TFRecords for the check; the run's own if None.
 
@@ -59,9 +60,11 @@ def export_run(
       _check_images(params, input_path)
     weights = weights or evaluator.default_weights(params)
     dataset = evaluator.dataset_info(params)
-    has_ranges = quantization_cfg.is_quantized(params.task)
-    calibrates = "tflite_int8" in formats and calibration_images > 0 and not has_ranges
+    # A quantization-aware run needs them for the comparison alone.
+    is_needed = check or not quantization_cfg.is_quantized(params.task)
+    calibrates = "tflite_int8" in formats and calibration_images > 0 and is_needed
     images = _calibration_images(params, calibration_images) if calibrates else []
+    quantization = tflite.Quantization(images, inference_type)
     result = export.export(
       params,
       checkpoint or model_dir,
@@ -70,7 +73,7 @@ def export_run(
       formats=formats,
       label_names=evaluator.label_names(params, model_dir),
       significant_bits=dataset.significant_bits if dataset else 16,
-      quantization=tflite.Quantization(images, inference_type),
+      quantization=quantization,
     )
     if not check:
       return result.summary()
@@ -78,7 +81,11 @@ def export_run(
       return f"{result.summary()}\nnot checked: there are no --validation_files"
     print(result.summary(), "checking it in a fresh process …", sep="\n", flush=True)
     check_task = _CHECKS[metadata.task_of(metadata.read(export_dir))]
-    return check_task(model_dir, params, result, input_path)
+    text = check_task(model_dir, params, result, input_path)
+    if quantization_cfg.is_quantized(params.task):
+      compared = int8_comparison.summary(params, result, input_path, quantization)
+      text = f"{text}\n{compared}"
+    return text
 
 
 def _check_images(params: cfg.ExperimentConfig, input_path: str) -> None:

@@ -183,7 +183,7 @@ def export(
     job = _Job(module, trained, export_dir, content, stack, quantization)
     for name in formats:
       written[name] = FORMATS[name](job, name)
-    for name in (check_result.RESULT, check_result.PREDICTIONS):
+    for name in check_result.FILES:
       with contextlib.suppress(FileNotFoundError):
         os.remove(os.path.join(export_dir, name))
   return ExportResult(export_dir, written, path, restored)
