@@ -36,8 +36,8 @@ FLOAT, QAT = "float checkpoint", "QAT checkpoint"
 QAT_INT8, POST_TRAINING_INT8 = "QAT int8", "post-training int8"
 
 _INT8 = "tflite_int8"
-_MIN_IOU = 0.5  # of boxes that agree
-_MIN_SCORE = 0.3  # of boxes that count
+_MIN_IOU = 0.5  # least overlap of boxes that agree
+_MIN_SCORE = 0.3  # lowest score of boxes that count
 
 Predict = exported_models.Predict
 # Number of predictions that are equal, and of all, of two programs' outputs.

@@ -18,6 +18,7 @@ _MIN_SPAN = 1e-3  # smallest range: activations that are all 0 have a scale too
 # Channels of nearly nothing count as this fraction of the kernel's largest: the scale
 # of their bias, of 32 bits, would be too small otherwise.
 _MIN_CHANNEL = 1e-4
+_MIN_KERNEL = 1e-12  # smallest weight that is not as good as 0
 
 
 def quantize_kernel(kernel: tf.Tensor, is_depthwise: bool = False) -> tf.Tensor:
@@ -35,7 +36,7 @@ def quantize_kernel(kernel: tf.Tensor, is_depthwise: bool = False) -> tf.Tensor:
     kernel = tf.reshape(kernel, [*shape[:2], 1, shape[2]])
   largest = tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
   largest = tf.maximum(largest, _MIN_CHANNEL * tf.reduce_max(largest))
-  largest = tf.stop_gradient(tf.maximum(largest, np.finfo(np.float32).tiny))
+  largest = tf.stop_gradient(tf.maximum(largest, _MIN_KERNEL))
   rounded = tf.quantization.fake_quant_with_min_max_vars_per_channel(
     kernel, -largest, largest, narrow_range=True
   )
@@ -44,7 +45,8 @@ def quantize_kernel(kernel: tf.Tensor, is_depthwise: bool = False) -> tf.Tensor:
 
 def quantize_matrix(kernel: tf.Tensor) -> tf.Tensor:
   """Returns a matrix rounded as a whole: TFLite's FULLY_CONNECTED has one scale."""
-  largest = tf.stop_gradient(tf.reduce_max(tf.abs(kernel)))
+  largest = tf.maximum(tf.reduce_max(tf.abs(kernel)), _MIN_KERNEL)
+  largest = tf.stop_gradient(largest)
   return tf.quantization.fake_quant_with_min_max_vars(
     kernel, -largest, largest, narrow_range=True
   )

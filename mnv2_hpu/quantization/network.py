@@ -83,7 +83,8 @@ def _quantize_layer(
   if not isinstance(layer, _PASSING) and not _is_fused(layer):
     of_output = fake_quantization.Range(f"{layer.name}/output")
   is_frozen_later = isinstance(layer, _NORMS) and freeze_batch_norm_step > 0
-  if of_input or of_output or is_frozen_later or isinstance(layer, _KERNELS):
+  is_changed = isinstance(layer, (*_KERNELS, resize.ResizeLike))
+  if of_input or of_output or is_frozen_later or is_changed:
     layer.call = _QuantizedCall(layer, of_input, of_output, freeze_batch_norm_step)
   return [one for one in (of_input, of_output) if one is not None]
 
@@ -140,6 +141,8 @@ class _QuantizedCall:
       inputs = self._input_range(inputs)
     if isinstance(self._layer, _KERNELS):
       outputs = _apply_kernel(self._layer, inputs)
+    elif isinstance(self._layer, resize.ResizeLike):
+      outputs = _resize_like(*inputs)
     else:
       if isinstance(self._layer, _NORMS):
         kwargs["training"] = self._uses_batch(kwargs.get("training"))
@@ -170,3 +173,9 @@ def _apply_kernel(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
     kernel = fake_quantization.quantize_kernel(layer.kernel)
     x = layer.convolution_op(inputs, kernel)
   return tf.nn.bias_add(x, layer.bias) if layer.use_bias else x
+
+
+def _resize_like(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+  """Returns what `ResizeLike` does, by the operation that TFLite has in int8."""
+  size = like.shape[1:3] if all(like.shape[1:3]) else tf.shape(like)[1:3]
+  return tf.compat.v1.image.resize_bilinear(x, size, align_corners=True)

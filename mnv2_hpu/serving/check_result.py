@@ -13,7 +13,9 @@ from mnv2_hpu.serving import metadata
 
 RESULT = "check.json"
 PREDICTIONS = "check.npz"
-COMPARISON = "comparison.json"  # of a quantization-aware run with its float run
+COMPARISON = (
+  "comparison.json"  # comparison of a quantization-aware run with its float run
+)
 FILES = (RESULT, PREDICTIONS, COMPARISON)
 
 ResultT = TypeVar("ResultT")
