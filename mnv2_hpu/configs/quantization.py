@@ -89,6 +89,7 @@ class SegmentationQATRecipe(
   """DeepLabv3 in int8, at the rate of research/deeplab's page on quantization."""
 
   learning_rate: float | None = 3e-5
+  ema_decay: float | None = 0.9999
 
 
 @dataclasses.dataclass
