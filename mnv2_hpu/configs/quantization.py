@@ -185,48 +185,47 @@ def _take_network(config: cfg.ExperimentConfig, checkpoint: str) -> None:
   config.task.chosen.append(f"network and preprocessing: those of {path}")
 
 
-def _register(
-  float_name: str,
-  recipe_cls: type[QuantizationRecipe],
-  task_cls: type[cfg.TaskConfig],
-  float_experiment_of: Callable[..., cfg.ExperimentConfig],
-) -> None:
+def experiment(recipe: QuantizationRecipe) -> cfg.ExperimentConfig:
+  """Returns the experiment of a recipe: the float one's, with the network of its start.
+
+  Raises:
+    UserError: If a value is impossible, or the start is the run of another task.
+  """
+  task_cls, experiment_of = _TASKS[type(recipe)]
+  config = experiment_of(recipe)
+  data = config.task.train_data
+  schedule = schedules.Schedule(data.num_examples, data.global_batch_size)
+  _take_network(config, recipe.init_checkpoint)
+  config.task = task_cls(
+    freeze_batch_norm_step=schedule.steps(recipe.freeze_batch_norm_epochs),
+    **_fields(config.task, FLOAT_TASKS[task_cls]),
+  )
+  return config
+
+
+# Recipe -> configuration of its task, and what makes the float experiment of it.
+_TASKS: dict[type[QuantizationRecipe], tuple[type[cfg.TaskConfig], Callable[..., Any]]]
+_TASKS = {
+  ClassificationQATRecipe: (
+    ImageClassificationQATTask,
+    image_classification.experiment,
+  ),
+  DetectionQATRecipe: (ObjectDetectionQATTask, object_detection.experiment),
+  **dict.fromkeys(
+    (SegmentationQATRecipe, SegmentationPlusQATRecipe),
+    (SemanticSegmentationQATTask, semantic_segmentation.experiment),
+  ),
+}
+
+
+def _register(float_name: str, recipe_cls: type[QuantizationRecipe]) -> None:
   """Registers the experiment `<float_name>_qat`, whose recipe gin binds."""
   name = QAT[float_name]
   configured = gin.external_configurable(recipe_cls, name, module="mnv2_hpu")
-
-  @exp_factory.register_config_factory(name)
-  def experiment() -> cfg.ExperimentConfig:
-    recipe = configured()
-    config = float_experiment_of(recipe)
-    data = config.task.train_data
-    schedule = schedules.Schedule(data.num_examples, data.global_batch_size)
-    _take_network(config, recipe.init_checkpoint)
-    config.task = task_cls(
-      freeze_batch_norm_step=schedule.steps(recipe.freeze_batch_norm_epochs),
-      **_fields(config.task, FLOAT_TASKS[task_cls]),
-    )
-    return config
+  exp_factory.register_config_factory(name)(lambda: experiment(configured()))
 
 
-_register(
-  EXPERIMENT,
-  ClassificationQATRecipe,
-  ImageClassificationQATTask,
-  image_classification.experiment,
-)
-_register(
-  SSDLITE, DetectionQATRecipe, ObjectDetectionQATTask, object_detection.experiment
-)
-_register(
-  DEEPLABV3,
-  SegmentationQATRecipe,
-  SemanticSegmentationQATTask,
-  semantic_segmentation.experiment,
-)
-_register(
-  DEEPLABV3PLUS,
-  SegmentationPlusQATRecipe,
-  SemanticSegmentationQATTask,
-  semantic_segmentation.experiment,
-)
+_register(EXPERIMENT, ClassificationQATRecipe)
+_register(SSDLITE, DetectionQATRecipe)
+_register(DEEPLABV3, SegmentationQATRecipe)
+_register(DEEPLABV3PLUS, SegmentationPlusQATRecipe)

@@ -63,7 +63,7 @@ def export_run(
     # A quantization-aware run needs them for the comparison alone.
     is_needed = check or not quantization_cfg.is_quantized(params.task)
     calibrates = "tflite_int8" in formats and calibration_images > 0 and is_needed
-    images = _calibration_images(params, calibration_images) if calibrates else []
+    images = calibration_images_of(params, calibration_images) if calibrates else []
     quantization = tflite.Quantization(images, inference_type)
     result = export.export(
       params,
@@ -95,7 +95,8 @@ def _check_images(params: cfg.ExperimentConfig, input_path: str) -> None:
   task_factory.get_task(task).check_inputs(train=False, evaluate=True)
 
 
-def _calibration_images(params: cfg.ExperimentConfig, count: int) -> list[bytes]:
+def calibration_images_of(params: cfg.ExperimentConfig, count: int) -> list[bytes]:
+  """Returns so many encoded images of a run's training set, drawn by its seed."""
   data = params.task.train_data
   records = record_files.match_files(data.input_path)
   key = getattr(data, "image_field_key", tfrecord.IMAGE_KEY)
