@@ -14,6 +14,7 @@ from mnv2_hpu.configs import (
   nasnet_classification,
   object_detection,
   optimizers,
+  quantization,
   semantic_segmentation,
 )
 from mnv2_hpu.core import trainer
@@ -21,6 +22,7 @@ from mnv2_hpu.distribute import strategies, worker_dirs
 from mnv2_hpu.modeling import mobilenet_v2, nasnet
 from mnv2_hpu.tasks import image_classification as image_classification_task
 from mnv2_hpu.tasks import object_detection as object_detection_task
+from mnv2_hpu.tasks import quantization as quantization_task
 from mnv2_hpu.tasks import semantic_segmentation as semantic_segmentation_task
 
 gin_files.add_search_path()

@@ -52,6 +52,20 @@ def check_weights(weights: str) -> None:
     )
 
 
+def preferred_weights(checkpoint: str) -> str:
+  """Returns `"ema"` where a checkpoint holds EMA weights, or else `"raw"`.
+
+  Args:
+    checkpoint: Prefix of a checkpoint's files, or a folder: its newest checkpoint.
+
+  Raises:
+    UserError: If there is no checkpoint, or it is corrupt.
+  """
+  path = find_checkpoint(checkpoint)
+  with corruption_reported(path):
+    return "ema" if _ObjectGraph(path).shadow_variables() else "raw"
+
+
 def check_init_checkpoint(path: str) -> None:
   """Raises a UserError if `task.init_checkpoint` is no checkpoint of TensorFlow 2."""
   try:
@@ -107,7 +121,12 @@ def restore_weights(
   return RestoredCheckpoint(path, global_step, weights)
 
 
-def restore_start(model: keras.Model, checkpoint: str, modules: str) -> str:
+def restore_start(
+  model: keras.Model,
+  checkpoint: str,
+  modules: str,
+  optional: Sequence[tf.Variable] = (),
+) -> str:
   """Sets the weights that a training of another task starts from.
 
   They are the EMA weights where the checkpoint holds some: those that were evaluated.
@@ -118,6 +137,7 @@ def restore_start(model: keras.Model, checkpoint: str, modules: str) -> str:
       was written by a training, or by `mnv2-import-checkpoint`.
     modules: `"all"`; `"backbone"`; or `"fitting"`: all, but above the backbone only
       what has this network's shapes.
+    optional: Variables that are initialized where the checkpoint has none of them.
 
   Returns:
     A line on what was read.
@@ -132,7 +152,8 @@ def restore_start(model: keras.Model, checkpoint: str, modules: str) -> str:
     is_whole = modules == "all" or (modules == "fitting" and has_head)
     name, part = ("model", model) if is_whole else ("backbone", model.backbone)
     unlike = _unlike_head(content, model) if is_whole and modules == "fitting" else {}
-    variables = [v for v in part.variables if id(v) not in unlike]
+    absent = {id(v) for v in optional} - set(content.match(name, part))
+    variables = [v for v in part.variables if id(v) not in {*unlike, *absent}]
     nodes = _match(content, name, part, variables)
     shadows = {} if content.is_swapped() else content.shadow_variables()
     values = [content.value(shadows.get(node, node)) for node in nodes]

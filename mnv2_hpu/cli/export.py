@@ -32,7 +32,7 @@ def define_flags() -> None:
     "formats",
     None,
     "saved_model, tflite (these by default), tflite_float16, tflite_dynamic, "
-    "tflite_int8, onnx; for other libraries huggingface, keras, timm, torchvision.",
+    "tflite_int8 (by default of a _qat run), onnx, huggingface, keras, timm, torchvision",
   )
   flags.DEFINE_enum(
     "inference_type", "float32", ["float32", "uint8", "int8"], "Of tflite_int8."

@@ -237,7 +237,9 @@ SSDLITE = "mobilenet_v2_ssdlite"
 DEEPLABV3 = "mobilenet_v2_deeplabv3"
 DEEPLABV3PLUS = "mobilenet_v2_deeplabv3plus"
 NASNET = "nasnet_classification"
+# Quantization-aware training, by the experiment that it starts from.
+QAT = {name: f"{name}_qat" for name in (EXPERIMENT, SSDLITE, DEEPLABV3, DEEPLABV3PLUS)}
 # Those whose fields gin binds.
-EXPERIMENTS = (EXPERIMENT, SSDLITE, DEEPLABV3, DEEPLABV3PLUS, NASNET)
+EXPERIMENTS = (*QAT, *QAT.values(), NASNET)
 
 configured_recipe = gin.external_configurable(Recipe, EXPERIMENT, module="mnv2_hpu")

@@ -20,6 +20,7 @@ from mnv2_hpu import __version__, compat, deprecations, files
 from mnv2_hpu.configs import (
   image_classification,
   object_detection,
+  quantization,
   semantic_segmentation,
 )
 from mnv2_hpu.core import config_check
@@ -45,15 +46,14 @@ RECIPE = (
   "runtime.mixed_precision_dtype",
 )
 
+_READABLE: tuple[type[cfg.TaskConfig], ...] = (
+  image_classification.ImageClassificationTask,  # what records before 0.3 are of
+  object_detection.ObjectDetectionTask,
+  semantic_segmentation.SemanticSegmentationTask,
+  *quantization.FLOAT_TASKS,
+)
 # Those of a run that this project's commands can read, by the name in its record.
-TASKS = {
-  task.__name__: task
-  for task in (
-    image_classification.ImageClassificationTask,  # what records before 0.3 are of
-    object_detection.ObjectDetectionTask,
-    semantic_segmentation.SemanticSegmentationTask,
-  )
-}
+TASKS = {task.__name__: task for task in _READABLE}
 
 _LOCK_TRIES = 3  # `is_training` holds the lock for a moment
 

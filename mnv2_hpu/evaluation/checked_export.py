@@ -9,9 +9,10 @@ from official.core import config_definitions as cfg
 from official.core import task_factory
 
 from mnv2_hpu import files, tfrecord
+from mnv2_hpu.configs import quantization as quantization_cfg
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import encoded_examples, record_files
-from mnv2_hpu.evaluation import evaluator, metrics
+from mnv2_hpu.evaluation import evaluator, int8_comparison, metrics
 from mnv2_hpu.serving import export, metadata, tflite, verify
 from mnv2_hpu.serving.checks import detection, metric, segmentation
 
@@ -35,9 +36,10 @@ def export_run(
     export_dir: Folder to write to.
     checkpoint: Checkpoint of the run; its newest if None.
     weights: `"ema"` or `"raw"`; EMA weights where the run keeps them if None.
-    formats: Names in `serving.export.FORMATS`; `DEFAULT_FORMATS` if None.
+    formats: Names in `serving.export.FORMATS`; `default_formats` if None.
     inference_type: Type of the inputs and outputs of `tflite_int8`.
-    calibration_images: Training images that `tflite_int8` is calibrated with.
+    calibration_images: Training images that post-training `tflite_int8` is calibrated
+      with; of a quantization-aware run it is what its own is compared with.
     check: Whether to check the export on the validation files.
     validation_files: Pattern of TFRecords for the check; the run's own if None.
 
@@ -48,17 +50,21 @@ def export_run(
     UserError: If the run cannot be exported, or the export is not what was evaluated.
     BlockingIOError: If another process is exporting to the folder.
   """
-  formats = list(export.DEFAULT_FORMATS) if formats is None else list(formats)
-  export.check_formats(formats)
+  if formats is not None:
+    export.check_formats(formats)
   with files.locked_folder(export_dir):
     params = run_record.load(model_dir)
+    formats = list(export.default_formats(params) if formats is None else formats)
     input_path = validation_files or params.task.validation_data.input_path
     if check and input_path:
       _check_images(params, input_path)
     weights = weights or evaluator.default_weights(params)
     dataset = evaluator.dataset_info(params, model_dir)
-    calibrates = "tflite_int8" in formats and calibration_images > 0
-    images = _calibration_images(params, calibration_images) if calibrates else []
+    # A quantization-aware run needs them for the comparison alone.
+    is_needed = check or not quantization_cfg.is_quantized(params.task)
+    calibrates = "tflite_int8" in formats and calibration_images > 0 and is_needed
+    images = calibration_images_of(params, calibration_images) if calibrates else []
+    quantization = tflite.Quantization(images, inference_type)
     result = export.export(
       params,
       checkpoint or model_dir,
@@ -67,7 +73,7 @@ def export_run(
       formats=formats,
       label_names=evaluator.label_names(params, model_dir),
       significant_bits=dataset.significant_bits if dataset else 16,
-      quantization=tflite.Quantization(images, inference_type),
+      quantization=quantization,
     )
     if not check:
       return result.summary()
@@ -75,7 +81,11 @@ def export_run(
       return f"{result.summary()}\nnot checked: there are no --validation_files"
     print(result.summary(), "checking it in a fresh process …", sep="\n", flush=True)
     check_task = _CHECKS[metadata.task_of(metadata.read(export_dir))]
-    return check_task(model_dir, params, result, input_path)
+    text = check_task(model_dir, params, result, input_path)
+    if quantization_cfg.is_quantized(params.task):
+      compared = int8_comparison.summary(params, result, input_path, quantization)
+      text = f"{text}\n{compared}"
+    return text
 
 
 def _check_images(params: cfg.ExperimentConfig, input_path: str) -> None:
@@ -85,7 +95,8 @@ def _check_images(params: cfg.ExperimentConfig, input_path: str) -> None:
   task_factory.get_task(task).check_inputs(train=False, evaluate=True)
 
 
-def _calibration_images(params: cfg.ExperimentConfig, count: int) -> list[bytes]:
+def calibration_images_of(params: cfg.ExperimentConfig, count: int) -> list[bytes]:
+  """Returns so many encoded images of a run's training set, drawn by its seed."""
   data = params.task.train_data
   records = record_files.match_files(data.input_path)
   key = getattr(data, "image_field_key", tfrecord.IMAGE_KEY)

@@ -13,6 +13,7 @@ from mnv2_hpu.checkpoints import import_record
 from mnv2_hpu.configs import (
   image_classification,
   object_detection,
+  quantization,
   semantic_segmentation,
 )
 from mnv2_hpu.core import checkpoint_integrity, run_record, trainer
@@ -75,7 +76,7 @@ def evaluate(
       f"{run_dir!r} holds imported weights, which have no validation files. Give "
       "--input_path: a pattern of TFRecords."
     )
-  judge, reporter = OF_TASK[type(params.task)]
+  judge, reporter = OF_TASK[quantization.float_type(params.task)]
   if input_path is not None:
     params.task.validation_data.override({"input_path": input_path, "num_examples": 0})
     data_dir = os.path.dirname(input_path)

@@ -24,12 +24,17 @@ def dropout_step(step: tf.types.experimental.TensorLike) -> Iterator[None]:
   Args:
     step: int64 scalar, a tensor or a variable, read where the layer is called.
   """
-  before = getattr(_current, "step", None)
+  before = current_step()
   _current.step = step
   try:
     yield
   finally:
     _current.step = before
+
+
+def current_step() -> Any:
+  """Returns the step that `dropout_step` has set; None outside of it."""
+  return getattr(_current, "step", None)
 
 
 def _dropout(
@@ -46,7 +51,7 @@ def _dropout(
   Raises:
     RuntimeError: If called outside of `dropout_step`.
   """
-  step = getattr(_current, "step", None)
+  step = current_step()
   if step is None:
     raise RuntimeError(
       "a stateless dropout layer was called for training outside of "
@@ -93,7 +98,7 @@ class DropPath(keras.layers.Layer):
     """Returns `inputs`, in training with examples dropped; not where it is frozen."""
     if not training or not self.trainable:
       return inputs
-    step = getattr(_current, "step", None)
+    step = current_step()
     keep = self.keep_prob_at(self.total_steps if step is None else step)
     shape = [tf.shape(inputs)[0], *[1] * (inputs.shape.rank - 1)]
     if step is None or self.key is None:

@@ -13,6 +13,10 @@ from mnv2_hpu.serving import metadata
 
 RESULT = "check.json"
 PREDICTIONS = "check.npz"
+COMPARISON = (
+  "comparison.json"  # comparison of a quantization-aware run with its float run
+)
+FILES = (RESULT, PREDICTIONS, COMPARISON)
 
 ResultT = TypeVar("ResultT")
 

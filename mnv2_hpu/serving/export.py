@@ -16,6 +16,7 @@ from mnv2_hpu.checkpoints import library_files, restore
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as classification_cfg
 from mnv2_hpu.configs import object_detection as detection_cfg
+from mnv2_hpu.configs import quantization as quantization_cfg
 from mnv2_hpu.configs import semantic_segmentation as segmentation_cfg
 from mnv2_hpu.errors import UserError, did_you_mean, shorten
 from mnv2_hpu.serving import (
@@ -44,6 +45,8 @@ MODULES: dict[type[cfg.TaskConfig], type[ImageModule]] = {
   segmentation_cfg.SemanticSegmentationTask: SegmentationModule,
 }
 DEFAULT_FORMATS = ("saved_model", "tflite")
+# Those of a quantization-aware run, whose network rounds in any of them.
+QUANTIZED_FORMATS = ("saved_model", "tflite_int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,8 @@ def build_module(
     UserError: If the checkpoint cannot serve (`checkpoints.restore`).
   """
   keras.mixed_precision.set_global_policy("float32")
-  module = MODULES[type(params.task)](params, significant_bits=significant_bits)
+  module_cls = MODULES[quantization_cfg.float_type(params.task)]
+  module = module_cls(params, significant_bits=significant_bits)
   return module, restore.restore_weights(module.model, checkpoint, weights)
 
 
@@ -135,7 +139,7 @@ def export(
   export_dir: str,
   *,
   weights: str = "ema",
-  formats: Sequence[str] = DEFAULT_FORMATS,
+  formats: Sequence[str] | None = None,
   label_names: Sequence[str] | None = None,
   significant_bits: int = 16,
   quantization: tflite.Quantization | None = None,
@@ -151,7 +155,7 @@ def export(
     checkpoint: Prefix of its files, or a folder: its newest checkpoint.
     export_dir: Folder to write to.
     weights: `"ema"` or `"raw"`.
-    formats: Names in `FORMATS`.
+    formats: Names in `FORMATS`; `default_formats` if None.
     label_names: Name of each class, for the metadata.
     significant_bits: Bits that 16-bit images use, as the data set was prepared.
     quantization: How `tflite_int8` is made; needed for that alone.
@@ -160,6 +164,7 @@ def export(
     UserError: If a format is unknown or cannot express the network, or the checkpoint
       cannot serve (`checkpoints.restore`).
   """
+  formats = default_formats(params) if formats is None else formats
   check_formats(formats)
   _check_task(params, formats)
   _check_folder(export_dir)
@@ -178,7 +183,7 @@ def export(
     job = _Job(module, trained, export_dir, content, stack, quantization)
     for name in formats:
       written[name] = FORMATS[name](job, name)
-    for name in (check_result.RESULT, check_result.PREDICTIONS):
+    for name in check_result.FILES:
       with contextlib.suppress(FileNotFoundError):
         os.remove(os.path.join(export_dir, name))
   return ExportResult(export_dir, written, path, restored)
@@ -197,6 +202,12 @@ def _check_folder(export_dir: str) -> None:
     )
 
 
+def default_formats(params: cfg.ExperimentConfig) -> tuple[str, ...]:
+  """Returns the formats that a run is exported in where none are requested."""
+  is_quantized = quantization_cfg.is_quantized(params.task)
+  return QUANTIZED_FORMATS if is_quantized else DEFAULT_FORMATS
+
+
 def check_formats(formats: Sequence[str]) -> None:
   """Raises a UserError if a name is not in `FORMATS` or cannot be made, or is none."""
   for name in formats:
@@ -210,12 +221,15 @@ def check_formats(formats: Sequence[str]) -> None:
 
 def _check_task(params: cfg.ExperimentConfig, formats: Sequence[str]) -> None:
   """Refuses formats that a task's program cannot be written in."""
-  module = MODULES[type(params.task)]
+  module = MODULES[quantization_cfg.float_type(params.task)]
+  allowed, what = module.formats, module.task_name
+  if quantization_cfg.is_quantized(params.task):
+    allowed, what = QUANTIZED_FORMATS, "a quantization-aware run"
   for name in formats:
-    if module.formats is not None and name not in module.formats:
+    if allowed is not None and name not in allowed:
       raise UserError(
-        f"--formats holds {name!r}, which is none of {module.task_name}. Allowed are "
-        f"{', '.join(module.formats)}."
+        f"--formats holds {name!r}, which is none of {what}. Allowed are "
+        f"{', '.join(allowed)}."
       )
 
 

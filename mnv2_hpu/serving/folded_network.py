@@ -12,6 +12,7 @@ from official.vision.modeling import classification_model
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.modeling import mobilenet_v2
+from mnv2_hpu.quantization import network
 
 
 class _Bias(keras.layers.Layer):
@@ -38,11 +39,12 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
 
   Args:
     model: Model Garden's `ClassificationModel` over this project's MobileNetV2;
-      another network is returned as it is.
+      another network, or a quantized one, is returned as it is.
   """
   backbone = model.backbone
   if (
-    type(model) is not classification_model.ClassificationModel
+    network.ranges(model)  # where kernels are rounded before the batch norm
+    or type(model) is not classification_model.ClassificationModel
     or type(backbone) is not mobilenet_v2.MobileNetV2
   ):
     return model

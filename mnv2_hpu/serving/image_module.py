@@ -11,6 +11,7 @@ from official.vision.serving import export_base
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.dataloaders import image_decoding
+from mnv2_hpu.quantization import fake_quantization, network
 from mnv2_hpu.serving import preprocessing
 
 _PREPROCESSED = "preprocessed"
@@ -129,7 +130,12 @@ class ImageModule(export_base.ExportModule, abc.ABC):
   @tf.function
   def inference_for_tflite(self, inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
     """Returns the outputs for float32 pixels of the network's input size."""
-    return self._predict_for_tflite(self.preprocessing.normalize(inputs))
+    normalize = self.preprocessing.normalize
+    if network.ranges(self.model):  # then TFLite computes this part in int8 too
+      inputs = fake_quantization.quantize_pixels(inputs, normalize)
+    else:
+      inputs = normalize(inputs)
+    return self._predict_for_tflite(inputs)
 
   def pixels(self, encoded: tf.Tensor) -> tf.Tensor:
     """Returns what the TFLite model takes of an encoded image, `[height, width, 3]`."""

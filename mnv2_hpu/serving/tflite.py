@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mnv2_hpu import log_filters
 from mnv2_hpu.errors import UserError
+from mnv2_hpu.quantization import network
 from mnv2_hpu.serving.image_module import ImageModule
 
 INFERENCE_TYPES = {"float32": tf.float32, "uint8": tf.uint8, "int8": tf.int8}
@@ -27,7 +28,8 @@ class Quantization(NamedTuple):
   """How `tflite_int8` is made.
 
   Attributes:
-    images: Encoded images of the training set, to measure ranges of activations on.
+    images: Encoded images of the training set, to measure ranges of activations on;
+      a network that was trained with ranges needs none.
     inference_type: Type of inputs and outputs, a name in `INFERENCE_TYPES`; outputs
       of a detector are floats, of a segmenter labels.
   """
@@ -60,7 +62,12 @@ def convert(module: ImageModule, format_name: str, quantization: Quantization) -
   if kind == "float16":
     converter.target_spec.supported_types = [tf.float16]
   if kind == "int8":
-    _quantize(converter, module, quantization)
+    dtype = INFERENCE_TYPES[quantization.inference_type]
+    converter.inference_input_type = dtype
+    if module.has_float_outputs:
+      converter.inference_output_type = dtype
+    if not network.ranges(module.model):
+      _calibrate(converter, module, quantization.images)
   with log_filters.captured_native_stderr():
     return converter.convert()
 
@@ -82,20 +89,17 @@ def with_labels(flat_buffer: bytes, label_names: Sequence[str]) -> bytes:
   return buffer.getvalue()
 
 
-def _quantize(converter: Any, module: ImageModule, quantization: Quantization) -> None:
-  if not quantization.images:
+def _calibrate(converter: Any, module: ImageModule, images: Sequence[bytes]) -> None:
+  """Makes the converter measure the ranges of activations on images."""
+  if not images:
     raise UserError(
       "tflite_int8 is calibrated with images of the training set, of which there are "
       "none. Leave --calibration_images above 0; the run's training files must exist."
     )
 
   def pixels() -> Iterator[list[np.ndarray]]:
-    for encoded in quantization.images:
+    for encoded in images:
       yield [module.pixels(encoded).numpy()[np.newaxis]]
 
   converter.representative_dataset = pixels
   converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-  dtype = INFERENCE_TYPES[quantization.inference_type]
-  converter.inference_input_type = dtype
-  if module.has_float_outputs:
-    converter.inference_output_type = dtype

@@ -68,6 +68,11 @@ class TrainingTask(base_task.Task):
       l2_regularizer=self.kernel_regularizer(),
     )
 
+  def added_variables(self, model: keras.Model) -> list[tf.Variable]:
+    """Returns variables of a model that `init_checkpoint` need not have."""
+    del model
+    return []
+
   def train_step(
     self,
     inputs: Any,
@@ -96,7 +101,9 @@ class TrainingTask(base_task.Task):
       return
     modules = config.init_checkpoint_modules
     try:
-      line = restore.restore_start(model, config.init_checkpoint, modules)
+      line = restore.restore_start(
+        model, config.init_checkpoint, modules, optional=self.added_variables(model)
+      )
     except (ValueError, tf.errors.OpError) as error:
       raise UserError(
         f"init_checkpoint is {config.init_checkpoint!r}: its {modules} does not fit "

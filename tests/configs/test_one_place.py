@@ -29,6 +29,8 @@ OTHER_RECIPES = (
   "NASNetRecipe",
   "SegmentationRecipe",
   "SegmentationPlusRecipe",
+  "QuantizationRecipe",
+  "SegmentationQATRecipe",
 )
 
 

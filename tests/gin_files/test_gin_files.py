@@ -12,6 +12,12 @@ import mnv2_hpu
 from mnv2_hpu.configs import gin_files
 from mnv2_hpu.configs.nasnet_classification import NASNetRecipe
 from mnv2_hpu.configs.object_detection import DetectionRecipe
+from mnv2_hpu.configs.quantization import (
+  ClassificationQATRecipe,
+  DetectionQATRecipe,
+  SegmentationPlusQATRecipe,
+  SegmentationQATRecipe,
+)
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.configs.semantic_segmentation import (
   SegmentationPlusRecipe,
@@ -30,6 +36,10 @@ OTHERS = {
   "mobilenet_v2_ssdlite": ("detection", DetectionRecipe),
   "mobilenet_v2_deeplabv3": ("segmentation", SegmentationRecipe),
   "mobilenet_v2_deeplabv3plus": ("segmentation", SegmentationPlusRecipe),
+  "mobilenet_v2_classification_qat": ("classification", ClassificationQATRecipe),
+  "mobilenet_v2_ssdlite_qat": ("detection", DetectionQATRecipe),
+  "mobilenet_v2_deeplabv3_qat": ("segmentation", SegmentationQATRecipe),
+  "mobilenet_v2_deeplabv3plus_qat": ("segmentation", SegmentationPlusQATRecipe),
 }
 _EXPERIMENTS = r"mobilenet_v2_\w+|nasnet_classification"
 
