@@ -31,8 +31,8 @@ def define_flags() -> None:
   flags.DEFINE_list(
     "formats",
     None,
-    "saved_model, tflite (these by default), tflite_float16, tflite_dynamic, "
-    "tflite_int8 (by default of a _qat run), onnx, huggingface, keras, timm, torchvision",
+    "saved_model, tflite (the default), tflite_float16, tflite_dynamic, "
+    "tflite_int8 (of a _qat run too), onnx, huggingface, keras, timm, torchvision.",
   )
   flags.DEFINE_enum(
     "inference_type", "float32", ["float32", "uint8", "int8"], "Of tflite_int8."
