@@ -31,9 +31,8 @@ def define_flags() -> None:
   flags.DEFINE_list(
     "formats",
     None,
-    "saved_model, tflite (these by default), tflite_float16, tflite_dynamic, "
-    "tflite_int8, onnx; for other libraries huggingface, keras, timm, torchvision. A "
-    "quantization-aware run has saved_model and tflite_int8.",
+    "saved_model, tflite (these by default; of int8 runs tflite_int8), tflite_float16, "
+    "tflite_dynamic, tflite_int8, onnx; huggingface, keras, timm, torchvision.",
   )
   flags.DEFINE_enum(
     "inference_type", "float32", ["float32", "uint8", "int8"], "Of tflite_int8."
