@@ -2,7 +2,7 @@ r"""Exports a trained model in every format, and checks it on held-out images.
 
 Examples, of `make quickstart`:
   mnv2-export --model_dir=build/quickstart/model --export_dir=build/export
-  mnv2-export --model_dir=build/quickstart/model --export_dir=build/int8 \
+  mnv2-export --model_dir=build/quickstart/model --export_dir=build/int8 \\
     --formats=tflite_int8,tflite_dynamic,tflite_float16
 
 Models are reloaded in a fresh process and run over the validation files: an accuracy
@@ -31,8 +31,8 @@ def define_flags() -> None:
   flags.DEFINE_list(
     "formats",
     None,
-    "saved_model, tflite (the default), tflite_float16, tflite_dynamic, "
-    "tflite_int8 (of a _qat run too), onnx, huggingface, keras, timm, torchvision.",
+    "saved_model, tflite (these by default; of int8 runs tflite_int8), tflite_float16, "
+    "tflite_dynamic, tflite_int8, onnx; huggingface, keras, timm, torchvision.",
   )
   flags.DEFINE_enum(
     "inference_type", "float32", ["float32", "uint8", "int8"], "Of tflite_int8."

@@ -15,7 +15,8 @@ from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import resize, stateless_dropout
 from mnv2_hpu.quantization import fake_quantization
 
-_RANGES = "quantization_ranges"  # attribute of a model, and name in its checkpoints
+# Attributes of a model; the former are names in its checkpoints.
+_RANGE, _NUM_RANGES = "quantization_range", "num_quantization_ranges"
 _layers = keras.layers
 _KERNELS = (_layers.Conv2D, _layers.DepthwiseConv2D, _layers.Dense)
 _NORMS = (_layers.BatchNormalization,)
@@ -58,12 +59,17 @@ def quantize(model: keras.Model, freeze_batch_norm_step: int = 0) -> None:
         )
       for of_layer in _quantize_layer(layer, freeze_batch_norm_step):
         found += [of_layer.low, of_layer.high]
-  setattr(model, _RANGES, found)
+  # One by one: a list, which Keras tracks, compares its variables, and that reads
+  # those of all replicas, on rank 0 alone.
+  for number, variable in enumerate(found):
+    setattr(model, f"{_RANGE}_{number}", variable)
+  setattr(model, _NUM_RANGES, len(found))
 
 
 def ranges(model: keras.Model) -> list[tf.Variable]:
   """Returns the variables that a network has because it is quantized; none if not."""
-  return list(getattr(model, _RANGES, ()))
+  count = getattr(model, _NUM_RANGES, 0)
+  return [getattr(model, f"{_RANGE}_{number}") for number in range(count)]
 
 
 def _parts(model: keras.Model) -> Iterator[keras.Model]:
