@@ -10,6 +10,7 @@ import tensorflow as tf
 from mnv2_hpu.checkpoints import paths, pretrained, slim, slim_architecture
 from mnv2_hpu.checkpoints.slim_architecture import EMA
 from mnv2_hpu.compat import keras
+from mnv2_hpu.dataloaders import detection_input, input_fields
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import precision, ssdlite
 from mnv2_hpu.modeling.mobilenet_v2 import MobileNetV2
@@ -123,8 +124,7 @@ def _infer(path: str, shapes: Mapping[str, Sequence[int]]) -> tuple[float, int]:
     )
     layers = enumerate(ssdlite.extra_channels(width), 2)
     if of_width == channels and extra == [(n, after) for n, (_, after) in layers]:
-      per_class = len(ssdlite.anchor_shapes()[0])
-      return width, shapes[_CLASSES][-1] // per_class - 1
+      return width, _num_classes(path, shapes[_CLASSES][-1])
   of_extra = ", ".join(str(after) for _, after in extra) or "missing"
   raise UserError(
     f"The checkpoint {path!r} is of no SSDLite over MobileNetV2 that a width "
@@ -134,14 +134,32 @@ def _infer(path: str, shapes: Mapping[str, Sequence[int]]) -> tuple[float, int]:
   )
 
 
+def _num_classes(path: str, channels: int) -> int:
+  """Returns the classes, without the background, of the first predictor's channels."""
+  per_class = len(ssdlite.anchor_shapes()[0])
+  if channels % per_class or channels < 2 * per_class:
+    raise UserError(
+      f"The checkpoint {path!r} has {channels} channels in {_CLASSES}; SSDLite has "
+      f"{per_class} for each class and for the background."
+    )
+  return channels // per_class - 1
+
+
 def _image_size(path: str) -> int:
   config = os.path.join(os.path.dirname(path), "pipeline.config")
-  if tf.io.gfile.exists(config):
-    with tf.io.gfile.GFile(config, "rb") as file:
-      found = _RESIZER.search(file.read().decode(errors="replace"))
-    if found and found[1] == found[2]:
-      return int(found[1])
-  return IMAGE_SIZE
+  if not tf.io.gfile.exists(config) or tf.io.gfile.isdir(config):
+    return IMAGE_SIZE
+  with tf.io.gfile.GFile(config, "rb") as file:
+    found = _RESIZER.search(file.read().decode(errors="replace"))
+  if found is None or found[1] != found[2]:
+    return IMAGE_SIZE
+  allowed = range(detection_input.MIN_IMAGE_SIZE, input_fields.MAX_IMAGE_SIZE + 1)
+  if int(found[1][:9]) not in allowed:
+    raise UserError(
+      f"{config!r} resizes images to {found[1]} pixels; allowed are {allowed[0]} to "
+      f"{allowed[-1]}. Correct it, or move it away: {IMAGE_SIZE} is taken without it."
+    )
+  return int(found[1])
 
 
 def _build(info: DetectorInfo) -> ssdlite.SSDLite:

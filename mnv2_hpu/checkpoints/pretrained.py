@@ -239,11 +239,7 @@ def assign(path: str, model: keras.Model, values: Mapping[str, np.ndarray]) -> N
   targets = variables.by_slim_name(model)
   shapes = {name: value.shape for name, value in values.items()}
   variables.check_fits(path, shapes, targets)
-  broken = [name for name, value in values.items() if not np.isfinite(value).all()]
-  if broken:
-    raise UserError(
-      f"{path!r} holds values that are NaN or infinite: {shorten(broken)}."
-    )
+  variables.check_finite(path, values)
   for name, variable in targets.items():
     variable.assign(values[name].reshape(variable.shape))
 

@@ -78,6 +78,7 @@ def load_slim_checkpoint(
     variables.check_fits(path, shapes, wanted, left_out)
     values = [reader.get_tensor(name) for name in names]
     step = reader.get_tensor(_STEP) if _STEP in shapes else None
+  variables.check_finite(path, dict(zip(names, values, strict=True)))
   for variable, value in zip(targets.values(), values, strict=True):
     variable.assign(value.reshape(variable.shape))
   return SlimCheckpoint(

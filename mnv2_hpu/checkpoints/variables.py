@@ -9,6 +9,7 @@ before the scopes of its layers; `slim_logits`, the scope of the classifier, and
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from mnv2_hpu.checkpoints import slim_architecture
@@ -194,6 +195,20 @@ def check_fits(
     raise UserError(
       f"The checkpoint {path!r} does not fit the model. Variables {'; '.join(found)}. "
       f"{hint}"
+    )
+
+
+def check_finite(path: str, values: Mapping[str, np.ndarray]) -> None:
+  """Refuses values that are NaN or infinite.
+
+  Args:
+    path: File, or prefix of files, for messages.
+    values: Arrays by name.
+  """
+  broken = [name for name, value in values.items() if not np.isfinite(value).all()]
+  if broken:
+    raise UserError(
+      f"{path!r} holds values that are NaN or infinite: {shorten(broken)}."
     )
 
 

@@ -6,12 +6,14 @@ EMA weights), research/deeplab's `g3doc/quantize.md`.
 
 import copy
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from typing import Any
 
 import gin
 import tensorflow as tf
+import yaml
 from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import hyperparams
@@ -64,6 +66,12 @@ class QuantizationRecipe(TrainingRecipe):
         "init_checkpoint is empty: quantization-aware training starts from a finished "
         "float run, and from nothing it does not learn. Bind it to the folder of that "
         "run, or to a checkpoint in it."
+      )
+    epochs = self.freeze_batch_norm_epochs
+    if not 0 <= epochs < math.inf:
+      raise UserError(
+        f"freeze_batch_norm_epochs is {epochs!r}; it must be a number of epochs, or 0: "
+        "never."
       )
     if self.compute_dtype != "float32":
       raise UserError(
@@ -171,17 +179,26 @@ def _take_network(config: cfg.ExperimentConfig, checkpoint: str) -> None:
   path = next(filter(tf.io.gfile.exists, files), None)
   if path is None:
     return
-  task = hyperparams.read_yaml_to_params_dict(path).as_dict()["task"]
+  num_classes = config.task.model.num_classes
   try:
+    task = hyperparams.read_yaml_to_params_dict(path).as_dict()["task"]
     config.task.model.override(task["model"])
     for name in ("train_data", "validation_data"):
       taken = {key: task[name][key] for key in _TAKEN if key in task[name]}
       getattr(config.task, name).override(taken)
-  except (KeyError, ValueError) as error:
+  except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    reason = " ".join(str(error).split())
     raise UserError(
       f"init_checkpoint is {checkpoint!r}, whose {_PARAMS} is not that of a run of "
-      f"this task ({error}). Give the folder of a float run of the same task."
+      f"this task ({type(error).__name__}: {reason}). Give the folder of a float run "
+      "of the same task."
     ) from error
+  of_start = config.task.model.num_classes
+  if of_start != num_classes:
+    raise UserError(
+      f"init_checkpoint is {checkpoint!r}, a network of {of_start} classes, but the "
+      f"data has {num_classes}. Give the data that it was trained on."
+    )
   config.task.chosen.append(f"network and preprocessing: those of {path}")
 
 

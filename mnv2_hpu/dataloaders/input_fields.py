@@ -112,6 +112,9 @@ class SegmentationOptions(SegmentationFields, hyperparams.Config):
       )
 
 
+MAX_IMAGE_SIZE = 8192  # pixels: 0.8 GB an image, before any layer
+
+
 def check_minima(
   data: cfg.DataConfig,
   image_size: tuple[int, int],
@@ -142,3 +145,8 @@ def check_minima(
   for name, (value, minimum) in minima.items():
     if value < minimum:
       raise UserError(f"{name} is {value}; it must be at least {minimum}.")
+  if max(image_size) > MAX_IMAGE_SIZE:
+    raise UserError(
+      f"the images are {image_size[0]} x {image_size[1]}; height and width must be at "
+      f"most {MAX_IMAGE_SIZE} pixels."
+    )

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -53,35 +54,65 @@ def _processor() -> str:
 
 
 def build() -> Path:
-  """Compiles the library, if it is not there; returns its path.
+  """Compiles the library, if it is not there or not whole; returns its path.
 
   Raises:
     NoCompilerError: If there is no C++ compiler.
-    UserError: If it cannot be compiled; the message ends with the compiler's.
+    UserError: If it cannot be compiled, where the message ends with the compiler's, or
+      not be kept.
   """
   library = path()
-  if library.exists():
+  if _is_whole(library):
     return library
-  compiler = os.environ.get("CXX", "c++")
-  if shutil.which(compiler) is None:
+  compiler = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+  if shutil.which(compiler[0]) is None:
     raise NoCompilerError(
-      f"there is no C++ compiler {compiler!r}. On Debian and Ubuntu: apt install g++; "
-      "or set CXX. Without it training uses TensorFlow's operations, which are slower."
+      f"there is no C++ compiler {compiler[0]!r}. On Debian and Ubuntu: apt install "
+      "g++; or set CXX. Without it training uses TensorFlow's operations, which are "
+      "slower."
     )
-  library.parent.mkdir(parents=True, exist_ok=True)
-  tmp_path = f"{library}.{os.getpid()}{files.TMP_SUFFIX}"
-  with files.atomic_path(str(library), tmp_path):
-    command = [
-      *(compiler, *_FLAGS, "-w", *tf.sysconfig.get_compile_flags()),
-      *(str(SOURCE), "-o", tmp_path, *tf.sysconfig.get_link_flags()),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-      raise UserError(
-        f"{SOURCE} cannot be compiled by {compiler!r}, which ended with "
-        f"{done.returncode}:\n{done.stderr[-2000:]}"
-      )
+  try:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    tmp_path = f"{library}.{os.getpid()}{files.TMP_SUFFIX}"
+    with files.atomic_path(str(library), tmp_path):
+      _compile(compiler, tmp_path)
+    with files.atomic_write(_digest_path(library)) as file:
+      file.write(_digest(library))
+  except OSError as error:
+    raise UserError(
+      f"{library} cannot be written: {error}. Set XDG_CACHE_HOME to a folder that can, "
+      "or remove what is in its place."
+    ) from error
   return library
+
+
+def _compile(compiler: list[str], output: str) -> None:
+  command = [
+    *(*compiler, *_FLAGS, "-w", *tf.sysconfig.get_compile_flags()),
+    *(str(SOURCE), "-o", output, *tf.sysconfig.get_link_flags()),
+  ]
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  if done.returncode or not os.path.exists(output):
+    raise UserError(
+      f"{SOURCE} cannot be compiled by {shlex.join(compiler)!r}, which ended with "
+      f"{done.returncode}:\n{done.stderr[-2000:] or 'it wrote nothing'}"
+    )
+
+
+def _digest_path(library: Path) -> Path:
+  return library.with_suffix(".sha256")
+
+
+def _digest(library: Path) -> str:
+  return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def _is_whole(library: Path) -> bool:
+  """Whether the file is what was compiled: loading a truncated one ends the process."""
+  try:
+    return _digest_path(library).read_text() == _digest(library)
+  except (OSError, ValueError):
+    return False
 
 
 def load() -> Any | None:
@@ -89,12 +120,14 @@ def load() -> Any | None:
 
   Example: `load().mnv2_hpu_distort_crop(…)`, as `distort_crop.cc` documents it.
   """
-  return None if os.environ.get(SWITCH) == "0" else _load(path())
+  library = path()
+  is_used = os.environ.get(SWITCH) != "0" and _is_whole(library)
+  return _load(library) if is_used else None
 
 
 @functools.cache
-def _load(library: Path) -> Any | None:
-  return tf.load_op_library(str(library)) if library.exists() else None
+def _load(library: Path) -> Any:
+  return tf.load_op_library(str(library))
 
 
 def describe() -> str:

@@ -106,9 +106,9 @@ class TrainingTask(base_task.Task):
       )
     except (ValueError, tf.errors.OpError) as error:
       raise UserError(
-        f"init_checkpoint is {config.init_checkpoint!r}: its {modules} does not fit "
-        f"this network ({str(error).splitlines()[0]}). Use the width_multiplier and "
-        "num_classes it was trained with, or "
+        f"init_checkpoint is {config.init_checkpoint!r}: its weights ({modules}) do "
+        f"not fit this network ({str(error).splitlines()[0]}). Use the "
+        "width_multiplier and num_classes it was trained with, or "
         'init_checkpoint_modules = "fitting" where only num_classes differs.'
       ) from error
     print(line, flush=True)

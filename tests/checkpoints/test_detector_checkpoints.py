@@ -104,3 +104,27 @@ def test_other_detectors_are_refused(other, tmp_path, left_out, message):
   _write(path, other, left_out)
   with pytest.raises(UserError, match=message):
     load_detector(path)
+
+
+@pytest.mark.parametrize("side", ["0", "1", "99999999", "9" * 5000])
+def test_an_absurd_size_is_one_error(other, tmp_path, side):
+  (tmp_path / "pipeline.config").write_text(
+    f"fixed_shape_resizer {{ height: {side} width: {side} }}"
+  )
+  _write(str(tmp_path / "model.ckpt"), other)
+  with pytest.raises(UserError, match=r"pipeline.config' resizes .*allowed are 32 to"):
+    load_detector(str(tmp_path))
+
+
+def test_a_predictor_of_half_a_class_is_refused(other, tmp_path):
+  name = "BoxPredictor_0/ClassPredictor/weights"
+  _write(str(tmp_path / "model.ckpt"), {**other, name: other[name][..., :3]})
+  with pytest.raises(UserError, match="has 3 channels in BoxPredictor_0/ClassPred"):
+    load_detector(str(tmp_path))
+
+
+def test_values_that_are_not_finite_are_refused(other, tmp_path):
+  name = "FeatureExtractor/MobilenetV2/Conv/weights"
+  _write(str(tmp_path / "model.ckpt"), {**other, name: other[name] * np.nan})
+  with pytest.raises(UserError, match=r"NaN or infinite: .*Conv/weights"):
+    load_detector(str(tmp_path))

@@ -121,3 +121,29 @@ def test_a_source_that_does_not_compile_leaves_nothing(
   with pytest.raises(UserError, match=r"cannot be compiled(.|\n)*error:"):
     library.build()
   assert list((tmp_path / "mnv2_hpu").iterdir()) == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_a_library_that_is_not_whole_is_left_alone_and_built_again(
+  empty_cache, content
+):
+  kept = library.build()
+  whole = kept.read_bytes()
+  kept.write_bytes(whole[: len(whole) // 2] if content is None else content)
+  assert library.load() is None
+  assert library.build().read_bytes() == whole
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written_is_one_error(monkeypatch, tmp_path, capsys):
+  (tmp_path / "file").touch()
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+  assert build.main() == 1
+  assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_compiler_that_writes_nothing_is_one_error(empty_cache, monkeypatch, capsys):
+  monkeypatch.setenv("CXX", "true -O2")
+  assert build.main() == 1
+  assert "it wrote nothing" in capsys.readouterr().err

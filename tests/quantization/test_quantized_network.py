@@ -136,6 +136,8 @@ def test_a_layer_it_does_not_know_is_refused():
   [
     ({"init_checkpoint": ""}, "init_checkpoint is empty: .* finished float run"),
     ({"compute_dtype": "bfloat16"}, "compute_dtype is 'bfloat16'"),
+    ({"freeze_batch_norm_epochs": -3.0}, r"freeze_batch_norm_epochs is -3\.0"),
+    ({"freeze_batch_norm_epochs": float("inf")}, "freeze_batch_norm_epochs is inf"),
   ],
 )
 def test_a_start_that_cannot_learn_is_refused(changed, message, tmp_path):
@@ -145,3 +147,31 @@ def test_a_start_that_cannot_learn_is_refused(changed, message, tmp_path):
   settings = {"data_dir": str(tmp_path), "init_checkpoint": str(tmp_path), **changed}
   with pytest.raises(UserError, match=message):
     quantization.ClassificationQATRecipe(**settings)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"- 1", "AttributeError"),
+    (b"task: null", "TypeError"),
+    (b"task: [1, 2", "ParserError"),
+    (b"", "not that of a run of this task"),
+    (b"runtime: {}", "KeyError: 'task'"),
+    (b"\xff\x00", "not that of a run of this task"),
+    (b"task: {model: {num_classes: 7}, train_data: {}, validation_data: {}}", "has 4"),
+  ],
+)
+def test_a_start_whose_settings_do_not_serve_is_one_error(content, message, tmp_path):
+  mnv2_hpu.register()
+  from mnv2_hpu.configs import quantization
+
+  (tmp_path / "params.yaml").write_bytes(content)
+  recipe = quantization.ClassificationQATRecipe(
+    data_dir=str(tmp_path),
+    init_checkpoint=str(tmp_path),
+    num_classes=4,
+    num_train_examples=96,
+  )
+  with pytest.raises(UserError, match=message) as raised:
+    quantization.experiment(recipe)
+  assert "\n" not in str(raised.value)

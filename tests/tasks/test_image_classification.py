@@ -223,7 +223,7 @@ def test_a_start_of_another_width_is_refused(tmp_path, capsys):
   source = _task(7)
   source.task_config.model.backbone.get().width_multiplier = 0.5
   content = _backbone(source.build_model())
-  with pytest.raises(UserError, match=r"fitting does not fit.*width_multiplier"):
+  with pytest.raises(UserError, match=r"\(fitting\) do not fit.*width_multiplier"):
     _start(tmp_path, content, "fitting", capsys)
 
 
@@ -286,6 +286,8 @@ def test_a_start_of_another_network_is_said(tmp_path):
   task = _task(num_classes=7)
   task.task_config.init_checkpoint = path
   task.task_config.init_checkpoint_modules = "all"
-  with pytest.raises(UserError, match="its all does not fit this network") as raised:
+  with pytest.raises(
+    UserError, match=r"its weights \(all\) do not fit this network"
+  ) as raised:
     task.initialize(task.build_model())
   assert "\n" not in str(raised.value)

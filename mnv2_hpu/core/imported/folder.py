@@ -80,4 +80,5 @@ def write(
       file.write(gin)
     if experiment is not None:
       run_record.write(folder, experiment)
+      run_record.restore_params_file(folder)  # from it a start takes the network
   return os.path.join(output_dir, name)
