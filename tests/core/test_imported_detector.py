@@ -9,6 +9,7 @@ from PIL import Image
 
 import mnv2_hpu
 from mnv2_hpu.checkpoints import load_detector, restore
+from mnv2_hpu.configs import quantization
 from mnv2_hpu.core import run_record
 from mnv2_hpu.core.imported import run as imported_run
 from mnv2_hpu.errors import UserError
@@ -74,6 +75,18 @@ def test_its_gin_file_starts_from_the_weights(checkpoint, run, num_classes, is_w
   assert agrees(lambda network: network.get_layer(f"BoxPredictor_5/{classes}")) == (
     is_whole
   )
+
+
+def test_training_for_int8_takes_its_network(run, tmp_path):
+  recipe = quantization.DetectionQATRecipe(
+    data_dir=str(tmp_path),
+    init_checkpoint=str(run),
+    num_classes=7,
+    num_train_examples=96,
+  )
+  model = quantization.experiment(recipe).task.model
+  assert model.backbone.get().width_multiplier == 0.35
+  assert model.num_classes == 7
 
 
 def test_it_finds_boxes_in_images(run, tmp_path):
