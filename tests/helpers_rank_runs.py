@@ -22,7 +22,7 @@ import helpers_hpu_stand_in
 from mnv2_hpu import cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SECONDS = 400  # until a rank of a job is ended
+SECONDS = 900  # until a rank of a job is ended: five times what it takes when idle
 HAS_HOROVOD = importlib.util.find_spec("horovod") is not None
 HAS_BRIDGE = importlib.util.find_spec("habana_frameworks") is not None
 
