@@ -36,6 +36,7 @@ def run(checkpoint, tmp_path_factory):
   folder = tmp_path_factory.mktemp("imported") / "run"
   imported = imported_run.import_checkpoint(checkpoint, str(folder))
   assert "width_multiplier=0.35, num_classes=7" in imported.summary()
+  assert "mnv2-train --experiment=mobilenet_v2_ssdlite --gin_file" in imported.summary()
   return folder
 
 

@@ -41,6 +41,7 @@ def run(hub, tmp_path_factory):
   folder = tmp_path_factory.mktemp("imported") / "run"
   imported = imported_run.import_checkpoint(hub, str(folder))
   assert "aspp=none, decoder=none, num_classes=5" in imported.summary()
+  assert "--experiment=mobilenet_v2_deeplabv3 --gin_file" in imported.summary()
   return folder
 
 

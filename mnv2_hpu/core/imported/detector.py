@@ -36,7 +36,8 @@ class ImportedDetector:
         f"num_classes={info.num_classes} without the background",
         f"  images    {info.image_size} x {info.image_size}, pixels from -1 to 1; "
         "another size (image_size) is the same network with other anchors",
-        f"  train     mnv2-train --gin_file={os.path.join(run_dir, GIN_FILE)} …",
+        f"  train     mnv2-train --experiment={SSDLITE} "
+        f"--gin_file={os.path.join(run_dir, GIN_FILE)} …",
         f"  use       mnv2-predict --model={run_dir} …; mnv2-evaluate and mnv2-export "
         "take it as --model_dir",
       ]

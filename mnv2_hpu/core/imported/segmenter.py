@@ -43,7 +43,7 @@ class ImportedSegmenter:
         f"  network   {info.architecture}, "
         + ", ".join(f"{name}={getattr(info, name)}" for name in _BACKBONE),
         "  images    pixels from -1 to 1, of any size",
-        f"  train     mnv2-train --gin_file={gin} …",
+        f"  train     mnv2-train --experiment={DEEPLABV3} --gin_file={gin} …",
       ]
     )
 
