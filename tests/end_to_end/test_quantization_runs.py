@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+import helpers_mpirun
 import helpers_programs
 import helpers_short_runs
 import numpy as np
@@ -15,6 +17,12 @@ from mnv2_hpu import compat
 pytestmark = pytest.mark.slow
 
 EXPERIMENT = "mobilenet_v2_classification_qat"
+LAUNCHERS = {
+  "multi_worker_mirrored": (
+    *(sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", "--"),
+  ),
+  "horovod": (f"{sys.prefix}/bin/horovodrun", "-np", "2"),
+}
 _STEPS = 6
 _SMALL = {
   "batch_size": 32,
@@ -86,16 +94,23 @@ def test_a_killed_run_that_resumes_is_the_undisturbed_one(
 
 
 @pytest.mark.long("two processes that each import TensorFlow and trace, on one core")
-def test_two_ranks_train_one_network(float_run, digits_records, tmp_path):
+@pytest.mark.parametrize(
+  "strategy",
+  [
+    "multi_worker_mirrored",
+    pytest.param("horovod", marks=helpers_mpirun.needs_horovod),
+  ],
+)
+def test_two_ranks_train_one_network(strategy, float_run, digits_records, tmp_path):
   """Their variables are checked to stay equal, the ranges among them."""
   changed = {
     "batch_size": 16,
     "eval_batch_size": 60,
-    "distribution_strategy": "'multi_worker_mirrored'",
+    "distribution_strategy": f"'{strategy}'",
   }
   done = subprocess.run(
     [
-      *(sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", "--"),
+      *LAUNCHERS[strategy],
       *(sys.executable, "-W", "ignore", "-m", *helpers_short_runs.DRIVER),
       *arguments(float_run, digits_records, tmp_path, **changed),
     ],
@@ -108,6 +123,23 @@ def test_two_ranks_train_one_network(float_run, digits_records, tmp_path):
   assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
   found = helpers_short_runs.validation(tmp_path)
   assert [step for step, _ in found["accuracy"]] == [2, 4, 6]
+
+
+def test_the_sidecar_measures_what_the_training_does(undisturbed, programs, tmp_path):
+  model_dir = tmp_path / "run"
+  shutil.copytree(undisturbed, model_dir)
+  done = programs.run(
+    *("helpers_small_network", "mnv2_hpu.cli.evaluate", "--continuous"),
+    f"--model_dir={model_dir}",
+  )
+  assert done.returncode == 0, done.output[-3000:]
+  lines = (model_dir / "evaluations.jsonl").read_text().splitlines()
+  measured = {
+    entry["step"]: entry["metrics"]["accuracy"] for entry in map(json.loads, lines)
+  }
+  trained = dict(helpers_short_runs.validation(undisturbed)["accuracy"])
+  assert measured == pytest.approx({step: trained[step] for step in measured})
+  assert _STEPS in measured
 
 
 def test_an_export_is_int8_and_compared_with_the_float_run(
