@@ -159,6 +159,9 @@ PIPELINES = {
     pattern, True, reduced_decoding=True
   ),
   "mnv2_hpu by TensorFlow's operations": _without_native,
+  "mnv2_hpu, colors on the device": lambda pattern: _ours(
+    pattern, True, preprocess_on_device=True
+  ),
   "mnv2_hpu without colours": lambda pattern: _ours(
     pattern, True, color_distortion=False
   ),

@@ -55,6 +55,13 @@ class DataConfig(DataFields, upstream.DataConfig):
       raise UserError(
         f"preprocessing: {kind!r} is unknown. {did_you_mean(kind, PREPROCESSINGS)}"
       )
+    options = self.preprocessing_options
+    if options.preprocess_on_device and (kind != "inception" or not options.fast_mode):
+      raise UserError(
+        f"preprocess_on_device is True, preprocessing {kind!r} and fast_mode "
+        f"{options.fast_mode}; on the device colors change as in fast mode of "
+        "'inception' only. Set fast_mode = True, or preprocess_on_device = False."
+      )
     check_minima(self, image_size, num_classes)
 
 

@@ -1,5 +1,6 @@
 """What is said before the first step: devices, precision, batch, schedule, size."""
 
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -249,6 +250,18 @@ def write_hyperparameters(
   writer.close()
 
 
+def _image_distortion(task: Any) -> str:
+  """Returns where training images are distorted, and by what."""
+  train, text = task.train_data, library.describe()
+  if not getattr(train.preprocessing_options, "preprocess_on_device", False):
+    return text
+  megabytes = math.prod(task.model.input_size) * train.global_batch_size / 1e6
+  return (
+    f"{text}; colors and range on the device: {megabytes:,.1f} MB of images a step as "
+    f"uint8, for {4 * megabytes:,.1f} as float32"
+  )
+
+
 def summary(
   config: cfg.ExperimentConfig,
   task: base_task.Task,
@@ -279,7 +292,7 @@ def summary(
     ("learning-rate rule", _learning_rate_rule(config)),
     ("learning rate", _learning_rates(config, optimizer)),
     ("training input", _files(train)),
-    ("image distortion", library.describe()),
+    ("image distortion", _image_distortion(config.task)),
     ("validation input", _files(config.task.validation_data)),
   ]
   return _table(rows)

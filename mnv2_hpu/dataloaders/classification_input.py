@@ -7,7 +7,7 @@ What is done to an image is `inception_preprocessing`'s part, everything else
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 from official.vision.dataloaders import classification_input as upstream_input
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 PADDING_LABEL = -1
 
-# Seed and encoded image to the network's input.
-PreprocessFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+# Seed and encoded image to the network's input, or to what the device makes it of.
+PreprocessFn = Callable[[tf.Tensor, tf.Tensor], Any]
 
 
 def build_dataset(
@@ -50,7 +50,8 @@ def build_dataset(
 
   Returns:
     Batches `(images, labels)`: `[batch, height, width, 3]` float32 and `[batch]`
-    int32, where batch is that of one replica.
+    int32, where batch is that of one replica. With `preprocess_on_device` images are
+    what `inception_preprocessing.finish_on_device` takes.
 
   Raises:
     UserError: If a field of `data` is out of its range, if files are missing or empty,
@@ -60,7 +61,7 @@ def build_dataset(
   data.check(image_size, num_classes)
   parser = input_pipeline.RecordParser(
     _parse_fn(data, image_size, num_classes),
-    (tf.zeros([*image_size, 3]), tf.constant(PADDING_LABEL, tf.int32)),
+    (_zero_image(data, image_size), tf.constant(PADDING_LABEL, tf.int32)),
     record_format(num_classes, data.image_field_key, data.label_field_key),
   )
   return input_pipeline.build_dataset(
@@ -91,6 +92,7 @@ def _parse_fn(
   data: DataConfig, image_size: tuple[int, int], num_classes: int
 ) -> corrupt_records.ReadFn:
   """Returns what turns the seed and the bytes of a record into an example."""
+  zeros = _zero_image(data, image_size)
   features = {
     # No defaults: a record without its image or label is an error.
     data.image_field_key: tf.io.FixedLenFeature([], tf.string),
@@ -103,15 +105,24 @@ def _parse_fn(
 
   def parse(
     seed: tf.Tensor, record: tf.Tensor
-  ) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+  ) -> tuple[tuple[Any, tf.Tensor], tf.Tensor]:
     example = tf.io.parse_single_example(record, features)
     image = preprocess(seed, example[data.image_field_key])
     label = example[data.label_field_key]
     valid = tf.logical_and(label >= 0, label < num_classes)
-    image = tf.ensure_shape(image, [*image_size, 3])
+    image = tf.nest.map_structure(
+      lambda tensor, like: tf.ensure_shape(tensor, like.shape), image, zeros
+    )
     return (image, tf.cast(label, tf.int32)), valid
 
   return parse
+
+
+def _zero_image(data: DataConfig, image_size: tuple[int, int]) -> Any:
+  """Returns an image of the form that this input has, of zeros."""
+  if data.is_training and data.preprocessing_options.preprocess_on_device:
+    return inception_preprocessing.zeros_for_device(*image_size)
+  return tf.zeros([*image_size, 3])
 
 
 def _inception_preprocessing(

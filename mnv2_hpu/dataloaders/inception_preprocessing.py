@@ -10,6 +10,7 @@ Images are resized as TensorFlow 1 did: corners not aligned, no half-pixel centr
 """
 
 import functools
+from typing import Any
 
 import tensorflow as tf
 
@@ -37,7 +38,7 @@ def preprocess_for_train(
   width: int,
   options: PreprocessingOptions = DEFAULT_OPTIONS,
   seed: tf.Tensor | None = None,
-) -> tf.Tensor:
+) -> tf.Tensor | dict[str, tf.Tensor]:
   """Returns a randomly cropped, flipped and color-jittered image.
 
   Args:
@@ -50,7 +51,8 @@ def preprocess_for_train(
       one from TensorFlow's global generator.
 
   Returns:
-    `[height, width, 3]`, float32 in [-1, 1].
+    `[height, width, 3]`, float32 in [-1, 1]; with `preprocess_on_device` what
+    `finish_on_device` takes, without the batch dimension.
   """
   if seed is None:
     seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
@@ -62,7 +64,8 @@ def preprocess_for_train(
     window = functools.partial(distorted_crop_window, options=options, seed=crop_seed)
   min_size = (height, width) if options.reduced_decoding else None
   cropped = _crop(image, window, min_size)
-  return distort_crop(cropped, height, width, options, distortion_seed)
+  finish = resize_for_device if options.preprocess_on_device else distort_crop
+  return finish(cropped, height, width, options, distortion_seed)
 
 
 def preprocess_for_eval(
@@ -161,18 +164,15 @@ def distort_crop(
   Returns:
     `[height, width, 3]`, float32 in [-1, 1].
   """
-  # In one operation, of which a step runs thousands.
-  draws = tf.random.stateless_uniform(
-    [2 + color_distortion.NUM_DRAWS], seed, alg="philox"
-  )
-  operations = library.load() if options.fast_mode and crop.dtype == tf.uint8 else None
+  draws = _draws(seed)
+  operations = _native_operations(crop, options)
   if operations is not None:
-    delta, factor = color_distortion.fast_amounts(draws[2:])
+    delta, factor = _fast_amounts(draws, options)
     return operations.mnv2_hpu_distort_crop(
       crop=crop,
       flip=draws[1] < 0.5 if options.flip else False,
-      brightness_delta=delta if options.color_distortion else 0.0,
-      saturation_factor=factor if options.color_distortion else 1.0,
+      brightness_delta=delta,
+      saturation_factor=factor,
       height=height,
       width=width,
     )
@@ -181,12 +181,94 @@ def distort_crop(
   image = color_distortion.choose(
     draws[0], [functools.partial(resize, method) for method in methods]
   )
-  if options.flip:
-    # Along the axes listed: width, or none.
-    image = tf.reverse(image, tf.fill([tf.cast(draws[1] < 0.5, tf.int32)], 1))
+  image = _flip(image, draws, options)
   if options.color_distortion:
     image = color_distortion.distort_color(image, draws[2:], options.fast_mode)
   return to_minus_one_one(image)
+
+
+def resize_for_device(
+  crop: tf.Tensor,
+  height: int,
+  width: int,
+  options: PreprocessingOptions,
+  seed: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+  """Does the first part of `distort_crop` in fast mode, and draws for the second.
+
+  Args:
+    crop: `[h, w, 3]`, uint8, or float in [0, 1].
+    height: Height of the result in pixels.
+    width: Width of the result in pixels.
+    options: What is done.
+    seed: `[2]`, int32 or int64.
+
+  Returns:
+    What `finish_on_device` takes, without the batch dimension.
+  """
+  draws = _draws(seed)
+  operations = _native_operations(crop, options)
+  if operations is not None:
+    image = operations.mnv2_hpu_resize_crop(
+      crop=crop,
+      flip=draws[1] < 0.5 if options.flip else False,
+      height=height,
+      width=width,
+    )
+  else:
+    resized = _flip(_resize(crop, height, width), draws, options)
+    image = tf.saturate_cast(tf.round(resized * 255.0), tf.uint8)
+  return {"image": image, "colors": tf.stack(_fast_amounts(draws, options))}
+
+
+def finish_on_device(features: dict[str, tf.Tensor]) -> tf.Tensor:
+  """Does the second part of `distort_crop` in fast mode: colors and range.
+
+  Args:
+    features: `image`, uint8 `[batch, height, width, 3]`, and `colors`, float32
+      `[batch, 2]`: the brightness that is added, and the saturation's factor.
+
+  Returns:
+    `[batch, height, width, 3]`, float32 in [-1, 1]: within rounding what `distort_crop`
+    returns of such images, which are whole levels here before colors change.
+  """
+  images = tf.cast(features["image"], tf.float32) * (1.0 / 255.0)
+  images = color_distortion.distort_batch(
+    images, *tf.unstack(features["colors"], axis=1)
+  )
+  return to_minus_one_one(images)
+
+
+def zeros_for_device(height: int, width: int) -> dict[str, tf.Tensor]:
+  """Returns what `resize_for_device` returns of an image, of zeros."""
+  return {"image": tf.zeros([height, width, 3], tf.uint8), "colors": tf.zeros([2])}
+
+
+def _draws(seed: tf.Tensor) -> tf.Tensor:
+  """Draws all that an image needs in one operation, of which a step runs thousands."""
+  return tf.random.stateless_uniform(
+    [2 + color_distortion.NUM_DRAWS], seed, alg="philox"
+  )
+
+
+def _native_operations(crop: tf.Tensor, options: PreprocessingOptions) -> Any | None:
+  return library.load() if options.fast_mode and crop.dtype == tf.uint8 else None
+
+
+def _fast_amounts(draws: tf.Tensor, options: PreprocessingOptions) -> tuple[Any, Any]:
+  """Returns the brightness that fast mode adds, and the saturation's factor."""
+  if not options.color_distortion:
+    return 0.0, 1.0
+  return color_distortion.fast_amounts(draws[2:])
+
+
+def _flip(
+  image: tf.Tensor, draws: tf.Tensor, options: PreprocessingOptions
+) -> tf.Tensor:
+  if not options.flip:
+    return image
+  # Along the axes listed: width, or none.
+  return tf.reverse(image, tf.fill([tf.cast(draws[1] < 0.5, tf.int32)], 1))
 
 
 def _crop(

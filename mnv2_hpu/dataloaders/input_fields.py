@@ -66,6 +66,9 @@ class PreprocessingFields(AugmentationFields):
   # large as the network's input. Faster; other pixels than slim's
   # (docs/input_pipeline.md).
   reduced_decoding: bool = False
+  # Training images reach the device as uint8, a quarter of the bytes, which does colors
+  # and range. Resized pixels are then whole levels. Fast mode alone.
+  preprocess_on_device: bool = False
 
 
 @dataclasses.dataclass

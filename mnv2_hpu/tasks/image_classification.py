@@ -9,7 +9,11 @@ from official.vision.tasks import image_classification as upstream
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import image_classification as exp_cfg
-from mnv2_hpu.dataloaders import classification_input, record_check
+from mnv2_hpu.dataloaders import (
+  classification_input,
+  inception_preprocessing,
+  record_check,
+)
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import classifier, stateless_dropout
 from mnv2_hpu.tasks import training_task
@@ -112,6 +116,19 @@ class ImageClassificationTask(
           config.model.num_classes, data.image_field_key, data.label_field_key
         ),
       )
+
+  def train_step(
+    self,
+    inputs: tuple[Any, tf.Tensor],
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    metrics: list[keras.metrics.Metric] | None = None,
+  ) -> dict[str, tf.Tensor]:
+    """Does a step on `(images, labels)`, finishing images that the host did not."""
+    images, labels = inputs
+    if self.task_config.train_data.preprocessing_options.preprocess_on_device:
+      images = inception_preprocessing.finish_on_device(images)
+    return super().train_step((images, labels), model, optimizer, metrics)
 
   def build_losses(
     self,

@@ -165,6 +165,17 @@ def test_shapes_are_static(tmp_path, is_training, preprocessing):
   assert labels == tf.TensorSpec([2], tf.int32)
 
 
+def test_images_for_the_device_are_a_quarter_of_the_bytes(tmp_path):
+  options = _options(_write_files(tmp_path, 6, 2), True)
+  sizes = []
+  for on_device in (False, True):
+    options.preprocessing_options.preprocess_on_device = on_device
+    batch = next(iter(build_dataset(options, size=(64, 64))))
+    sizes.append(sum(tensor.numpy().nbytes for tensor in tf.nest.flatten(batch)))
+  image, rest = 4 * 64 * 64 * 3, 4 * 4  # bytes of a batch as uint8; its labels
+  assert sizes == [4 * image + rest, image + 4 * 2 * 4 + rest]
+
+
 @pytest.mark.parametrize("num_files", [4, 3])  # by files, by records
 @pytest.mark.parametrize("cache", [False, True])
 def test_training_pipelines_share_each_epoch(tmp_path, num_files, cache):
@@ -334,6 +345,21 @@ def test_fewer_examples_than_pipelines_is_an_error(tmp_path):
     ({"preprocessing": "incepton"}, "Did you mean 'inception'"),
     ({"global_batch_size": 0}, "global_batch_size is 0"),
     ({"max_corrupt_records": -1}, "max_corrupt_records is -1"),
+    (
+      {
+        "preprocessing_options": PreprocessingOptions(
+          preprocess_on_device=True, fast_mode=False
+        )
+      },
+      "preprocess_on_device is True, .* fast_mode False",
+    ),
+    (
+      {
+        "preprocessing": "model_garden",
+        "preprocessing_options": PreprocessingOptions(preprocess_on_device=True),
+      },
+      "preprocess_on_device is True, preprocessing 'model_garden'",
+    ),
   ],
 )
 def test_the_data_config_is_checked(overrides, text):

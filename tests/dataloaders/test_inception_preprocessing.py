@@ -305,3 +305,40 @@ def test_evaluation_without_crop_sees_the_whole_image():
     preprocessing.preprocess_for_eval(image, 32, 32, o) for o in (options, whole)
   )
   np.testing.assert_array_equal(ours, expected)
+
+
+def _both_ways(crop, number, size, **options):
+  """What training sees by the host alone, and with the second part on the device."""
+  seed = tf.constant([number, 7], tf.int64)
+  options = PreprocessingOptions(**options)
+  features = preprocessing.resize_for_device(crop, *size, options, seed)
+  batch = {name: value[None] for name, value in features.items()}
+  host = preprocessing.distort_crop(crop, *size, options, seed)
+  return host.numpy(), preprocessing.finish_on_device(batch)[0].numpy()
+
+
+@pytest.mark.parametrize("options", [{}, {"color_distortion": False}, {"flip": False}])
+def test_a_device_finishes_as_the_host_does(options):
+  """Equal where nothing is resized; else the pixels are whole levels before colors."""
+  crop = tf.constant(_image(2))
+  for number in range(10):
+    host, device = _both_ways(crop, number, crop.shape[:2], **options)
+    np.testing.assert_allclose(device, host, atol=1e-5)
+    host, device = _both_ways(crop, number, (40, 33), **options)
+    assert np.abs(device - host).max() * 127.5 < 1.5  # levels
+    assert np.abs(device - host).mean() * 127.5 < 0.5
+
+
+def test_a_device_changes_each_image_of_a_batch_by_its_own_amounts():
+  crop = tf.constant(_image(2))
+  options = PreprocessingOptions(preprocess_on_device=True)
+  features = [
+    preprocessing.resize_for_device(crop, 20, 20, options, tf.constant([number, 7]))
+    for number in range(3)
+  ]
+  stacked = tf.nest.map_structure(lambda *parts: tf.stack(parts), *features)
+  for image, alone in zip(
+    preprocessing.finish_on_device(stacked), features, strict=True
+  ):
+    alone = {name: value[None] for name, value in alone.items()}
+    np.testing.assert_array_equal(image, preprocessing.finish_on_device(alone)[0])

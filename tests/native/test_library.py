@@ -65,6 +65,26 @@ def test_pixels_are_those_of_tensorflows_operations(built, monkeypatch, options)
 
 
 @needs_compiler
+@pytest.mark.parametrize("flip", [True, False])
+def test_levels_for_a_device_are_those_of_tensorflows_operations(
+  built, monkeypatch, flip
+):
+  options = PreprocessingOptions(preprocess_on_device=True, flip=flip)
+  for number, crop in enumerate(crops()):
+    found, expected = [], []
+    for switch, levels in (("1", found), ("0", expected)):
+      monkeypatch.setenv(library.SWITCH, switch)
+      features = inception_preprocessing.resize_for_device(
+        tf.constant(crop), HEIGHT, WIDTH, options, tf.constant([number, 7], tf.int64)
+      )
+      levels.extend(value.numpy().astype(np.float32) for value in features.values())
+    differs = np.abs(found[0] - expected[0])
+    assert differs.max() <= 1  # where the exact value lies halfway
+    assert differs.mean() < 0.05
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+@needs_compiler
 @pytest.mark.parametrize(("switch", "is_used"), [("1", True), ("0", False)])
 def test_a_switch_leaves_it_out(built, monkeypatch, switch, is_used):
   monkeypatch.setenv(library.SWITCH, switch)

@@ -13,6 +13,7 @@ import mnv2_hpu
 from mnv2_hpu.compat import keras
 from mnv2_hpu.configs import backbones
 from mnv2_hpu.configs import image_classification as exp_cfg
+from mnv2_hpu.dataloaders import inception_preprocessing
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.optimization.exponential_moving_average import ExponentialMovingAverage
 from mnv2_hpu.optimization.rmsprop_tf1 import RMSpropTF1
@@ -107,6 +108,29 @@ def test_second_step_does_not_trace_again():
     after_each.append(len(traces))
   # The first call traces twice: the optimizer creates its variables in the first.
   assert after_each == [2, 2, 2]
+
+
+def test_the_step_finishes_what_the_host_did_not():
+  """The loss is that of the images which `finish_on_device` returns."""
+  random = np.random.default_rng(0)
+  features = {
+    "image": tf.constant(random.integers(0, 256, (2, 32, 32, 3), np.uint8)),
+    "colors": tf.constant([[0.1, 1.5], [-0.1, 0.5]]),
+  }
+  labels = tf.constant([1, 3])
+  losses = []
+  for on_device in (True, False):
+    images = features
+    if not on_device:
+      images = inception_preprocessing.finish_on_device(features)
+    task = _task()
+    options = task.task_config.train_data.preprocessing_options
+    options.preprocess_on_device = on_device
+    logs = task.train_step(
+      (images, labels), task.build_model(), keras.optimizers.legacy.SGD(0.1)
+    )
+    losses.append(float(logs["loss"]))
+  assert losses[0] == losses[1]
 
 
 def test_frozen_backbone_trains_the_logits_only():
