@@ -73,6 +73,7 @@ class TrainingTask(base_task.Task):
     del model
     return []
 
+  @tf.autograph.experimental.do_not_convert  # likewise in the tasks' other step
   def train_step(
     self,
     inputs: Any,
