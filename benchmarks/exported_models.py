@@ -1,16 +1,13 @@
 """Milliseconds per image of exported models: ours, Model Garden's, Keras Applications'.
 
-One process; the models take turns round by round (A B C A B C …). Each gets one uint8
-image of the network's input size, and scales it itself. Prints medians and the ratio to
-our model of the same kind, round by round. Weights are as initialized: speed does not
-depend on them.
+One process; the models take turns (`turns`). Each gets uint8 images of the network's
+input size, and scales them itself. Weights are as initialized: speed does not depend on
+them.
 
   python benchmarks/exported_models.py --image_size=224 --rounds=9
 """
 
-import os
-import platform
-import statistics
+import functools
 import tempfile
 import time
 
@@ -20,6 +17,7 @@ tf_environment.configure()
 
 import numpy as np
 import tensorflow as tf
+import turns
 from absl import app, flags
 from official.core import exp_factory
 from official.vision.serving import export_saved_model_lib
@@ -30,6 +28,7 @@ from mnv2_hpu.compat import keras
 
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Times that every model is measured.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images of the larger batch.")
 _RUNS = flags.DEFINE_integer("runs", 10, "Images of one measurement.")
 
 CLASSES = 1001
@@ -108,7 +107,6 @@ def _keras(folder):
   size = _IMAGE_SIZE.value
   model = keras.applications.MobileNetV2((size, size, 3), weights=None, classes=CLASSES)
 
-  @tf.function(input_signature=[tf.TensorSpec([1, size, size, 3], tf.uint8)])
   def serve(images):
     return {"probs": model(tf.cast(images, tf.float32) / 127.5 - 1.0, training=False)}
 
@@ -118,7 +116,10 @@ def _keras(folder):
 
   holder = tf.Module()
   holder.all_weights = list(model.variables)
-  tf.saved_model.save(holder, f"{folder}/keras", signatures=serve)
+  for count, path in ((1, "keras"), (_BATCH_SIZE.value, f"keras_{_BATCH_SIZE.value}")):
+    spec = tf.TensorSpec([count, size, size, 3], tf.uint8)
+    signature = tf.function(serve).get_concrete_function(spec)
+    tf.saved_model.save(holder, f"{folder}/{path}", signatures=signature)
   for name, int8 in (("model", False), ("model_int8", True)):
     with open(f"{folder}/keras/{name}.tflite", "wb") as file:
       file.write(_convert(pixels, model, int8))
@@ -127,62 +128,83 @@ def _keras(folder):
 
 def _saved_model(path):
   loaded = tf.saved_model.load(path)
-  return lambda image: loaded.signatures["serving_default"](tf.constant(image))
+  return lambda images: loaded.signatures["serving_default"](tf.constant(images))
 
 
-def _tflite(path):
+def _tflite(path, batch=1):
   # One thread: those of several interpreters would wait for each other by spinning.
   interpreter = compat.tflite_interpreter(path, 1)
-  interpreter.allocate_tensors()
   (given,) = interpreter.get_input_details()
+  size = _IMAGE_SIZE.value
+  interpreter.resize_tensor_input(given["index"], [batch, size, size, 3])
+  interpreter.allocate_tensors()
 
-  def run(image):
-    interpreter.set_tensor(given["index"], image.astype(given["dtype"]))
+  def run(images):
+    interpreter.set_tensor(given["index"], images.astype(given["dtype"]))
     interpreter.invoke()
 
   return run
 
 
-def _milliseconds(run, images):
+def _milliseconds(run, batches):
   start = time.perf_counter()
-  for image in images:
-    run(image)
-  return 1000 * (time.perf_counter() - start) / len(images)
+  for images in batches:
+    run(images)
+  return 1000 * (time.perf_counter() - start) / sum(map(len, batches))
+
+
+def _measures(ours, stock, keras_dir):
+  """Returns what measures each model, at each batch size that it takes."""
+  many = _BATCH_SIZE.value
+  one = [*_images(_RUNS.value)]
+  models = {
+    "SavedModel": {
+      "mnv2_hpu": _saved_model(f"{ours}/saved_model"),
+      "Model Garden": _saved_model(stock),
+      "Keras Applications": _saved_model(keras_dir),
+    },
+    "TFLite": {
+      "mnv2_hpu": _tflite(f"{ours}/model.tflite"),
+      "mnv2_hpu, int8": _tflite(f"{ours}/model_int8.tflite"),
+      "Keras Applications": _tflite(f"{keras_dir}/model.tflite"),
+    },
+    "TFLite int8": {
+      "mnv2_hpu": _tflite(f"{ours}/model_int8.tflite"),
+      "Keras Applications": _tflite(f"{keras_dir}/model_int8.tflite"),
+    },
+  }
+  measures = {
+    (f"{kind}, batch 1", name): functools.partial(_milliseconds, run, one)
+    for kind, by_name in models.items()
+    for name, run in by_name.items()
+  }
+  batch = [np.concatenate([*_images(many)])]
+  for kind, path in (("SavedModel", "saved_model"), ("TFLite", "model.tflite")):
+    load = (
+      _saved_model if kind == "SavedModel" else functools.partial(_tflite, batch=many)
+    )
+    peer = f"{keras_dir}_{many}" if kind == "SavedModel" else f"{keras_dir}/{path}"
+    for name, of in (("mnv2_hpu", f"{ours}/{path}"), ("Keras Applications", peer)):
+      case = (f"{kind}, batch {many}", name)
+      measures[case] = functools.partial(_milliseconds, load(of), batch)
+  return measures
 
 
 def main(argv):
-  """Exports, measures and prints a table."""
+  """Exports, measures, prints a table and keeps it."""
   del argv
   mnv2_hpu.register()
   with tempfile.TemporaryDirectory() as folder:
-    ours, stock, keras_dir = _ours(folder), _stock(folder), _keras(folder)
-    models = {
-      ("SavedModel", "mnv2_hpu"): _saved_model(f"{ours}/saved_model"),
-      ("SavedModel", "Model Garden"): _saved_model(stock),
-      ("SavedModel", "Keras Applications"): _saved_model(keras_dir),
-      ("TFLite", "mnv2_hpu"): _tflite(f"{ours}/model.tflite"),
-      ("TFLite", "Keras Applications"): _tflite(f"{keras_dir}/model.tflite"),
-      ("TFLite int8", "mnv2_hpu"): _tflite(f"{ours}/model_int8.tflite"),
-      ("TFLite int8", "Keras Applications"): _tflite(f"{keras_dir}/model_int8.tflite"),
-    }
-    images = list(_images(_RUNS.value))
-    times = {key: [] for key in models}
-    for round_number in range(_ROUNDS.value + 1):
-      for key, run in models.items():
-        value = _milliseconds(run, images)
-        if round_number:  # the first one compiles
-          times[key].append(value)
-  print(
-    f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, "
-    f"{compat.MODEL_GARDEN} {compat.version(compat.MODEL_GARDEN)}; ms per image, "
-    f"median of {_ROUNDS.value}, batch 1, {_IMAGE_SIZE.value} x {_IMAGE_SIZE.value}"
+    measures = _measures(_ours(folder), _stock(folder), _keras(folder))
+    values = turns.take_turns(measures, _ROUNDS.value)
+  size = _IMAGE_SIZE.value
+  turns.publish(
+    "exported_models",
+    f"Exported models: width 1.0, {size} px, {CLASSES} classes, TFLite on one thread",
+    "ms an image",
+    values,
+    more_is_better=False,
   )
-  for (kind, name), values in times.items():
-    ratios = [b / a for a, b in zip(times[kind, "mnv2_hpu"], values, strict=True)]
-    print(
-      f"  {kind:<11} {name:<19} {statistics.median(values):7.2f}  it / mnv2_hpu: "
-      f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
 
 
 if __name__ == "__main__":

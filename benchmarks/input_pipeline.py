@@ -1,10 +1,7 @@
 """Images per second of the input pipelines: this project's, Model Garden's, slim's.
 
 Writes TFRecords of JPEGs of ImageNet's sizes into a temporary folder, and reads them
-with each pipeline in turn, round by round (A B C A B C …), so that a machine that slows
-down slows all. Prints medians over the rounds, and the medians of the ratios within
-each round; likewise of the processor's time for an image, which other work on the
-machine disturbs less.
+with each pipeline in turn (`turns`).
 
   python benchmarks/input_pipeline.py --rounds=5 --seconds=5
 
@@ -14,10 +11,8 @@ images as they are (0) and scaled down.
   python benchmarks/input_pipeline.py --max_sides=0,384,320,256
 """
 
+import functools
 import os
-import platform
-import resource
-import statistics
 import tempfile
 import time
 import unittest.mock
@@ -28,11 +23,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import photographs
 import tensorflow as tf
+import turns
 from absl import app, flags
 from official.vision.configs import image_classification as upstream_configs
 from official.vision.tasks import image_classification as upstream_task
 
-from mnv2_hpu import compat
 from mnv2_hpu.configs.image_classification import DataConfig
 from mnv2_hpu.dataloaders import classification_input
 from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
@@ -153,98 +148,84 @@ def _bare(pattern, is_training):
   return decoded.batch(_BATCH_SIZE.value).prefetch(tf.data.AUTOTUNE)
 
 
-PIPELINES = {
-  "mnv2_hpu training": lambda pattern: _ours(pattern, True),
-  "mnv2_hpu reduced decoding": lambda pattern: _ours(
+TRAINING = {
+  "mnv2_hpu": lambda pattern: _ours(pattern, True),
+  "mnv2_hpu, reduced decoding": lambda pattern: _ours(
     pattern, True, reduced_decoding=True
   ),
-  "mnv2_hpu by TensorFlow's operations": _without_native,
+  "mnv2_hpu, TensorFlow's operations": _without_native,
   "mnv2_hpu, colors on the device": lambda pattern: _ours(
     pattern, True, preprocess_on_device=True
   ),
-  "mnv2_hpu without colours": lambda pattern: _ours(
-    pattern, True, color_distortion=False
-  ),
-  "Model Garden training": lambda pattern: _model_garden(pattern, True),
-  "slim's operations training": lambda pattern: _slim(pattern, True),
-  "mnv2_hpu evaluation": lambda pattern: _ours(pattern, False),
-  "Model Garden evaluation": lambda pattern: _model_garden(pattern, False),
-  "slim's operations evaluation": lambda pattern: _slim(pattern, False),
+  "mnv2_hpu, no colors": lambda pattern: _ours(pattern, True, color_distortion=False),
+  "Model Garden, which has no colors": lambda pattern: _model_garden(pattern, True),
+  "slim's operations": lambda pattern: _slim(pattern, True),
   "decoding alone": lambda pattern: _bare(pattern, True),
+}
+EVALUATION = {
+  "mnv2_hpu": lambda pattern: _ours(pattern, False),
+  "Model Garden": lambda pattern: _model_garden(pattern, False),
+  "slim's operations": lambda pattern: _slim(pattern, False),
 }
 
 
-def _processor_seconds():
-  usage = resource.getrusage(resource.RUSAGE_SELF)
-  return usage.ru_utime + usage.ru_stime
-
-
-def _measure(dataset):
-  """Images per second, and processor milliseconds an image, after a warm-up."""
+def _rate(dataset):
+  """Images per second after a warm-up."""
   iterator = iter(dataset.repeat())  # evaluations end
   for _ in range(8):
     next(iterator)
   batches = 0
-  start, processor = time.perf_counter(), _processor_seconds()
+  start = time.perf_counter()
   while time.perf_counter() - start < _SECONDS.value:
     next(iterator)
     batches += 1
-  seconds = time.perf_counter() - start
-  images = batches * _BATCH_SIZE.value
-  return images / seconds, 1000 * (_processor_seconds() - processor) / images
-
-
-def _print_table(rates):
-  for name, values in rates.items():
-    own = "evaluation" if "evaluation" in name else "training"
-    base = rates.get(f"mnv2_hpu {own}", values)
-    speedups = [a[0] / b[0] for a, b in zip(base, values, strict=True)]
-    savings = [b[1] / a[1] for a, b in zip(base, values, strict=True)]
-    print(
-      f"  {name:<35} {statistics.median(v[0] for v in values):7.0f} images/s, "
-      f"{statistics.median(v[1] for v in values):5.2f} ms of processor an image; "
-      f"mnv2_hpu / it: {statistics.median(speedups):.2f} "
-      f"({min(speedups):.2f} to {max(speedups):.2f}), by processor time "
-      f"{statistics.median(savings):.2f} ({min(savings):.2f} to {max(savings):.2f})"
-    )
+  return batches * _BATCH_SIZE.value / (time.perf_counter() - start)
 
 
 def _of_sides(folder, sides):
   """Returns training's pipeline on images of each longer side, and a JPEG's bytes."""
-  datasets, mean_bytes = {}, 0.0
+  datasets, sizes = {}, []
   for side in sides:
     of_side = folder / str(side)
     of_side.mkdir()
-    mean = photographs.write_records(of_side, _IMAGES.value, CLASSES, side)
-    name = f"{side or 'all'} px, {mean / 1e3:.0f} kB a JPEG"
-    datasets["mnv2_hpu training" if not side else name] = _ours(
-      f"{of_side}/train-*", True
-    )
-    mean_bytes = mean_bytes or mean
+    sizes.append(photographs.write_records(of_side, _IMAGES.value, CLASSES, side))
+    name = f"{side or 'all'} px, {sizes[-1] / 1e3:.0f} kB a JPEG"
+    datasets["training", name] = _ours(f"{of_side}/train-*", True)
+  return datasets, sizes[0]
+
+
+def _of_pipelines(folder):
+  """Returns all pipelines on the same images, and a JPEG's bytes."""
+  mean_bytes = photographs.write_records(folder, _IMAGES.value, CLASSES)
+  datasets = {
+    (kind, name): build(f"{folder}/train-*")
+    for kind, pipelines in (("training", TRAINING), ("evaluation", EVALUATION))
+    for name, build in pipelines.items()
+    if not _ONLY.value or name in _ONLY.value
+  }
   return datasets, mean_bytes
 
 
 def main(argv):
-  """Makes the data, measures and prints a table."""
+  """Makes the data, measures, prints a table and keeps it."""
   del argv
-  with tempfile.TemporaryDirectory() as folder:
-    if _MAX_SIDES.value:
-      datasets, mean_bytes = _of_sides(Path(folder), [*map(int, _MAX_SIDES.value)])
-    else:
-      mean_bytes = photographs.write_records(Path(folder), _IMAGES.value, CLASSES)
-      names = _ONLY.value or list(PIPELINES)
-      datasets = {name: PIPELINES[name](f"{folder}/train-*") for name in names}
-    rates = {name: [] for name in datasets}
-    for _ in range(_ROUNDS.value):
-      for name, values in rates.items():
-        values.append(_measure(datasets[name]))
-  print(
-    f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, "
-    f"{compat.MODEL_GARDEN} {compat.version(compat.MODEL_GARDEN)}; {_IMAGES.value} "
-    f"JPEGs of {mean_bytes / 1e3:.0f} kB on average, batch {_BATCH_SIZE.value}, "
-    f"{_IMAGE_SIZE.value} px, median of {_ROUNDS.value} rounds of {_SECONDS.value:g} s"
+  sides = [*map(int, _MAX_SIDES.value)]
+  with tempfile.TemporaryDirectory() as work:
+    folder = Path(work)
+    made = _of_sides(folder, sides) if sides else _of_pipelines(folder)
+    datasets, mean_bytes = made
+    measures = {
+      case: functools.partial(_rate, dataset) for case, dataset in datasets.items()
+    }
+    values = turns.take_turns(measures, _ROUNDS.value, warm_up=False)
+  turns.publish(
+    "smaller_records" if sides else "input_pipeline",
+    f"Input: {_IMAGES.value} JPEGs of {mean_bytes / 1e3:.0f} kB on average, batch "
+    f"{_BATCH_SIZE.value}, {_IMAGE_SIZE.value} px",
+    "images/s",
+    values,
+    more_is_better=True,
   )
-  _print_table(rates)
 
 
 if __name__ == "__main__":

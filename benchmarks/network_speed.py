@@ -1,25 +1,23 @@
 """Images per second of this network against Model Garden's and Keras Applications'.
 
-One process; the networks take turns round by round (A B C A B C …), so a machine that
-slows down slows all. Prints medians and the ratio to each peer, round by round.
+One process; the networks take turns (`turns`).
 
   python benchmarks/network_speed.py --batch_size=32 --image_size=224 --rounds=5
 
 `TF_ENABLE_ONEDNN_OPTS=0` or `1` before the command compares with and without oneDNN.
 """
 
+import functools
 import os
-import platform
-import statistics
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
+import turns
 from absl import app, flags
 from official.vision.modeling import backbones, classification_model
 
-from mnv2_hpu import compat
 from mnv2_hpu.compat import keras
 from mnv2_hpu.modeling import mobilenet_v2
 
@@ -74,7 +72,7 @@ def _functions(model):
     del labels
     return model(images, training=False)
 
-  return {"train step": train, "inference": infer}
+  return {"training step": train, "inference": infer}
 
 
 def _rate(function, batch):
@@ -87,33 +85,24 @@ def _rate(function, batch):
 
 
 def main(argv):
-  """Measures and prints a table."""
+  """Measures, prints a table and keeps it."""
   del argv
   size, count = _IMAGE_SIZE.value, _BATCH_SIZE.value
   batch = (tf.random.normal([count, size, size, 3]), tf.zeros([count], tf.int32))
   functions = {name: _functions(build()) for name, build in NETWORKS.items()}
-  rates = {(name, kind): [] for name in functions for kind in functions[name]}
-  for round_number in range(_ROUNDS.value + 1):
-    for (name, kind), values in rates.items():
-      value = _rate(functions[name][kind], batch)
-      if round_number:  # the first one traces
-        values.append(value)
-  print(
-    f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, "
-    f"{compat.MODEL_GARDEN} {compat.version(compat.MODEL_GARDEN)}, oneDNN "
-    f"{os.environ.get('TF_ENABLE_ONEDNN_OPTS', 'as installed')}; images/s, "
-    f"median of {_ROUNDS.value}, batch {count}, {size} x {size}"
+  measures = {
+    (kind, name): functools.partial(_rate, functions[name][kind], batch)
+    for kind in ("training step", "inference")
+    for name in NETWORKS
+  }
+  one_dnn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "as installed")
+  turns.publish(
+    "network_speed",
+    f"The network: batch {count}, {size} px, float32, oneDNN {one_dnn}",
+    "images/s",
+    turns.take_turns(measures, _ROUNDS.value),
+    more_is_better=True,
   )
-  ours = next(iter(NETWORKS))
-  for kind in ("train step", "inference"):
-    for name in NETWORKS:
-      values = rates[name, kind]
-      ratios = [a / b for a, b in zip(rates[ours, kind], values, strict=True)]
-      print(
-        f"  {kind:<11} {name:<19} {statistics.median(values):7.1f}  "
-        f"{ours} / it: {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f})"
-      )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """Seconds until a command answers, and until a training has done its first step.
 
-Each measurement is a process of its own, and they take turns (A B A B …). The first step
-is that of MobileNetV2 at width 1.0, 224 px, batch 8, on records that this script makes,
-by `mnv2-train` and by Model Garden's driver with its own experiment.
+Each measurement is a process of its own, and they take turns (`turns`). The first step
+is that of MobileNetV2 1.0 at 224 px, batch 8, on records that this script makes, by
+`mnv2-train` and by Model Garden's driver with its own experiment.
 
   python benchmarks/start_up.py --rounds=5
 """
 
+import functools
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 
 import photographs
+import turns
 from absl import app, flags
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each is measured.")
@@ -88,37 +88,35 @@ def _stock(records, model_dir):
   ]
 
 
-def _print(name, values, base=None):
-  line = f"  {name:<42} {statistics.median(values):6.2f} s"
-  line += f" ({min(values):.2f} to {max(values):.2f})"
-  if base:
-    ratios = [a / b for a, b in zip(values, base, strict=True)]
-    line += f"; ratio {statistics.median(ratios):.2f}"
-    line += f" ({min(ratios):.2f} to {max(ratios):.2f})"
-  print(line, flush=True)
-
-
 def main(argv):
-  """Measures, and prints a table."""
+  """Measures, prints a table and keeps it."""
   del argv
-  rounds = range(_ROUNDS.value)
-  print(f"{platform.machine()}, {os.cpu_count()} cores, median of {len(rounds)} rounds")
-  for command in COMMANDS:
-    help_of = [f"mnv2_hpu.cli.{command}", "--help"]
-    _print(f"{command} --help", [_seconds(help_of) for _ in rounds])
-  _print("doctor", [_seconds(["mnv2_hpu.cli.doctor"]) for _ in rounds])
+  measures = {
+    (f"{command} --help", "mnv2_hpu"): functools.partial(
+      _seconds, [f"mnv2_hpu.cli.{command}", "--help"]
+    )
+    for command in COMMANDS
+  }
+  measures["doctor", "mnv2_hpu"] = lambda: _seconds(["mnv2_hpu.cli.doctor"])
   with tempfile.TemporaryDirectory() as folder:
     records = Path(folder, "records")
     records.mkdir()
     photographs.write_records(records, IMAGES, CLASSES)
-    times = {"Model Garden's driver, its experiment": [], "mnv2-train": []}
-    for number in rounds:
-      for (name, values), of in zip(times.items(), (_stock, _ours), strict=True):
-        arguments = of(records, f"{folder}/{number}{of.__name__}")
-        values.append(_seconds(arguments, FIRST_STEP))
-  stock = next(iter(times.values()))
-  for name, values in times.items():
-    _print(f"first step: {name}", values, stock)
+
+    def first_step(arguments):
+      model_dir = tempfile.mkdtemp(dir=folder)
+      return _seconds(arguments(records, model_dir), FIRST_STEP)
+
+    for name, of in (("mnv2-train", _ours), ("Model Garden's driver", _stock)):
+      measures["first training step", name] = functools.partial(first_step, of)
+    values = turns.take_turns(measures, _ROUNDS.value, warm_up=False)
+  turns.publish(
+    "start_up",
+    "Start: until a command has answered, or trained MobileNetV2 1.0 by one step",
+    "seconds",
+    values,
+    more_is_better=False,
+  )
 
 
 if __name__ == "__main__":

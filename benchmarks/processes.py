@@ -1,0 +1,92 @@
+"""Images per second of one process and of two on this machine, exchange included.
+
+`mnv2-launch --np=2` with MultiWorkerMirrored against one process with all cores, at the
+same global batch: MobileNetV2 1.0, 224 px, JPEGs of ImageNet's sizes. Each measurement
+is a training of its own, and they take turns (`turns`); the rate is that of the last
+steps.
+
+  python benchmarks/processes.py --rounds=3
+"""
+
+import functools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import photographs
+import turns
+from absl import app, flags
+
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that each is measured.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images of all processes a step.")
+
+IMAGES, CLASSES = 256, 1001
+WARM_UP, STEPS = 4, 12  # steps of a loop; the first loop traces, the last one counts
+LAST = re.compile(rf"step: +{WARM_UP + STEPS} \| steps/sec: +([\d.]+)")
+
+
+def _rate(processes, records, work):
+  """Trains, and returns images per second of all processes in the last loop."""
+  batch = _BATCH_SIZE.value
+  values = {
+    "batch_size": batch // processes,
+    "num_train_examples": IMAGES,
+    "num_validation_examples": IMAGES,
+    "validation_files": "'train-*'",
+    "train_epochs": (WARM_UP + STEPS) * batch / IMAGES,
+    "log_every_steps": WARM_UP,
+    "compute_dtype": "'float32'",
+    "learning_rate_scaling": "'none'",
+  }
+  if processes > 1:
+    values["distribution_strategy"] = "'multi_worker_mirrored'"
+  command = [
+    *(sys.executable, "-W", "ignore", "-m", "mnv2_hpu.cli.launch"),
+    *(f"--np={processes if processes > 1 else 0}", "--"),
+    *(sys.executable, "-W", "ignore", "-m", "mnv2_hpu.cli.train"),
+    *("--gin_file=gin/imagenet.gin", "--mode=train"),
+    f"--model_dir={tempfile.mkdtemp(dir=work)}",
+    f"--gin_params=DATA_DIR = '{records}'",
+    *(f"--gin_params=mobilenet_v2_classification.{k} = {v}" for k, v in values.items()),
+  ]
+  environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+  done = subprocess.run(
+    command,
+    env=environ,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    check=False,
+  )
+  found = LAST.search(done.stdout)
+  if done.returncode or not found:
+    sys.exit(f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}")
+  return batch * float(found[1])
+
+
+def main(argv):
+  """Measures, prints a table and keeps it."""
+  del argv
+  with tempfile.TemporaryDirectory() as work:
+    records = Path(work, "records")
+    records.mkdir()
+    photographs.write_records(records, IMAGES, CLASSES)
+    measures = {
+      ("training", name): functools.partial(_rate, processes, records, work)
+      for name, processes in (("two processes", 2), ("one process", 1))
+    }
+    values = turns.take_turns(measures, _ROUNDS.value, warm_up=False)
+  turns.publish(
+    "processes",
+    f"Processes on one machine: width 1.0, 224 px, global batch {_BATCH_SIZE.value}",
+    "images/s",
+    values,
+    more_is_better=True,
+  )
+
+
+if __name__ == "__main__":
+  app.run(main)
