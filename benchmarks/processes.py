@@ -1,4 +1,4 @@
-"""Images per second of one process and of two on this machine, exchange included.
+"""Images per second of one process and of two on this machine, all-reduce included.
 
 `mnv2-launch --np=2` with MultiWorkerMirrored against one process with all cores, at the
 same global batch: MobileNetV2 1.0, 224 px, JPEGs of ImageNet's sizes. Each measurement

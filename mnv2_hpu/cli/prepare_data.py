@@ -1,22 +1,21 @@
 """Turns images into the TFRecords that training reads.
 
-From an image_folder, one folder per class (a tenth of each is held out), imagenet's
-archives, which are not unpacked, and tfds, TensorFlow Datasets:
+From an image_folder (one per class), imagenet's archives, or tfds, TensorFlow Datasets:
 
   mnv2-prepare-data --input_dir=images --output_dir=records
   mnv2-prepare-data --source=imagenet --input_dir=downloads --output_dir=imagenet
   mnv2-prepare-data --source=tfds --tfds_name=cifar10 --input_dir=tfds --output_dir=out
 
-From images with boxes in the form of coco (zip files too), voc or yolo, and from images
-with masks (cityscapes too); docs/detection_data.md has the layouts:
+From images with boxes (coco, zip files too; voc; yolo), and with masks (cityscapes too);
+docs/detection_data.md has the layouts:
 
   mnv2-prepare-data --source=coco --input_dir=coco --output_dir=records
   mnv2-prepare-data --source=masks --input_dir=scenes --output_dir=records
   mnv2-prepare-data --source=voc_segmentation --input_dir=VOCdevkit --output_dir=records
 
 An image that cannot be read is skipped and listed; --strict stops instead. A run that
-was interrupted continues when the same command is given again. At the end, dataset.json
-in the output folder says what there is; mnv2-verify-data checks it.
+was interrupted continues when the same command is given again; --shard=1/4 is a quarter.
+At the end, dataset.json says what there is; mnv2-verify-data checks it.
 """
 
 from collections.abc import Sequence
@@ -43,6 +42,7 @@ OPTIONS = (
   ("strict", _SWITCH, "Stop at whatever would have to be skipped."),
   ("num_train_shards", _NUMBER, "Files; 0: 4 to 1024, by the images."),
   ("num_validation_shards", _NUMBER, "Files; 0: 1 to 128, by the images."),
+  ("shard", _TEXT, "I/N: the part of host I of N; then again without, to end."),
   ("num_processes", _NUMBER, "0: one for few images, else one per core."),
 )
 

@@ -29,7 +29,7 @@ from mnv2_hpu.data_preparation.annotations import (
 from mnv2_hpu.data_preparation.listing import Listing, SourceOptions, check_names
 from mnv2_hpu.data_preparation.shards import printable
 from mnv2_hpu.data_preparation.shrinking import Shrinking
-from mnv2_hpu.data_preparation.summary import PreparationResult
+from mnv2_hpu.data_preparation.summary import PartResult, PreparationResult
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.errors import UserError, did_you_mean
 
@@ -72,6 +72,8 @@ class PreparationOptions:
     jpeg_quality: Quality of the JPEGs that are scaled down; 0 is 90.
     keep_category_ids: Whether the labels of boxes are the input's own category ids (1
       to 90 of COCO), in place of 1 to the number of categories.
+    shard: `3/16` writes what the third of 16 hosts has to; the same options without it
+      write what is missing then, and dataset.json. Empty writes all.
   """
 
   input_dir: str
@@ -89,15 +91,16 @@ class PreparationOptions:
   max_side: int = 0
   jpeg_quality: int = 0
   keep_category_ids: bool = False
+  shard: str = ""
 
 
 def prepare(
   options: PreparationOptions,
   report_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> PreparationResult:
+) -> PreparationResult | PartResult:
   """Prepares a data set; resumes an unfinished one; leaves a finished one alone.
 
-  The same input and options give the same bytes, on any number of processes.
+  The same input and options give the same bytes, on any number of processes and hosts.
 
   Args:
     options: What to prepare, and how.
@@ -110,9 +113,9 @@ def prepare(
   """
   start = time.monotonic()
   _check_options(options)
-  output_dir = Path(options.output_dir)
+  output_dir, part = Path(options.output_dir), workspace.Part.parse(options.shard)
   try:
-    with workspace.lock(output_dir) as work:
+    with workspace.lock(output_dir, part) as work:
       listing = list_source(options.source, _source_options(options))
       _shrinking(options).check(listing.task)
       _check_classes(options, listing)
@@ -123,7 +126,16 @@ def prepare(
         return PreparationResult(info, options.output_dir, 0, listing.num_images, 0.0)
       work.start_or_resume(plan)
       tasks = _tasks(options, listing, plan["shards"], work)
-      num_kept = _write_missing(options, listing, tasks, work, report_progress)
+      if part:
+        tasks = tasks[part.number - 1 :: part.of]
+      num_images = sum(len(task.source_images) for task in tasks)
+      num_kept = _write_missing(options, num_images, tasks, work, report_progress)
+      num_written = num_images - num_kept
+      if part:
+        return PartResult(
+          *(part, options.output_dir, len(tasks), num_written, num_kept),
+          time.monotonic() - start,
+        )
       info = summary.summarize(listing, plan, work)
       info.save(output_dir)
       work.finish()
@@ -134,7 +146,6 @@ def prepare(
       "command again: the shards already finished are kept."
     ) from error
   seconds = time.monotonic() - start
-  num_written = listing.num_images - num_kept
   return PreparationResult(info, options.output_dir, num_written, num_kept, seconds)
 
 
@@ -259,7 +270,7 @@ def _tasks(
 
 def _write_missing(
   options: PreparationOptions,
-  listing: Listing,
+  num_images: int,
   tasks: Sequence[shards.ShardTask],
   work: workspace.Workspace,
   report_progress: Callable[[int, int], None],
@@ -267,10 +278,10 @@ def _write_missing(
   """Writes the shards that are not finished; returns the images in those that were."""
   missing = [task for task in tasks if not work.is_finished(Path(task.path).name)]
   to_write = sum(len(task.source_images) for task in missing)
-  kept = done = listing.num_images - to_write
-  report_progress(done, listing.num_images)
+  kept = done = num_images - to_write
+  report_progress(done, num_images)
   processes = workers.choose_processes(options.num_processes, len(missing), to_write)
   for task, _ in workers.run(shards.write_shard, missing, processes):
     done += len(task.source_images)
-    report_progress(done, listing.num_images)
+    report_progress(done, num_images)
   return kept

@@ -76,6 +76,38 @@ class PreparationResult:
     return "\n".join([*lines, f"  {self.seconds:.1f} s, {rate:,.0f} images/s"])
 
 
+@dataclasses.dataclass(frozen=True)
+class PartResult:
+  """What one of several hosts prepared.
+
+  Attributes:
+    part: Which of how many.
+    output_dir: Folder of the data set.
+    num_shards: Shards of this part.
+    num_written: Images read by this run.
+    num_kept: Images in shards that an earlier run had written.
+    seconds: Seconds that this run took.
+  """
+
+  part: workspace.Part
+  output_dir: str
+  num_shards: int
+  num_written: int
+  num_kept: int
+  seconds: float
+
+  def summary(self) -> str:
+    """Returns the lines to print when a part has ended."""
+    number, of = self.part
+    return (
+      f"{self.output_dir}: part {number} of {of}, {counted(self.num_shards, 'shard')}: "
+      f"{self.num_written:,} images written, {self.num_kept:,} were there, "
+      f"{self.seconds:.1f} s\n"
+      "When all parts have ended, give the same command without --shard: it writes "
+      "what is missing, and dataset.json."
+    )
+
+
 def summarize(
   listing: Listing,
   plan: Mapping[str, Any],

@@ -2,7 +2,9 @@
 
 `<output_dir>/.prepare/` exists while a preparation is unfinished and holds
 
-    lock           locked (flock) by the process at work; freed by the system if it dies
+    lock           locked (flock) by the process at work, shared by those that write a
+                   part each; freed by the system if it dies
+    lock-3-of-16   locked by the one that writes this part
     plan.json      what is being prepared; a run continues only what has the same plan
     <shard>.json   report of a finished shard
     <shard>.json.<process>.tmp    a shard being written
@@ -12,10 +14,11 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mnv2_hpu import files
 from mnv2_hpu.dataloaders import dataset_info
@@ -25,11 +28,45 @@ _FOLDER = ".prepare"
 _PLAN = "plan.json"
 
 
+class Part(NamedTuple):
+  """Which of how many hosts prepares here, each some of the shards.
+
+  Attributes:
+    number: From 1.
+    of: Number of hosts.
+  """
+
+  number: int
+  of: int
+
+  @classmethod
+  def parse(cls, text: str) -> "Part | None":
+    """Returns the part that `--shard` names, None where it is empty.
+
+    >>> Part.parse("3/16")
+    Part(number=3, of=16)
+
+    Raises:
+      UserError: If it is not of this form.
+    """
+    if not text:
+      return None
+    found = re.fullmatch(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})", text)
+    part = cls(*map(int, found.groups())) if found else cls(1, 0)
+    if part.number > part.of:
+      raise UserError(
+        f"--shard={text} is no part: allowed are 1/N to N/N, such as 3/16 for the "
+        "third of 16 hosts."
+      )
+    return part
+
+
 class Workspace:
   """The work folder of `output_dir`, locked by this process. Made by `lock`."""
 
-  def __init__(self, output_dir: Path) -> None:
+  def __init__(self, output_dir: Path, part: "Part | None" = None) -> None:
     self.output_dir = output_dir
+    self.part = part
     self.folder = output_dir / _FOLDER
 
   def report_path(self, shard: str) -> Path:
@@ -55,6 +92,12 @@ class Workspace:
         kind.
     """
     path = self.folder / _PLAN
+    # In this order: another host may begin between the two.
+    present = [
+      shard
+      for split in plan["shards"]
+      for shard in sorted(self.output_dir.glob(f"{split}-*-of-*"))
+    ]
     if path.exists():
       differing = _differing(json.loads(path.read_text(encoding="utf-8")), plan)
       if differing:
@@ -63,15 +106,15 @@ class Workspace:
           f"{', '.join(differing)}. Run that one again to finish it, choose another "
           "--output_dir, or delete this one."
         )
-      for tmp_path in self.folder.glob(f"*{files.TMP_SUFFIX}"):
-        tmp_path.unlink()
+      if self.part is None:  # else they may be those of another host
+        for tmp_path in self.folder.glob(f"*{files.TMP_SUFFIX}"):
+          tmp_path.unlink()
       return
-    for split in plan["shards"]:
-      if present := sorted(self.output_dir.glob(f"{split}-*-of-*")):
-        raise UserError(
-          f"{present[0]} exists already, and is not known to be whole. Choose another "
-          "--output_dir, or delete the old shards."
-        )
+    if present:
+      raise UserError(
+        f"{present[0]} exists already, and is not known to be whole. Choose another "
+        "--output_dir, or delete the old shards."
+      )
     with files.atomic_write(path) as file:
       json.dump(plan, file)
 
@@ -121,33 +164,42 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def lock(output_dir: Path) -> Iterator[Workspace]:
-  """Makes `output_dir` and keeps every other preparation out of it.
+def lock(output_dir: Path, part: Part | None = None) -> Iterator[Workspace]:
+  """Makes `output_dir` and keeps every other preparation out of it, but other parts.
 
   Afterwards, the work folder of a preparation that was finished, or never begun, is
-  gone.
+  gone; one of parts is left to the preparation that ends them.
 
   Raises:
     UserError: If it cannot be made, or another process is preparing into it.
   """
-  workspace = Workspace(output_dir)
+  workspace = Workspace(output_dir, part)
   existed = output_dir.exists()
+  with contextlib.ExitStack() as stack:
+    operation = fcntl.LOCK_SH if part else fcntl.LOCK_EX
+    stack.callback(os.close, _lock(workspace.folder, "lock", operation))
+    if part:
+      name = f"lock-{part.number}-of-{part.of}"
+      stack.callback(os.close, _lock(workspace.folder, name, fcntl.LOCK_EX))
+    try:
+      yield workspace
+    finally:
+      if not part and not workspace.has_plan():
+        shutil.rmtree(workspace.folder)
+        if not existed and not any(output_dir.iterdir()):
+          output_dir.rmdir()
+
+
+def _lock(folder: Path, name: str, operation: int) -> int:
   descriptor = None
   while descriptor is None:
-    descriptor = _try_lock(workspace.folder)
-  try:
-    yield workspace
-  finally:
-    if not workspace.has_plan():
-      shutil.rmtree(workspace.folder)
-      if not existed and not any(output_dir.iterdir()):
-        output_dir.rmdir()
-    os.close(descriptor)
+    descriptor = _try_lock(folder, name, operation)
+  return descriptor
 
 
-def _try_lock(folder: Path) -> int | None:
+def _try_lock(folder: Path, name: str, operation: int) -> int | None:
   """Returns the locked descriptor; None where the lock's file was just removed."""
-  path = folder / "lock"
+  path = folder / name
   try:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -156,7 +208,7 @@ def _try_lock(folder: Path) -> int | None:
       f"{folder.parent} cannot be written to: {error.strerror}."
     ) from error
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
   except BlockingIOError:
     os.close(descriptor)
     raise UserError(

@@ -42,7 +42,7 @@ class RecordParser:
   record_format: corrupt_records.RecordFormat
 
 
-@tf.autograph.experimental.do_not_convert  # a second at each start, for nothing
+@tf.autograph.experimental.do_not_convert  # converting takes seconds, for nothing
 def build_dataset(
   data: cfg.DataConfig,
   parser: RecordParser,

@@ -1,7 +1,10 @@
+import concurrent.futures
 import fcntl
 import hashlib
+import multiprocessing
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import helpers_images
@@ -11,10 +14,11 @@ import tensorflow as tf
 from official.vision.dataloaders import classification_input
 from PIL import ExifTags, Image
 
-from mnv2_hpu.data_preparation import prepare, workers
+from mnv2_hpu.data_preparation import prepare, workers, workspace
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.errors import UserError
 
+SPAWN = multiprocessing.get_context("spawn")
 COUNTS = {"ant": 12, "bee": 20, "été": 8}
 
 
@@ -375,3 +379,52 @@ def test_model_garden_trains_on_the_records(folder, tmp_path):
   image, label = parser.parse_fn(is_training=True)(decoder.decode(record))
   assert image.shape == (16, 16, 3)
   assert 0 <= int(label) < 3
+
+
+def test_parts_on_several_hosts_end_as_one_with_the_same_bytes(folder, tmp_path):
+  """In one folder at once; or in folders of their own, copied together."""
+  prepare.prepare(options(folder, tmp_path / "alone"))
+  together, copied = tmp_path / "together", tmp_path / "copied"
+  with concurrent.futures.ProcessPoolExecutor(3, SPAWN) as pool:
+    parts = [f"{number}/3" for number in (1, 2, 3)]
+    shared = [options(folder, together, shard=part) for part in parts]
+    results = [*pool.map(prepare.prepare, shared)]
+  assert sum(result.num_written for result in results) == sum(COUNTS.values())
+  assert "without --shard" in results[0].summary()
+  for number, part in enumerate(parts):
+    own = tmp_path / f"host{number}"
+    prepare.prepare(options(folder, own, shard=part))
+    shutil.copytree(own, copied, dirs_exist_ok=True)
+  for output in (together, copied):
+    with pytest.raises(UserError, match=r"dataset\.json does not exist"):
+      DatasetInfo.load(output)
+    assert prepare.prepare(options(folder, output)).num_written == 0
+    assert digests(output) == digests(tmp_path / "alone")
+
+
+def test_what_a_part_left_is_written_at_the_end(folder, tmp_path):
+  prepare.prepare(options(folder, tmp_path / "alone"))
+  output = tmp_path / "out"
+  kept = prepare.prepare(options(folder, output, shard="2/3")).num_written
+  assert prepare.prepare(options(folder, output, shard="2/3")).num_kept == kept
+  assert prepare.prepare(options(folder, output)).num_kept == kept > 0
+  assert digests(output) == digests(tmp_path / "alone")
+
+
+def test_a_part_keeps_the_end_and_its_like_out(folder, tmp_path):
+  output = tmp_path / "out"
+  with workspace.lock(output, workspace.Part(1, 3)):
+    with pytest.raises(UserError, match="another process is preparing"):
+      prepare.prepare(options(folder, output))
+    with pytest.raises(UserError, match="another process is preparing"):
+      prepare.prepare(options(folder, output, shard="1/3"))
+    prepare.prepare(options(folder, output, shard="2/3"))
+  with pytest.raises(UserError, match="differs in shards"):
+    prepare.prepare(options(folder, output, shard="3/3", num_train_shards=2))
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", "-1/3", "1/0"])
+def test_what_is_no_part_is_refused(folder, tmp_path, shard):
+  with pytest.raises(UserError, match=f"--shard={shard} is no part: allowed are 1/N"):
+    prepare.prepare(options(folder, tmp_path / "out", shard=shard))
+  assert not (tmp_path / "out").exists()
