@@ -6,7 +6,7 @@ From an image_folder (one per class), imagenet's archives, or tfds, TensorFlow D
   mnv2-prepare-data --source=imagenet --input_dir=downloads --output_dir=imagenet
   mnv2-prepare-data --source=tfds --tfds_name=cifar10 --input_dir=tfds --output_dir=out
 
-From images with boxes (coco, zip files too; voc; yolo), and with masks (cityscapes too);
+From images with boxes (coco, zips too; voc; yolo), and with masks (cityscapes too);
 docs/detection_data.md has the layouts:
 
   mnv2-prepare-data --source=coco --input_dir=coco --output_dir=records
@@ -14,7 +14,7 @@ docs/detection_data.md has the layouts:
   mnv2-prepare-data --source=voc_segmentation --input_dir=VOCdevkit --output_dir=records
 
 An image that cannot be read is skipped and listed; --strict stops instead. A run that
-was interrupted continues when the same command is given again; --shard=1/4 is a quarter.
+was interrupted continues when the same command is given again; --shard=1/4 is a part.
 At the end, dataset.json says what there is; mnv2-verify-data checks it.
 """
 
