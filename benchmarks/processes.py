@@ -1,6 +1,6 @@
-"""Images per second of one process and of two on this machine, all-reduce included.
+"""Images per second of several processes on this machine, all-reduce included.
 
-`mnv2-launch --np=2` with MultiWorkerMirrored against one process with all cores, at the
+`mnv2-launch --np=N` with MultiWorkerMirrored against one process with all cores, at the
 same global batch: MobileNetV2 1.0, 224 px, JPEGs of ImageNet's sizes. Each measurement
 is a training of its own, and they take turns (`turns`); the rate is that of the last
 steps.
@@ -21,6 +21,7 @@ import turns
 from absl import app, flags
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that each is measured.")
+_PROCESSES = flags.DEFINE_list("processes", ["2", "1", "4"], "Numbers to compare.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images of all processes a step.")
 
 IMAGES, CLASSES = 256, 1001
@@ -75,8 +76,10 @@ def main(argv):
     records.mkdir()
     photographs.write_records(records, IMAGES, CLASSES)
     measures = {
-      ("training", name): functools.partial(_rate, processes, records, work)
-      for name, processes in (("two processes", 2), ("one process", 1))
+      ("training", f"processes: {count}"): functools.partial(
+        _rate, int(count), records, work
+      )
+      for count in _PROCESSES.value
     }
     values = turns.take_turns(measures, _ROUNDS.value, warm_up=False)
   turns.publish(
