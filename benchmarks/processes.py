@@ -10,7 +10,6 @@ steps.
 
 import functools
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,12 +25,11 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images of all processes a 
 
 IMAGES, CLASSES = 256, 1001
 WARM_UP, STEPS = 4, 12  # steps of a loop; the first loop traces, the last one counts
-LAST = re.compile(rf"step: +{WARM_UP + STEPS} \| steps/sec: +([\d.]+)")
 
 
 def _rate(processes, records, work):
   """Trains, and returns images per second of all processes in the last loop."""
-  batch = _BATCH_SIZE.value
+  batch, model_dir = _BATCH_SIZE.value, tempfile.mkdtemp(dir=work)
   values = {
     "batch_size": batch // processes,
     "num_train_examples": IMAGES,
@@ -49,7 +47,7 @@ def _rate(processes, records, work):
     *(f"--np={processes if processes > 1 else 0}", "--"),
     *(sys.executable, "-W", "ignore", "-m", "mnv2_hpu.cli.train"),
     *("--gin_file=gin/imagenet.gin", "--mode=train"),
-    f"--model_dir={tempfile.mkdtemp(dir=work)}",
+    f"--model_dir={model_dir}",
     f"--gin_params=DATA_DIR = '{records}'",
     *(f"--gin_params=mobilenet_v2_classification.{k} = {v}" for k, v in values.items()),
   ]
@@ -62,10 +60,12 @@ def _rate(processes, records, work):
     text=True,
     check=False,
   )
-  found = LAST.search(done.stdout)
-  if done.returncode or not found:
+  if done.returncode:
     sys.exit(f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}")
-  return batch * float(found[1])
+  from mnv2_hpu.reporting import curves
+
+  by_step = dict(curves.read_scalars(f"{model_dir}/train")["steps_per_second"])
+  return batch * by_step[WARM_UP + STEPS]
 
 
 def main(argv):

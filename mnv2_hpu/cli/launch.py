@@ -6,7 +6,8 @@ Examples:
   mnv2-launch --stop_signal=SIGUSR1 -- mpirun -np 8 mnv2-train --model_dir=run …
   mnv2-launch --np=2 --max_restarts=3 -- mnv2-train --model_dir=run …
 
-With --np the command is started so many times on this machine, each with its TF_CONFIG;
+With --np the command is started so many times on this machine, each with its TF_CONFIG
+and, without accelerators, cores of its own (auto: one process for each of either);
 another launcher (horovodrun, mpirun) is started once. A training goes on from its last
 checkpoint. SIGTERM is handed on (as --stop_signal), waited for, and not followed by a
 restart; the command gets that signal too where this launcher is killed.
@@ -24,12 +25,8 @@ from mnv2_hpu.errors import UserError
 
 def define_flags() -> None:
   """Defines the flags."""
-  flags.DEFINE_integer(
-    "np",
-    0,
-    "Processes on this machine, with TF_CONFIG; 0 starts one.",
-    lower_bound=0,
-    upper_bound=1024,
+  flags.DEFINE_string(
+    "np", "0", "Processes here, with TF_CONFIG; 0 starts one; auto chooses."
   )
   flags.DEFINE_integer(
     "max_restarts", 0, "How often to start all again.", lower_bound=0
@@ -57,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
   return launcher.run(
     launcher.Options(
       tuple(argv[1:]),
-      values.np,
+      launcher.choose_processes(values.np),
       values.max_restarts,
       values.grace_seconds,
       signal.Signals[values.stop_signal],

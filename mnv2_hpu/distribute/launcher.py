@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import functools
+import glob
 import json
 import os
 import signal
@@ -19,6 +20,10 @@ from mnv2_hpu.errors import UserError
 _BACKOFF_SECONDS = 1.0  # before the first restart; doubles with each
 _MAX_BACKOFF_SECONDS = 60.0
 _POLL_SECONDS = 0.1
+# NVIDIA's driver; Habana's, and that of Linux 6.
+_DEVICES = ("/dev/nvidia[0-9]*", "/dev/hl[0-9]*", "/dev/accel/accel[0-9]*")
+_MAX_PROCESSES = 1024
+_BYTES_OF_PROCESS = 3 * 2**30  # width 1.0, 224 px, a batch of 96
 _PR_SET_PDEATHSIG = 1  # an option of Linux' prctl
 
 
@@ -93,6 +98,33 @@ class _StopRequest:
       time.sleep(_POLL_SECONDS)
 
 
+def accelerators() -> int:
+  """Returns the GPUs and Gaudis of this machine, by their device files."""
+  return max(len(glob.glob(pattern)) for pattern in _DEVICES)
+
+
+def choose_processes(text: str) -> int:
+  """Returns the number of processes that `--np` asks for.
+
+  Args:
+    text: A number; or `auto`: one for each accelerator, and without any one for each
+      core, as far as the memory reaches.
+
+  Raises:
+    UserError: If it is neither.
+  """
+  if text != "auto":
+    if not text.isdecimal() or int(text) > _MAX_PROCESSES:
+      raise UserError(
+        f"--np={text}: allowed are 0 to {_MAX_PROCESSES}, and auto: one process for "
+        "each accelerator, or core."
+      )
+    return int(text)
+  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  cores = len(os.sched_getaffinity(0))
+  return accelerators() or max(1, min(cores, memory // _BYTES_OF_PROCESS))
+
+
 def _environments(processes: int) -> list[dict[str, str]]:
   # As the user set it: the threads of a process follow from its own cores.
   environ = dict(tf_environment.USER_ENVIRON)
@@ -111,14 +143,33 @@ def _prctl() -> Callable[..., int] | None:
   return getattr(ctypes.CDLL(None), "prctl", None)  # Linux alone has it
 
 
-def _end_with_launcher(prctl: Callable[..., int], number: int, launcher: int) -> None:
-  """Asks the kernel, in a new process, for a signal where the launcher is killed."""
+def _prepare(
+  cores: set[int], prctl: Callable[..., int] | None, number: int, launcher: int
+) -> None:
+  """Binds a new process to its cores; it gets a signal where the launcher is killed."""
+  os.sched_setaffinity(0, cores)
+  if prctl is None:
+    return
   prctl(_PR_SET_PDEATHSIG, number)
   if os.getppid() != launcher:  # killed before the call
     os.kill(os.getpid(), number)
 
 
-def _start(options: Options, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+def _cores(processes: int) -> list[set[int]]:
+  """Returns the cores of each process: disjoint ones, where there are enough.
+
+  Two processes that each run as many threads as there are cores wait for each other.
+  """
+  mine = sorted(os.sched_getaffinity(0))
+  if not 1 < processes <= len(mine) or accelerators():
+    return [set(mine)] * max(1, processes)
+  share = len(mine) // processes
+  return [set(mine[rank * share : (rank + 1) * share]) for rank in range(processes)]
+
+
+def _start(
+  options: Options, environ: dict[str, str], cores: set[int]
+) -> subprocess.Popen[bytes]:
   prctl = _prctl()
   try:
     return subprocess.Popen(
@@ -126,9 +177,8 @@ def _start(options: Options, environ: dict[str, str]) -> subprocess.Popen[bytes]
       env=environ,
       # A group of its own, so that what it starts in turn can be ended with it.
       start_new_session=True,
-      preexec_fn=prctl
-      and functools.partial(
-        _end_with_launcher, prctl, options.stop_signal, os.getpid()
+      preexec_fn=functools.partial(
+        _prepare, cores, prctl, options.stop_signal, os.getpid()
       ),
     )
   except OSError as error:
@@ -142,8 +192,10 @@ def _attempt(options: Options, stop: _StopRequest) -> int:
   """Starts all processes and waits until all have ended, or one has died."""
   processes: list[subprocess.Popen[bytes]] = []
   try:
-    for environ in _environments(options.processes):
-      processes.append(_start(options, environ))
+    environments = _environments(options.processes)
+    cores = _cores(options.processes)
+    for environ, own in zip(environments, cores, strict=True):
+      processes.append(_start(options, environ, own))
     while True:
       codes = [process.poll() for process in processes]
       died = _first_failure(codes)

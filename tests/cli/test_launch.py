@@ -1,11 +1,14 @@
 """Restarting processes that die; the processes are real, and small."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from mnv2_hpu.distribute import launcher
 
 _LAUNCH = [sys.executable, "-m", "mnv2_hpu.cli.launch"]
 
@@ -67,6 +70,36 @@ def test_all_ranks_are_started_again_where_one_dies(tmp_path):
   assert len(set(first["cluster"]["worker"])) == 2
   assert first["cluster"] == _starts(tmp_path, 1)[0]["cluster"]
   assert second["cluster"] == _starts(tmp_path, 1)[1]["cluster"]
+
+
+@pytest.mark.parametrize("number", ["auto", "2"])
+def test_processes_on_a_machine_without_accelerators_have_their_own_cores(number):
+  cores = sorted(os.sched_getaffinity(0))
+  if len(cores) < 2 or launcher.accelerators():
+    pytest.skip("needs two cores and no accelerator")
+  worker = "import os; print(*sorted(os.sched_getaffinity(0)), flush=True)"
+  done = subprocess.run(
+    [*_LAUNCH, f"--np={number}", "--", sys.executable, "-c", worker],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  own = [[*map(int, line.split())] for line in done.stdout.splitlines()]
+  expected = 2 if number == "2" else launcher.choose_processes("auto")
+  assert len(own) == expected >= 2
+  assert len({core for of_one in own for core in of_one}) == sum(map(len, own))
+
+
+@pytest.mark.parametrize("number", ["-1", "two", "1025", "1.5", ""])
+def test_what_is_no_number_of_processes_is_refused(number):
+  done = subprocess.run(
+    [*_LAUNCH, f"--np={number}", "--", "true"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert f"error: --np={number}: allowed are 0 to 1024, and auto" in done.stderr
 
 
 @pytest.mark.parametrize("saves", [True, False], ids=["saves", "ignores it"])
