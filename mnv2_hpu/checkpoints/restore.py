@@ -28,6 +28,10 @@ _EMA_SLOT = "average"  # `official.modeling.optimization.ExponentialMovingAverag
 _WRITTEN_SWAPPED = ("best_ckpt", "average_weights")
 
 
+class BrokenWeightsError(UserError):
+  """A checkpoint holds NaN or infinity."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RestoredCheckpoint:
   """What was read.
@@ -306,7 +310,7 @@ def _check_values(
     if not np.isfinite(value).all()
   ]
   if broken:
-    raise UserError(
+    raise BrokenWeightsError(
       f"The checkpoint {path!r} holds values that are NaN or infinite: "
       f"{shorten(broken)}. Use an earlier one."
     )

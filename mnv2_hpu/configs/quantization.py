@@ -18,6 +18,7 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import hyperparams
 
+from mnv2_hpu import driver_flags
 from mnv2_hpu.configs import (
   image_classification,
   object_detection,
@@ -51,6 +52,7 @@ class QuantizationRecipe(TrainingRecipe):
   # Epochs after which batch norms use their moving statistics; 0: never.
   freeze_batch_norm_epochs: float = 4.0
   init_checkpoint_modules: str = "all"
+  ema_decay: float | None = None
   optimizer: str = "sgd"
   learning_rate: float | None = 1e-3
   learning_rate_schedule: str = "polynomial"
@@ -84,6 +86,8 @@ class QuantizationRecipe(TrainingRecipe):
 class ClassificationQATRecipe(QuantizationRecipe, Recipe):
   """MobileNetV2 classifying images, in int8."""
 
+  batch_size: int | None = None
+
 
 @dataclasses.dataclass
 class DetectionQATRecipe(QuantizationRecipe, object_detection.DetectionRecipe):
@@ -97,7 +101,6 @@ class SegmentationQATRecipe(
   """DeepLabv3 in int8, at the rate of research/deeplab's page on quantization."""
 
   learning_rate: float | None = 3e-5
-  ema_decay: float | None = 0.9999
 
 
 @dataclasses.dataclass
@@ -167,21 +170,59 @@ def _fields(task: cfg.TaskConfig, task_cls: type[cfg.TaskConfig]) -> dict[str, A
   }
 
 
+def _resumed_folder() -> str | None:
+  """Returns the folder of the run that the driver resumes, if it does."""
+  model_dir = driver_flags.given_paths().get("model_dir")
+  return model_dir if model_dir and tf.train.latest_checkpoint(model_dir) else None
+
+
+def _recorded(checkpoint: str) -> str | None:
+  """Returns the `params.yaml` that has the network: that of the start, if it is a run.
+
+  A run that resumes has its own, and needs its start no more.
+  """
+  if resumed := _resumed_folder():
+    return os.path.join(resumed, _PARAMS)
+  folder = checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint)
+  folders = (folder, os.path.dirname(folder))  # that of `best_ckpt` is inside the run's
+  files = (os.path.join(parent, _PARAMS) for parent in folders)
+  return next(filter(tf.io.gfile.exists, files), None)
+
+
+def _check_is_float(checkpoint: str, is_float: bool) -> None:
+  """Refuses a quantization-aware start, and to resume a float run.
+
+  Args:
+    checkpoint: The start.
+    is_float: Whether what was recorded, of the resumed run or of the start, is float.
+  """
+  resumed = _resumed_folder()
+  if resumed and is_float:
+    raise UserError(
+      f"model_dir is {resumed!r}, the folder of a float run. Give quantization-aware "
+      "training a folder of its own, and that one as init_checkpoint."
+    )
+  if not resumed and not is_float:
+    raise UserError(
+      f"init_checkpoint is {checkpoint!r}, which is quantization-aware itself. Give "
+      "the float run that it started from; or, to go on with it, its folder as "
+      "model_dir and more train_epochs."
+    )
+
+
 def _take_network(config: cfg.ExperimentConfig, checkpoint: str) -> None:
   """Sets network and preprocessing as the float run has them, if it is a run.
 
   Raises:
-    UserError: If it is the run of another task.
+    UserError: If it is the run of another task, or is quantization-aware itself.
   """
-  folder = checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint)
-  folders = (folder, os.path.dirname(folder))  # that of `best_ckpt` is inside the run's
-  files = (os.path.join(parent, _PARAMS) for parent in folders)
-  path = next(filter(tf.io.gfile.exists, files), None)
+  path = _recorded(checkpoint)
   if path is None:
     return
   num_classes = config.task.model.num_classes
   try:
     task = hyperparams.read_yaml_to_params_dict(path).as_dict()["task"]
+    is_float = "freeze_batch_norm_step" not in task
     config.task.model.override(task["model"])
     for name in ("train_data", "validation_data"):
       taken = {key: task[name][key] for key in _TAKEN if key in task[name]}
@@ -193,6 +234,7 @@ def _take_network(config: cfg.ExperimentConfig, checkpoint: str) -> None:
       f"this task ({type(error).__name__}: {reason}). Give the folder of a float run "
       "of the same task."
     ) from error
+  _check_is_float(checkpoint, is_float)
   of_start = config.task.model.num_classes
   if of_start != num_classes:
     raise UserError(

@@ -12,6 +12,7 @@ from mnv2_hpu import files, tfrecord
 from mnv2_hpu.configs import quantization as quantization_cfg
 from mnv2_hpu.core import run_record
 from mnv2_hpu.dataloaders import encoded_examples, record_files
+from mnv2_hpu.errors import UserError
 from mnv2_hpu.evaluation import evaluator, int8_comparison, metrics
 from mnv2_hpu.serving import export, metadata, tflite, verify
 from mnv2_hpu.serving.checks import detection, metric, segmentation
@@ -55,6 +56,11 @@ def export_run(
   with files.locked_folder(export_dir):
     params = run_record.load(model_dir)
     formats = list(export.default_formats(params) if formats is None else formats)
+    if inference_type != "float32" and "tflite_int8" not in formats:
+      raise UserError(
+        f"--inference_type={inference_type} is that of tflite_int8, but the formats "
+        f"are {', '.join(formats)}. Add --formats=tflite_int8, or leave it out."
+      )
     input_path = validation_files or params.task.validation_data.input_path
     if check and input_path:
       _check_images(params, input_path)

@@ -173,16 +173,18 @@ def export(
   module.model = folded_network.fold_batch_norms(trained)
   content = metadata.describe(module, restored, label_names)
   content["formats"] = list(formats)
+  content["inputs"] = metadata.inputs_of(content["inputs"], formats)
   os.makedirs(export_dir, exist_ok=True)
   written = {}
   # All are moved into place when the block ends, in reverse order.
   with contextlib.ExitStack() as stack:
     path = os.path.join(export_dir, metadata.FILE)
-    _write_json(stack.enter_context(files.atomic_write(path)), content)
+    file = stack.enter_context(files.atomic_write(path))
     quantization = quantization or tflite.Quantization()
     job = _Job(module, trained, export_dir, content, stack, quantization)
     for name in formats:
       written[name] = FORMATS[name](job, name)
+    _write_json(file, content)
     for name in check_result.FILES:
       with contextlib.suppress(FileNotFoundError):
         os.remove(os.path.join(export_dir, name))
@@ -262,7 +264,11 @@ def _write_tflite(job: _Job, name: str) -> str:
   flat_buffer = tflite.convert(single, name, job.quantization)
   if label_names := job.content["label_names"]:
     flat_buffer = tflite.with_labels(flat_buffer, label_names)
-  job.stack.enter_context(files.atomic_write(path, "wb")).write(flat_buffer)
+  file = job.stack.enter_context(files.atomic_write(path, "wb"))
+  file.write(flat_buffer)
+  file.flush()
+  if tflite.KINDS[name] == "int8":
+    job.content[name] = tflite.describe(file.name)
   return path
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from mnv2_hpu import __version__, compat
 from mnv2_hpu.checkpoints import restore
 from mnv2_hpu.errors import UserError
+from mnv2_hpu.serving import tflite
 from mnv2_hpu.serving.image_module import ImageModule
 
 FILE = "export.json"
@@ -56,7 +57,10 @@ def describe(
       "saved_model image_bytes": "string [batch], encoded images of any size",
       "saved_model preprocessed": f"float32 [batch, {height}, {width}, {channels}], "
       "after all steps of the preprocessing",
-      "tflite": f"float32 [1, {height}, {width}, {channels}], pixel values 0 to 255",
+      **dict.fromkeys(
+        (name for name, kind in tflite.KINDS.items() if kind != "int8"),
+        f"float32 [1, {height}, {width}, {channels}], pixel values 0 to 255",
+      ),
       "onnx": f"float32 [batch, {height}, {width}, {channels}], pixel values 0 to 255",
     },
     "image_decoding": {
@@ -72,6 +76,11 @@ def describe(
       compat.MODEL_GARDEN: compat.version(compat.MODEL_GARDEN),
     },
   }
+
+
+def inputs_of(inputs: Mapping[str, str], formats: Sequence[str]) -> dict[str, str]:
+  """Returns the inputs of some formats: a key's first word is the format."""
+  return {key: text for key, text in inputs.items() if key.split()[0] in formats}
 
 
 def task_of(content: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mnv2_hpu import log_filters
+from mnv2_hpu import compat, log_filters
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.quantization import network
 from mnv2_hpu.serving.image_module import ImageModule
@@ -70,6 +70,35 @@ def convert(module: ImageModule, format_name: str, quantization: Quantization) -
       _calibrate(converter, module, quantization.images)
   with log_filters.captured_native_stderr():
     return converter.convert()
+
+
+def describe(path: str) -> dict[str, dict[str, Any]]:
+  """Returns what a file takes and returns: `value = scale * (integer - zero_point)`.
+
+  Args:
+    path: TFLite file.
+
+  Returns:
+    By `inputs` and `outputs`, then by name: dtype, shape, scale and zero_point; a
+    scale of 0 is that of floats and labels.
+  """
+  signature = compat.tflite_interpreter(path).get_signature_runner()
+  sides = {
+    "inputs": signature.get_input_details(),
+    "outputs": signature.get_output_details(),
+  }
+  described: dict[str, dict[str, Any]] = {}
+  for side, by_name in sides.items():
+    described[side] = {}
+    for name, details in by_name.items():
+      scale, zero_point = details["quantization"]
+      described[side][name] = {
+        "dtype": np.dtype(details["dtype"]).name,
+        "shape": details["shape"].tolist(),
+        "scale": float(scale),
+        "zero_point": int(zero_point),
+      }
+  return described
 
 
 def with_labels(flat_buffer: bytes, label_names: Sequence[str]) -> bytes:

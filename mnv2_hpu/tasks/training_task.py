@@ -105,6 +105,8 @@ class TrainingTask(base_task.Task):
       line = restore.restore_start(
         model, config.init_checkpoint, modules, optional=self.added_variables(model)
       )
+    except restore.BrokenWeightsError as error:
+      raise UserError(f"init_checkpoint: {error}") from error
     except (ValueError, tf.errors.OpError) as error:
       raise UserError(
         f"init_checkpoint is {config.init_checkpoint!r}: its weights ({modules}) do "

@@ -86,11 +86,17 @@ def test_the_network_is_the_float_runs(float_run, undisturbed):
 def test_a_killed_run_that_resumes_is_the_undisturbed_one(
   undisturbed, float_run, digits_records, programs, tmp_path
 ):
-  """Ranges, EMA and the step at which batch norms freeze are all in these steps."""
-  args = arguments(float_run, digits_records, tmp_path)
+  """Ranges, EMA and the step at which batch norms freeze are all in these steps.
+
+  What it started from is gone then: it has all of it.
+  """
+  start, model_dir = tmp_path / "start", tmp_path / "run"
+  shutil.copytree(float_run, start)
+  args = arguments(start, digits_records, model_dir)
   helpers_short_runs.kill(programs, "stepping:4", args)
+  shutil.rmtree(start)
   helpers_short_runs.run(programs, args)
-  helpers_short_runs.assert_same(tmp_path, undisturbed)
+  helpers_short_runs.assert_same(model_dir, undisturbed)
 
 
 @pytest.mark.long("two processes that each import TensorFlow and trace, on one core")
@@ -166,6 +172,12 @@ def test_an_export_is_int8_and_compared_with_the_float_run(
   interpreter = compat.tflite_interpreter(str(tmp_path / "model_int8.tflite"))
   kinds = {detail["dtype"] for detail in interpreter.get_tensor_details()}
   assert kinds == {np.int8, np.int32}  # biases have 32 bits
+  content = json.loads((tmp_path / "export.json").read_text())
+  assert not {"tflite", "onnx"} & {*content["inputs"]}
+  (pixels,) = content["tflite_int8"]["inputs"].values()
+  assert (pixels["dtype"], pixels["scale"], pixels["zero_point"]) == ("int8", 1, -128)
+  probabilities = content["tflite_int8"]["outputs"]["probs"]
+  assert (probabilities["scale"], probabilities["zero_point"]) == (1 / 256, -128)
 
 
 def test_a_format_that_does_not_round_is_refused(undisturbed, programs, tmp_path):
@@ -175,6 +187,32 @@ def test_a_format_that_does_not_round_is_refused(undisturbed, programs, tmp_path
   )
   assert done.returncode == 1
   assert "'tflite', which is none of a quantization-aware run" in done.output
+
+
+def test_the_types_of_int8_without_int8_are_refused(float_run, programs, tmp_path):
+  done = programs.run(
+    *("helpers_small_network", "mnv2_hpu.cli.export", "--inference_type=int8"),
+    *(f"--model_dir={float_run}", f"--export_dir={tmp_path}"),
+  )
+  assert done.returncode == 1
+  assert "the formats are saved_model, tflite. Add --formats=tflite_int8" in done.output
+
+
+@pytest.mark.parametrize(
+  ("start", "model_dir", "text"),
+  [
+    ("undisturbed", "new", "which is quantization-aware itself. Give the float run"),
+    ("float_run", "float_run", "the folder of a float run. Give quantization-aware"),
+  ],
+)
+def test_a_run_of_the_other_kind_is_refused(
+  request, start, model_dir, text, digits_records, programs, tmp_path
+):
+  folder = tmp_path if model_dir == "new" else request.getfixturevalue(model_dir)
+  args = arguments(request.getfixturevalue(start), digits_records, folder)
+  done = programs.run(*helpers_short_runs.DRIVER, *args)
+  assert done.returncode == 1
+  assert text in done.output
 
 
 def test_a_start_of_another_task_is_refused(float_run, programs, tmp_path):
