@@ -104,7 +104,7 @@ def accelerators() -> int:
 
 
 def choose_processes(text: str) -> int:
-  """Returns the number of processes that `--np` asks for.
+  """Returns the number of processes that `--np` requests.
 
   Args:
     text: A number; or `auto`: one for each accelerator, and without any one for each
