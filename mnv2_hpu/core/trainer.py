@@ -232,6 +232,7 @@ class Trainer(base_trainer.Trainer):
       if self._first_step is None:
         self._run_pending_evaluation()
         self._first_step = self._step()
+        self._watchdog.record_progress(self._first_step)
         self._train_actions = actions.train_actions(self, self._sync, self._checkpoint)
       logs = super().train(tf.constant(self._num_loop_steps(int(num_steps))))
     if self._is_missed_by_orbit(self._step()):

@@ -254,7 +254,8 @@ class Watchdog:
     """Warns where nothing moves, and in the end ends the process."""
     settings, step = self._settings, self._steps[self._rank]
     seconds = time.monotonic() - self._last_progress
-    message = f"rank {self._rank} has finished nothing for {seconds:.0f} seconds"
+    who = f"rank {self._rank}" if self._size > 1 else "the training"
+    message = f"{who} has finished nothing for {seconds:.0f} seconds"
     if 0 < settings.stall_seconds < seconds:
       faulthandler.dump_traceback()
       _exit(f"{message}; the last step was {step}.")
