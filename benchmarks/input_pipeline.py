@@ -55,13 +55,16 @@ CROP = {
 }
 
 
-def _ours(pattern, is_training, **preprocessing):
+def ours(pattern, is_training, service_address="", **preprocessing):
+  """This project's pipeline, on the workers of a data service where one is named."""
   data = DataConfig(
+    service_address=service_address,
+    deterministic=not service_address,
     input_path=pattern,
     global_batch_size=_BATCH_SIZE.value,
     is_training=is_training,
     num_examples=_IMAGES.value,
-    shuffle_buffer_size=_IMAGES.value,
+    shuffle_buffer_size=min(_IMAGES.value, 512),
     preprocessing_options=PreprocessingOptions(**CROP, **preprocessing),
   )
   size = (_IMAGE_SIZE.value, _IMAGE_SIZE.value)
@@ -70,7 +73,7 @@ def _ours(pattern, is_training, **preprocessing):
 
 def _without_native(pattern):
   with unittest.mock.patch.dict(os.environ, {library.SWITCH: "0"}):
-    return _ours(pattern, True)
+    return ours(pattern, True)
 
 
 def _model_garden(pattern, is_training):
@@ -154,17 +157,17 @@ def _bare(pattern, is_training):
 
 
 PIPELINES = {
-  "mnv2_hpu training": lambda pattern: _ours(pattern, True),
-  "mnv2_hpu reduced decoding": lambda pattern: _ours(
+  "mnv2_hpu training": lambda pattern: ours(pattern, True),
+  "mnv2_hpu reduced decoding": lambda pattern: ours(
     pattern, True, reduced_decoding=True
   ),
   "mnv2_hpu by TensorFlow's operations": _without_native,
-  "mnv2_hpu without colours": lambda pattern: _ours(
+  "mnv2_hpu without colours": lambda pattern: ours(
     pattern, True, color_distortion=False
   ),
   "Model Garden training": lambda pattern: _model_garden(pattern, True),
   "slim's operations training": lambda pattern: _slim(pattern, True),
-  "mnv2_hpu evaluation": lambda pattern: _ours(pattern, False),
+  "mnv2_hpu evaluation": lambda pattern: ours(pattern, False),
   "Model Garden evaluation": lambda pattern: _model_garden(pattern, False),
   "slim's operations evaluation": lambda pattern: _slim(pattern, False),
   "decoding alone": lambda pattern: _bare(pattern, True),
@@ -176,7 +179,7 @@ def _processor_seconds():
   return usage.ru_utime + usage.ru_stime
 
 
-def _measure(dataset):
+def measure(dataset):
   """Images per second, and processor milliseconds an image, after a warm-up."""
   iterator = iter(dataset.repeat())  # evaluations end
   for _ in range(8):
@@ -191,7 +194,8 @@ def _measure(dataset):
   return images / seconds, 1000 * (_processor_seconds() - processor) / images
 
 
-def _print_table(rates):
+def print_table(rates):
+  """Prints the medians of `measure`'s results by pipeline."""
   for name, values in rates.items():
     own = "evaluation" if "evaluation" in name else "training"
     base = rates.get(f"mnv2_hpu {own}", values)
@@ -214,7 +218,7 @@ def _of_sides(folder, sides):
     of_side.mkdir()
     mean = photographs.write_records(of_side, _IMAGES.value, CLASSES, side)
     name = f"{side or 'all'} px, {mean / 1e3:.0f} kB a JPEG"
-    datasets["mnv2_hpu training" if not side else name] = _ours(
+    datasets["mnv2_hpu training" if not side else name] = ours(
       f"{of_side}/train-*", True
     )
     mean_bytes = mean_bytes or mean
@@ -234,14 +238,14 @@ def main(argv):
     rates = {name: [] for name in datasets}
     for _ in range(_ROUNDS.value):
       for name, values in rates.items():
-        values.append(_measure(datasets[name]))
+        values.append(measure(datasets[name]))
   print(
     f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, "
     f"{compat.MODEL_GARDEN} {compat.version(compat.MODEL_GARDEN)}; {_IMAGES.value} "
     f"JPEGs of {mean_bytes / 1e3:.0f} kB on average, batch {_BATCH_SIZE.value}, "
     f"{_IMAGE_SIZE.value} px, median of {_ROUNDS.value} rounds of {_SECONDS.value:g} s"
   )
-  _print_table(rates)
+  print_table(rates)
 
 
 if __name__ == "__main__":
