@@ -8,6 +8,7 @@ import setuptools
 HERE = Path(__file__).parent
 
 COMMANDS = (
+  "data_service",
   "demo_mobilenetv2",
   "doctor",
   "evaluate",

@@ -50,13 +50,16 @@ CROP = {
 }
 
 
-def _ours(pattern, is_training, **preprocessing):
+def ours(pattern, is_training, service_address="", **preprocessing):
+  """This project's pipeline, on the workers of a data service where one is named."""
   data = DataConfig(
+    service_address=service_address,
+    deterministic=not service_address,
     input_path=pattern,
     global_batch_size=_BATCH_SIZE.value,
     is_training=is_training,
     num_examples=_IMAGES.value,
-    shuffle_buffer_size=_IMAGES.value,
+    shuffle_buffer_size=min(_IMAGES.value, 512),
     preprocessing_options=PreprocessingOptions(**CROP, **preprocessing),
   )
   size = (_IMAGE_SIZE.value, _IMAGE_SIZE.value)
@@ -65,7 +68,7 @@ def _ours(pattern, is_training, **preprocessing):
 
 def _without_native(pattern):
   with unittest.mock.patch.dict(os.environ, {library.SWITCH: "0"}):
-    return _ours(pattern, True)
+    return ours(pattern, True)
 
 
 def _model_garden(pattern, is_training):
@@ -149,27 +152,27 @@ def _bare(pattern, is_training):
 
 
 TRAINING = {
-  "mnv2_hpu": lambda pattern: _ours(pattern, True),
-  "mnv2_hpu, reduced decoding": lambda pattern: _ours(
+  "mnv2_hpu": lambda pattern: ours(pattern, True),
+  "mnv2_hpu, reduced decoding": lambda pattern: ours(
     pattern, True, reduced_decoding=True
   ),
   "mnv2_hpu, TensorFlow's operations": _without_native,
-  "mnv2_hpu, colors on the device": lambda pattern: _ours(
+  "mnv2_hpu, colors on the device": lambda pattern: ours(
     pattern, True, preprocess_on_device=True
   ),
-  "mnv2_hpu, no colors": lambda pattern: _ours(pattern, True, color_distortion=False),
+  "mnv2_hpu, no colors": lambda pattern: ours(pattern, True, color_distortion=False),
   "Model Garden, which has no colors": lambda pattern: _model_garden(pattern, True),
   "slim's operations": lambda pattern: _slim(pattern, True),
   "decoding alone": lambda pattern: _bare(pattern, True),
 }
 EVALUATION = {
-  "mnv2_hpu": lambda pattern: _ours(pattern, False),
+  "mnv2_hpu": lambda pattern: ours(pattern, False),
   "Model Garden": lambda pattern: _model_garden(pattern, False),
   "slim's operations": lambda pattern: _slim(pattern, False),
 }
 
 
-def _rate(dataset):
+def rate(dataset):
   """Images per second after a warm-up."""
   iterator = iter(dataset.repeat())  # evaluations end
   for _ in range(8):
@@ -190,7 +193,7 @@ def _of_sides(folder, sides):
     of_side.mkdir()
     sizes.append(photographs.write_records(of_side, _IMAGES.value, CLASSES, side))
     name = f"{side or 'all'} px, {sizes[-1] / 1e3:.0f} kB a JPEG"
-    datasets["training", name] = _ours(f"{of_side}/train-*", True)
+    datasets["training", name] = ours(f"{of_side}/train-*", True)
   return datasets, sizes[0]
 
 
@@ -215,7 +218,7 @@ def main(argv):
     made = _of_sides(folder, sides) if sides else _of_pipelines(folder)
     datasets, mean_bytes = made
     measures = {
-      case: functools.partial(_rate, dataset) for case, dataset in datasets.items()
+      case: functools.partial(rate, dataset) for case, dataset in datasets.items()
     }
     values = turns.take_turns(measures, _ROUNDS.value, warm_up=False)
   turns.publish(

@@ -20,6 +20,7 @@ PARTS = {
   "network_speed": ("--rounds=5", "--steps=3"),
   "input_pipeline": ("--rounds=5", "--seconds=3"),
   "smaller_records": ("--rounds=4", "--seconds=3", "--max_sides=0,384,320,256"),
+  "data_service": ("--images=4096", "--rounds=3", "--seconds=5"),
   "evaluation_speed": ("--rounds=5",),
   "exported_models": ("--rounds=9",),
   "start_up": ("--rounds=5",),

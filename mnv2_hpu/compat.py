@@ -109,6 +109,11 @@ def tflite_interpreter(path: str, num_threads: int | None = None) -> Any:
   return module.Interpreter(path, num_threads=num_threads)
 
 
+def num_data_service_workers(dispatcher: Any) -> int:
+  """Returns how many workers a `DispatchServer` has."""
+  return dispatcher._num_workers()  # TensorFlow offers nothing public
+
+
 def as_python_numbers(logs: Any) -> Any:
   """Returns nested metrics with Python's numbers in the place of scalars.
 

@@ -66,6 +66,23 @@ _EXPLANATIONS: tuple[
     re.compile(r"\bUserError: (.+?)(?:\nTraceback|\Z)", re.DOTALL),
     lambda match: match[1],
   ),
+  (  # by a process of a data service that came after the check at the start
+    Exception,
+    re.compile(r"Op type not registered 'Mnv2Hpu"),
+    lambda match: (
+      "a process of the data service lacks the operations in C++. Run `python -m "
+      "mnv2_hpu.native.build` on its host and start it again, or train with "
+      "MNV2_HPU_NATIVE=0."
+    ),
+  ),
+  (  # raised by a worker of a data service, in `data_service.reader`
+    Exception,
+    re.compile(r"\[A worker of the data service cannot read (.+?)\]\s"),
+    lambda match: (
+      f"a worker of the data service cannot read {match[1]!r}. Mount the data under "
+      "the same path on all of its hosts."
+    ),
+  ),
 )
 
 

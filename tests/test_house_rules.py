@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mnv2_hpu"
 MAX_COMMAND_LINES = 80
 MAX_MODULES = 15  # in a room, beside its __init__
-COMMANDS = {"__init__", "command", "path_flags", "slim_flags"}  # what commands share
+COMMANDS = {"__init__", "command", "path_flags"}  # what commands share
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mnv2_hpu.cli import command, slim_flags, train
+from mnv2_hpu.cli import command, train
+from mnv2_hpu.cli.legacy import slim_flags
 
 DRIVER_FLAGS = ("model_dir", "gin_file", "gin_params", "dry_run")
 

@@ -15,6 +15,8 @@ from official.core import train_utils
 from official.modeling.hyperparams import base_config
 
 from mnv2_hpu import driver_flags
+from mnv2_hpu.data_service import address
+from mnv2_hpu.dataloaders.input_fields import DataFields
 from mnv2_hpu.errors import UserError
 
 _POSITIVE = frozenset(
@@ -87,6 +89,10 @@ def check(config: cfg.ExperimentConfig, train: bool) -> None:
         f"{path} is {value!r}; it must be {allowed}. Change it where it was set: in "
         "--params_override, --config_file or gin."
       )
+  for name in ("train_data", "validation_data"):
+    data = getattr(config.task, name)
+    if isinstance(data, DataFields):
+      _check_data_service(f"task.{name}", data)
   dtype = config.runtime.mixed_precision_dtype
   if dtype not in (None, *_DTYPES):
     raise UserError(
@@ -100,6 +106,28 @@ def check(config: cfg.ExperimentConfig, train: bool) -> None:
       f"trainer.summary_interval is {trainer.summary_interval}; it must be a multiple "
       f"of trainer.steps_per_loop, which is {trainer.steps_per_loop}."
     )
+
+
+def _check_data_service(path: str, data: Any) -> None:
+  """Refuses what an input read by a data service cannot promise."""
+  # Theirs need two fields, serve evaluation too, and give each worker the whole set.
+  for name in ("enable_tf_data_service", "tf_data_service_address"):
+    if value := getattr(data, name):
+      raise UserError(
+        f"{path}.{name} is {value!r}, which this task does not use, nor the flag "
+        "--tf_data_service that sets it. Set task.train_data.service_address."
+      )
+  if not (data.service_address and data.is_training):
+    return
+  address.parse(data.service_address, f"{path}.service_address")
+  for name in ("deterministic", "cache"):
+    if getattr(data, name) not in (False, None):
+      raise UserError(
+        f"{path}.{name} is True, and {path}.service_address is "
+        f"{data.service_address!r}: what comes from a data service has no fixed order "
+        "and is not kept, so that neither two runs nor a resumed one are equal. Set "
+        f"{path}.{name}=false with it, or read without a service."
+      )
 
 
 def check_driver() -> None:

@@ -21,6 +21,7 @@ from mnv2_hpu.core import (
   config_check,
   run_record,
 )
+from mnv2_hpu.data_service import client
 from mnv2_hpu.dataloaders import record_files
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.distribute import ranks
@@ -57,6 +58,8 @@ def check_settings(
         f"divide. Use a multiple of {replicas}, for instance {below} or "
         f"{below + replicas}."
       )
+  if train and getattr(config.task.train_data, "service_address", None):
+    client.check(config.task.train_data)
   if hasattr(task, "check_inputs"):
     task.check_inputs(train, evaluate)
 
@@ -205,8 +208,11 @@ def _files(data: cfg.DataConfig) -> str:
   size = sum(tf.io.gfile.stat(file).length for file in files)
   info = DatasetInfo.find(os.path.dirname(data.input_path)) if is_ours else None
   scaled = f", images scaled to {info.max_side} px" if info and info.max_side else ""
+  address = getattr(data, "service_address", "") if data.is_training else ""
+  service = f", read by the data service at {address}" if address else ""
   return (
     f"{counted(len(files), 'file')}, {size / 1e6:,.1f} MB{scaled}: {data.input_path}"
+    f"{service}"
   )
 
 

@@ -1,4 +1,4 @@
-"""Reading goes on where a record is corrupt: named, counted, replaced.
+"""Reading goes on where a record is corrupt: named, counted, replaced or dropped.
 
 The next record that can be read replaces a corrupt one. So the stream keeps its length,
 every later record its position, and a resumed run reads what an uninterrupted one
@@ -188,6 +188,30 @@ class CorruptRecords:
     numbered = examples.enumerate().filter(lambda index, _: index < num_records)
     return numbered.map(lambda _, example: example)
 
+  def drop(self, locations: tf.Tensor, usable: tf.Tensor, examples: Any) -> Any:
+    """Drops, of examples that another process has read, those that it could not read.
+
+    Args:
+      locations: Locations of their records, int64 `[n, 3]`.
+      usable: Whether a record could be read and its labels lie within the classes, bool
+        `[n]`.
+      examples: Examples, each tensor `[n, ...]`; of other records padding.
+
+    Returns:
+      The examples of the usable records, as many as there are.
+    """
+
+    def report_and_drop() -> Any:
+      corrupt = tf.boolean_mask(locations, tf.logical_not(usable))
+      report = tf.numpy_function(
+        lambda found: self._report(found, "Left out"), [corrupt], tf.int64
+      )
+      with tf.control_dependencies([report]):
+        kept = tf.identity(usable)
+      return tf.nest.map_structure(lambda part: tf.boolean_mask(part, kept), examples)
+
+    return tf.cond(tf.reduce_all(usable), lambda: examples, report_and_drop)
+
   def _check(
     self, missing: tf.Tensor, locations: tf.Tensor, valid: tf.Tensor
   ) -> tf.Operation:
@@ -208,7 +232,7 @@ class CorruptRecords:
     wrong = tf.logical_or(missing > 0, tf.logical_not(valid))
     return tf.cond(wrong, report, lambda: tf.zeros([], tf.int64)).op
 
-  def _report(self, locations: np.ndarray) -> np.int64:
+  def _report(self, locations: np.ndarray, done: str = "Replaced") -> np.int64:
     """Logs the corrupt records that are met for the first time.
 
     Raises:
@@ -223,8 +247,9 @@ class CorruptRecords:
       self.seen.add((file, offset))
       check_limit(problem, len(self.seen), self._limit)
       logging.warning(
-        "%s Replaced: corrupt record %d of at most %d.",
+        "%s %s: corrupt record %d of at most %d.",
         problem,
+        done,
         len(self.seen),
         self._limit,
       )

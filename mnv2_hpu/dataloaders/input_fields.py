@@ -28,6 +28,9 @@ class InputFields:
   # interrupted and one that was not, then read other records. Evaluation always waits.
   deterministic: bool = True
   max_corrupt_records: int = 100  # that training replaces, per pipeline; one more stops
+  # grpc://host:port of a tf.data service whose workers read and distort training's
+  # images; empty: this process does (docs/input_pipeline.md).
+  service_address: str = ""
   autotune_ram_mib: int = 2048  # most that tf.data prefetches where it is autotuned
   seed: int = 0  # what weights, dropout, order and augmentation follow from
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from absl import logging
 
 from mnv2_hpu import errors
+from mnv2_hpu.data_service import reader
 from mnv2_hpu.dataloaders import corrupt_records, record_files, record_reader
 
 if TYPE_CHECKING:
@@ -81,8 +82,21 @@ def build_dataset(
   corrupt = corrupt_records.CorruptRecords(
     files, data.max_corrupt_records if data.is_training else 0, parser.record_format
   )
+  num_consumed = start_step * records_per_step(data.global_batch_size, context)
+  if data.is_training and data.service_address:
+    batches = reader.training_batches(
+      data,
+      files,
+      context,
+      batch_size=batch_size,
+      num_consumed=num_consumed,
+      read=read,
+      padding=parser.padding,
+      corrupt=corrupt,
+      options=_tf_data_options(data),
+    )
+    return _prefetch(batches, data)
   if data.is_training:
-    num_consumed = start_step * records_per_step(data.global_batch_size, context)
     records = _training_records(data, files, context, num_consumed)
     examples = corrupt.replace(records, num_consumed, read)
   else:
@@ -97,6 +111,10 @@ def build_dataset(
   )
   if repeat and not data.is_training:
     batches = batches.repeat()
+  return _prefetch(batches, data)
+
+
+def _prefetch(batches: tf.data.Dataset, data: cfg.DataConfig) -> tf.data.Dataset:
   prefetch = data.prefetch_buffer_size
   prefetch = tf.data.AUTOTUNE if prefetch is None else prefetch
   return batches.prefetch(prefetch).with_options(_tf_data_options(data))

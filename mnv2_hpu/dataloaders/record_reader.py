@@ -86,9 +86,9 @@ def training_records(
   Raises:
     UserError: If there are fewer records than pipelines.
   """
-  order = functools.partial(_file_order, len(files), fold_in(seed, "files"))
+  order = functools.partial(file_order, len(files), fold_in(seed, "files"))
   shuffle_seed = fold_in(seed, "records", context.input_pipeline_id)
-  by_files = _shard_by_files(files, context, num_examples)
+  by_files = shard_by_files(files, context, num_examples)
   open_file = corrupt_records.file_opener(files)
 
   def read(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -102,8 +102,8 @@ def training_records(
   cached = read(tf.constant(0, tf.int64)).cache() if cache else None
   start = Position(0, 0)
   if num_consumed:
-    length = _epoch_length(files, context, order, by_files, fixed_files=cache)
-    start = _find_position(num_consumed, length)
+    length = epoch_length(files, context, order, by_files, fixed_files=cache)
+    start = find_position(num_consumed, length)
     logging.info(
       "Input pipeline %d of %d resumes after %d records, in epoch %d (the first is 0): "
       "it reads %d records of that epoch without decoding them, and skips them.",
@@ -150,7 +150,7 @@ def num_records_of(num_examples: int, context: tf.distribute.InputContext) -> in
   )
 
 
-def _file_order(num_files: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
+def file_order(num_files: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
   """Returns the order in which an epoch reads the files, int32 `[num_files]`."""
   # Stateless: whatever the global seed of a process, all agree on the order.
   return tf.random.experimental.stateless_shuffle(
@@ -158,7 +158,7 @@ def _file_order(num_files: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
   )
 
 
-def _find_position(
+def find_position(
   num_consumed: int, epoch_length: Callable[[tf.Tensor], tf.Tensor]
 ) -> Position:
   """Returns the position that a number of records of a pipeline precede.
@@ -183,7 +183,7 @@ def _find_position(
     return Position(int(epoch), int(left))
 
 
-def _epoch_length(
+def epoch_length(
   files: Sequence[str],
   context: tf.distribute.InputContext,
   order: Callable[[tf.Tensor], tf.Tensor],
@@ -204,7 +204,7 @@ def _epoch_length(
   return length
 
 
-def _shard_by_files(
+def shard_by_files(
   files: Sequence[str], context: tf.distribute.InputContext, num_examples: int | None
 ) -> bool:
   """Whether each pipeline reads whole files; else each reads all, and skips records."""

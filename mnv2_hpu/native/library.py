@@ -20,6 +20,7 @@ from mnv2_hpu import files
 from mnv2_hpu.errors import UserError
 
 SOURCE = Path(__file__).with_name("distort_crop.cc")
+_turned_off: list[str] = []  # why, where something has
 SWITCH = "MNV2_HPU_NATIVE"  # environment variable: 0 leaves TensorFlow's operations
 _FLAGS = (
   "-O3",
@@ -121,7 +122,8 @@ def load() -> Any | None:
   Example: `load().mnv2_hpu_distort_crop(…)`, as `distort_crop.cc` documents it.
   """
   library = path()
-  is_used = os.environ.get(SWITCH) != "0" and _is_whole(library)
+  is_wanted = os.environ.get(SWITCH) != "0" and not _turned_off
+  is_used = is_wanted and _is_whole(library)
   return _load(library) if is_used else None
 
 
@@ -130,10 +132,17 @@ def _load(library: Path) -> Any:
   return tf.load_op_library(str(library))
 
 
+def turn_off(reason: str) -> None:
+  """Leaves TensorFlow's operations to this process, for a reason `describe` gives."""
+  _turned_off.append(reason)
+
+
 def describe() -> str:
   """Returns which operations distort training images, for people."""
   if load() is not None:
     return "one pass in C++"
   if os.environ.get(SWITCH) == "0":
     return f"TensorFlow's operations ({SWITCH}=0)"
+  if _turned_off:
+    return f"TensorFlow's operations: {_turned_off[0]}"
   return "TensorFlow's operations; `python -m mnv2_hpu.native.build` makes faster ones"

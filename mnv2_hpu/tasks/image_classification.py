@@ -21,7 +21,6 @@ from mnv2_hpu.tasks import training_task
 # Fields of Model Garden's DataConfig that mean nothing to this project's input.
 UNSUPPORTED_FIELDS = (
   "tfds_name",
-  "enable_tf_data_service",
   "file_type",
   "is_multilabel",
   "aug_crop",

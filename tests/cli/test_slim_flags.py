@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnv2_hpu.cli import slim_flags
+from mnv2_hpu.cli.legacy import slim_flags
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.errors import UserError
 

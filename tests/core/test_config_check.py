@@ -97,3 +97,27 @@ def test_numbers_of_a_segmenter_have_ranges(group, name, value, allowed):
   setattr(getattr(config.task, group), name, value)
   with pytest.raises(UserError, match=f"{name} is {value}; it must be {allowed}"):
     config_check.check(config, train=True)
+
+
+def _with_service(experiment, **values):
+  config = exp_factory.get_exp_config(experiment)
+  service = {"service_address": "grpc://loader:5050", "deterministic": False}
+  config.task.train_data.override(service | values)
+  return config
+
+
+@pytest.mark.parametrize(
+  ("values", "allowed"),
+  [
+    ({"deterministic": True}, "deterministic=false with it, or read without a service"),
+    ({"cache": True}, "cache=false with it, or read without a service"),
+    ({"service_address": "loader"}, "as in grpc://localhost:5050"),
+    ({"tf_data_service_address": "grpc://loader:5050"}, "train_data.service_address"),
+    ({"enable_tf_data_service": True}, "train_data.service_address"),
+  ],
+)
+def test_what_a_data_service_cannot_promise_is_refused(values, allowed):
+  for experiment in ("mobilenet_v2_ssdlite", "mobilenet_v2_deeplabv3plus"):
+    config_check.check(_with_service(experiment), train=True)
+    with pytest.raises(UserError, match=allowed):
+      config_check.check(_with_service(experiment, **values), train=True)

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers_record_files import write_files
 
 from mnv2_hpu import tfrecord
 from mnv2_hpu.configs.image_classification import DataConfig
@@ -13,29 +14,6 @@ from mnv2_hpu.dataloaders.dataset_info import DatasetInfo, SplitInfo
 from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 
 STEPS = 11
-
-
-def _write_files(directory, sizes):
-  """One file per entry, of that many examples; labels count through all of them."""
-  random = np.random.RandomState(0)
-  label = 0
-  for shard, size in enumerate(sizes):
-    path = directory / f"train-{shard:05d}-of-{len(sizes):05d}"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-      for _ in range(size):
-        image = tf.io.encode_jpeg(random.randint(0, 256, (12, 9, 3)).astype(np.uint8))
-        feature = {
-          "image/encoded": tf.train.Feature(
-            bytes_list=tf.train.BytesList(value=[image.numpy()])
-          ),
-          "image/class/label": tf.train.Feature(
-            int64_list=tf.train.Int64List(value=[label])
-          ),
-        }
-        example = tf.train.Example(features=tf.train.Features(feature=feature))
-        writer.write(example.SerializeToString())
-        label += 1
-  return str(directory / "train-*")
 
 
 def _batches(pattern, context, steps, start_step=0, **overrides):
@@ -80,7 +58,7 @@ def test_a_resumed_pipeline_continues_the_uninterrupted_one(
   tmp_path, sizes, pipelines, replicas, cache
 ):
   """Epochs are 3 to 5 steps long, so that the steps cross two or more of them."""
-  pattern = _write_files(tmp_path, sizes)
+  pattern = write_files(tmp_path, sizes)
   for pipeline in range(pipelines):
     context = tf.distribute.InputContext(pipelines, pipeline, replicas)
     whole = _batches(pattern, context, STEPS, cache=cache)
@@ -91,7 +69,7 @@ def test_a_resumed_pipeline_continues_the_uninterrupted_one(
 
 def test_full_color_mode_and_its_resize_methods_resume_too(tmp_path):
   options = PreprocessingOptions(fast_mode=False)
-  pattern, context = _write_files(tmp_path, [13]), tf.distribute.InputContext()
+  pattern, context = write_files(tmp_path, [13]), tf.distribute.InputContext()
   whole = _batches(pattern, context, 8, preprocessing_options=options)
   _assert_same(
     _batches(pattern, context, 3, 5, preprocessing_options=options), whole[5:]
@@ -102,7 +80,7 @@ def test_the_log_says_where_it_resumes_and_what_it_skips(tmp_path, caplog):
   """13 records an epoch; 4 steps of 4 are 16: one epoch, and 3 of the next."""
   caplog.set_level(logging.INFO, logger="absl")
   context = tf.distribute.InputContext()
-  pattern = _write_files(tmp_path, [6, 7])
+  pattern = write_files(tmp_path, [6, 7])
   _batches(pattern, context, 1)
   assert "resumes" not in caplog.text
   _batches(pattern, context, 1, start_step=4)
@@ -113,13 +91,13 @@ def test_the_log_says_where_it_resumes_and_what_it_skips(tmp_path, caplog):
 def test_epochs_long_past_are_not_read(tmp_path):
   """A hundred thousand steps in: reading them all would take minutes."""
   context = tf.distribute.InputContext(2, 1, 2)
-  pattern = _write_files(tmp_path, [6, 7, 3, 4])
+  pattern = write_files(tmp_path, [6, 7, 3, 4])
   (batch,) = _batches(pattern, context, 1, start_step=100_000)
   assert batch[0].shape == (2, 8, 8, 3)
 
 
 def test_dataset_json_spares_the_counting(tmp_path, monkeypatch):
-  pattern = _write_files(tmp_path, [6, 7])
+  pattern = write_files(tmp_path, [6, 7])
   split = SplitInfo(13, 2, "train-*-of-00002", [13])
   DatasetInfo("made", ["one"], 1, {"train": split}, [], [], 0, None, "", "").save(
     tmp_path
@@ -133,9 +111,9 @@ def test_dataset_json_spares_the_counting(tmp_path, monkeypatch):
 @pytest.mark.parametrize("used", ["train-00000-*", "train-*, validation-*"])
 def test_other_files_than_dataset_json_names_are_counted(tmp_path, used):
   """A part of the split, or more than it: what dataset.json says is of no use."""
-  _write_files(tmp_path, [6, 7])
+  write_files(tmp_path, [6, 7])
   (tmp_path / "train-00000-of-00002").rename(tmp_path / "validation-00000-of-00001")
-  _write_files(tmp_path, [6, 7])
+  write_files(tmp_path, [6, 7])
   split = SplitInfo(13, 2, "train-*-of-00002", [13])
   DatasetInfo("made", ["one"], 1, {"train": split}, [], [], 0, None, "", "").save(
     tmp_path

@@ -61,6 +61,12 @@ def manifest(name):
   return yaml.safe_load((FOLDER / name).read_text())
 
 
+def documents(name):
+  """Returns what a manifest holds: itself, or the items of a list."""
+  document = manifest(name)
+  return document["items"] if document["kind"] == "List" else [document]
+
+
 def templates(document):
   """Returns the pod templates of a manifest by the role of their pod."""
   replicas = document["spec"].get("mpiReplicaSpecs")
@@ -71,7 +77,7 @@ def templates(document):
 
 def containers(name):
   """Returns the containers of a manifest by their names."""
-  pods = templates(manifest(name)).values()
+  pods = [pod for part in documents(name) for pod in templates(part).values()]
   return {c["name"]: c for pod in pods for c in pod["spec"]["containers"]}
 
 
@@ -95,7 +101,8 @@ def check(document, version):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", [path.name for path in FOLDER.glob("*.yaml")])
 def test_manifest_fits_the_published_schemas(name, version):
-  check(manifest(name), version)
+  for document in documents(name):
+    check(document, version)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +125,11 @@ def test_a_misspelt_field_is_refused(name, path):
     check(document, VERSIONS[-1])
 
 
-@pytest.mark.parametrize("name", ["training.yaml", "mpijob.yaml"])
+@pytest.mark.parametrize("name", ["training.yaml", "mpijob.yaml", "data_service.yaml"])
 def test_containers_share_one_image_and_one_volume(name):
   claim = manifest("volume.yaml")["metadata"]["name"]
-  for template in templates(manifest(name)).values():
+  pods = [pod for part in documents(name) for pod in templates(part).values()]
+  for template in pods:
     (volume,) = template["spec"]["volumes"]
     assert volume["persistentVolumeClaim"] == {"claimName": claim}
   found = containers(name)
@@ -169,10 +177,26 @@ def test_ranks_devices_and_hosts_of_the_mpi_job_agree():
   assert hosts.split(",") == expected
 
 
+def test_workers_and_trainings_find_the_dispatcher_of_the_data_service():
+  service, dispatcher, worker = documents("data_service.yaml")
+  (port,) = service["spec"]["ports"]
+  address = f"{service['metadata']['name']}:{port['port']}"
+  found = containers("data_service.yaml")
+
+  assert f"--dispatcher={address}" in found["worker"]["command"]
+  assert f"--port={port['targetPort']}" in found["dispatcher"]["command"]
+  assert f'"grpc://{address}"' in (FOLDER / "data_service.yaml").read_text()
+  labels = dispatcher["spec"]["template"]["metadata"]["labels"]
+  assert service["spec"]["selector"] == labels
+  for deployment in (dispatcher, worker):
+    template = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == template
+
+
 def test_every_command_of_the_manifests_is_checked_with_those_of_the_documents():
   found = [c for path in FOLDER.glob("*.yaml") for c in helpers_readme.manifest(path)]
 
   assert [helpers_readme.kind(command) for command in sorted(found)] == [
-    *(helpers_readme.ARGUMENTS, helpers_readme.ARGUMENTS),
+    *[helpers_readme.ARGUMENTS] * 4,
     *(helpers_readme.TRAIN, helpers_readme.TRAIN),
   ]

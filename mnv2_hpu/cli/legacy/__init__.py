@@ -1,0 +1,1 @@
+"""Flags of the launcher that this project replaces."""

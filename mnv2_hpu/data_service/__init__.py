@@ -1,0 +1,1 @@
+"""TensorFlow's data service: other hosts read, decode and distort training's images."""
