@@ -191,7 +191,7 @@ def _until_complete(
     num_new = tf.shape(chunk[0], tf.int64)[0]
     missing -= num_new
     now = tf.timestamp()
-    # Not the seconds in which nobody requested more, as in an evaluation.
+    # Not the seconds in which nobody reads, as in an evaluation.
     waited = tf.minimum(now - last_time, 2 * _TICK_SECONDS)
     quiet = tf.where(num_new > 0, tf.zeros_like(quiet), quiet + waited)
     is_lost = tf.logical_and(missing > 0, quiet > _LOST_SECONDS)

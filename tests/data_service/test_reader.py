@@ -18,10 +18,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def service():
+def service(tmp_path_factory):
   """A dispatcher and two workers on loopback."""
   (port,) = cluster.free_ports(1)
-  with helpers_data_service.running(port, 2) as started:
+  work_dir = tmp_path_factory.mktemp("work")
+  with helpers_data_service.running(port, 2, f"--work_dir={work_dir}") as started:
     yield started
 
 
@@ -127,6 +128,22 @@ def test_a_file_that_workers_do_not_have_ends_the_training_in_one_line(
   assert re.fullmatch(
     rf"a worker of the data service cannot read '{tmp_path}/\S+'\. Mount .+", said
   )
+
+
+def test_a_dispatcher_that_is_started_again_goes_on(tmp_path, service):
+  dataset = _build(write_files(tmp_path, [10] * 40), service)
+  batches = dataset.as_numpy_iterator()
+  labels = [next(batches)[1] for _ in range(5)]
+
+  service.dispatcher.kill()
+  service.dispatcher.wait()
+  service.dispatcher.stdout.close()
+  service.dispatcher = service.start_dispatcher()
+  helpers_data_service.wait_until_up(service.dispatcher)
+  labels += [next(batches)[1] for _ in range(45)]
+
+  found = np.sort(np.concatenate(labels).reshape(2, 400))
+  np.testing.assert_array_equal(found, [np.arange(400)] * 2)
 
 
 def test_a_killed_worker_takes_records_with_it_and_none_comes_twice(
