@@ -29,6 +29,7 @@ def register() -> None:
     `official.core.task_factory._REGISTERED_TASK_CLS`: the experiments
     `mobilenet_v2_classification`, `mobilenet_v2_ssdlite`, `mobilenet_v2_deeplabv3`,
     `mobilenet_v2_deeplabv3plus`, `nasnet_classification`, and their tasks.
+  * `official.core.train_utils.try_count_flops`: a run ends without it.
   * `keras.src.saving.object_registration._GLOBAL_CUSTOM_OBJECTS` and
     `keras.src.saving.object_registration._GLOBAL_CUSTOM_NAMES` (`tf_keras.src…` on
     TensorFlow 2.20): the classes of backbones and of their layers, so that a saved

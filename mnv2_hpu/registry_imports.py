@@ -19,7 +19,7 @@ from mnv2_hpu.configs import (
 )
 from mnv2_hpu.core import trainer
 from mnv2_hpu.distribute import strategies, worker_dirs
-from mnv2_hpu.modeling import mobilenet_v2, nasnet
+from mnv2_hpu.modeling import complexity, mobilenet_v2, nasnet
 from mnv2_hpu.tasks import image_classification as image_classification_task
 from mnv2_hpu.tasks import object_detection as object_detection_task
 from mnv2_hpu.tasks import quantization as quantization_task
@@ -32,5 +32,6 @@ deprecations.install_gin_names()
 strategies.install_hook()
 worker_dirs.install()
 log_filters.install()
+complexity.install_count()
 driver_flags.install_path_check()
 error_reports.install_excepthook(driver_flags.given_paths)

@@ -1,6 +1,10 @@
 """The cost of a network in the paper's unit: multiply-adds."""
 
+import functools
 import math
+from typing import Any
+
+from official.core import train_utils
 
 from mnv2_hpu.compat import keras
 
@@ -28,3 +32,25 @@ def multiply_adds(model: keras.Model) -> int:
     for kernel in layer.weights
     if kernel.shape.rank > 1  # no bias
   )
+
+
+@functools.cache
+def install_count() -> None:
+  """Ends a run of Model Garden's drivers without counting operations again. Idempotent.
+
+  After the last step `official.core.train_lib` traces and freezes the whole network, on
+  the host and for seconds to a minute, for one line of the log. The table before the
+  first step says the same, by `multiply_adds`. An export that names a file for the
+  count has it.
+  """
+  count = train_utils.try_count_flops
+
+  @functools.wraps(count)
+  def only_for_export(
+    model: Any,
+    inputs_kwargs: dict[str, Any] | None = None,
+    output_path: str | None = None,
+  ) -> int | None:
+    return count(model, inputs_kwargs, output_path) if output_path else None
+
+  train_utils.try_count_flops = only_for_export
