@@ -12,6 +12,7 @@ import pathlib
 from unittest import mock
 
 import gin
+import helpers_small_network
 import numpy as np
 import tensorflow as tf
 from official.core import base_task, train_lib
@@ -33,6 +34,7 @@ from mnv2_hpu.distribute import (
   strategies,
   variable_sync,
 )
+from mnv2_hpu.modeling import block_specs
 from mnv2_hpu.optimization import exponential_moving_average
 from mnv2_hpu.tasks import object_detection as object_detection_task
 from mnv2_hpu.tasks import semantic_segmentation as semantic_segmentation_task
@@ -41,6 +43,7 @@ BATCH = 12  # images of all replicas, which 2, 3 and 4 divide
 SIZE = 8  # height and width of the images in pixels
 DETECTION_SIZE, SEGMENTATION_SIZE = 48, 33
 CLASSES = 4
+STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Case:
   policy: str = "float32"
   sync_bn: bool = True
   ema_decay: float = 0.99
-  steps: int = 20
+  steps: int = STEPS
   steps_per_loop: int = 1
   seed: int = 0
   seed_by_rank: bool = False  # ranks draw different initial weights
@@ -72,11 +75,11 @@ CASES = {
   "seeds_differ": Case(seed_by_rank=True, broadcast=False, steps=2),
   "spoiled": Case(spoil_step=3, steps=6),
   "resynced": Case(spoil_step=3, steps=6, resync_interval=5),
-  "half": Case(sync_bn=False, steps=10),
-  "rest": Case(sync_bn=False, steps=20, resume_of="half"),
+  "half": Case(sync_bn=False, steps=STEPS // 2),
+  "rest": Case(sync_bn=False, resume_of="half"),
   "evaluated": Case(mode="eval", resume_of="half"),
-  "detection": Case(task="detection", policy="float64", steps=3),
-  "segmentation": Case(task="segmentation", policy="float64", steps=3),
+  "detection": Case(task="detection", policy="float64", ema_decay=0.0, steps=3),
+  "segmentation": Case(task="segmentation", policy="float64", ema_decay=0.0, steps=3),
 }
 
 
@@ -238,6 +241,10 @@ TASKS = {
   "tiny": TinyTask,
   "detection": TinyDetectionTask,
   "segmentation": TinySegmentationTask,
+}
+BLOCK_SPECS = {
+  "detection": helpers_small_network.DETECTOR_SPECS,
+  "segmentation": helpers_small_network.SPECS,
 }
 
 
@@ -440,6 +447,7 @@ def main(strategy_name, folder, names):
       _collectives(name, strategy, folder)
       continue
     case = CASES[name]
+    block_specs.BLOCK_SPECS = BLOCK_SPECS.get(case.task)
     with contextlib.nullcontext() if case.broadcast else without_broadcast():
       _run(name, case, strategy, folder)
     print(f"done {name}", flush=True)

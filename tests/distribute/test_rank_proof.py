@@ -5,6 +5,8 @@ import helpers_rank_runs
 import numpy as np
 import pytest
 
+STEPS = helpers_rank_cases.STEPS
+
 pytestmark = [
   pytest.mark.slow,
   pytest.mark.long(
@@ -137,7 +139,7 @@ class Held:
 @pytest.mark.parametrize("case", ["sync_bn", "plain_bn", "bfloat16"])
 def test_two_ranks_are_two_replicas_of_one_process_bit_by_bit(runs, job, case):
   expected = Held(runs, "mirrored-1", case)
-  assert len(expected.losses) == 20
+  assert len(expected.losses) == STEPS
   assert np.ptp(expected.losses) > 0.01  # it does learn something
   names = " ".join(name for name, _ in expected.variables[0])
   assert "average" in names
@@ -157,7 +159,7 @@ def test_two_ranks_without_averages_are_two_replicas_bit_by_bit(runs):
 def _assert_equal_ranks(runs, job, case):
   """Returns what rank 0 held, which is what all held."""
   first, *others = (Held(runs, job, case, rank) for rank in range(int(job[-1])))
-  assert len(first.losses) == 20
+  assert len(first.losses) == STEPS
   for other in others:
     first.assert_bitwise(other)
   return first
@@ -222,12 +224,12 @@ def test_resync_interval_repairs_and_reports(runs):
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(runs):
-  """10 steps, then 10 more from rank 0's checkpoint: with batch statistics by rank."""
+  """Half of the steps, then the rest from rank 0's checkpoint; statistics by rank."""
   job = "multi_worker_mirrored-2"
   for rank in range(2):
     resumed = Held(runs, job, "rest", rank)
     whole = Held(runs, job, "plain_bn", rank)
-    assert resumed.losses.tobytes() == whole.losses[10:].tobytes()
+    assert resumed.losses.tobytes() == whole.losses[STEPS // 2 :].tobytes()
     resumed.losses = whole.losses
     resumed.assert_bitwise(whole)
 
@@ -236,7 +238,7 @@ def test_evaluation_starts_from_rank_0s_checkpoint(runs):
   """Rank 1's folder holds none, which ends TensorFlow's own strategy in a deadlock."""
   job = "multi_worker_mirrored-2"
   first, second = (Held(runs, job, "evaluated", rank) for rank in range(2))
-  assert dict(first.variables[0])["global_step:0"] == 20
+  assert dict(first.variables[0])["global_step:0"] == STEPS
   first.assert_bitwise(second)
 
 
