@@ -422,6 +422,42 @@ def _collectives(name, strategy, folder):
   )
 
 
+# Operations that add up over ranks, of TensorFlow's collectives and of Horovod.
+ALL_REDUCES = ("CollectiveReduce", "HorovodAllreduce", "HorovodGroupedAllreduce")
+
+
+def _count_all_reduces(name, strategy, folder):
+  """Writes the bytes that a step's all-reduces take, and those of the gradients."""
+  case = Case(sync_bn=False, ema_decay=0.0)
+  params = _params(case)
+  images, labels = (tf.constant(part) for part in _examples(0))
+  images = tf.cast(images, tf.float32)
+  with strategy.scope():
+    task = TinyTask(params.task)
+    task.case = case
+    model = task.build_model()
+    optimizer = task.create_optimizer(params.trainer.optimizer_config)
+    variable_sync.create_slots(optimizer, model.trainable_variables)
+
+  @tf.function
+  def step():
+    return strategy.run(task.train_step, ((images, labels), model, optimizer))
+
+  operations = step.get_concrete_function().graph.get_operations()
+  reduced = [
+    sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in operation.inputs)
+    for operation in operations
+    if operation.type.startswith(ALL_REDUCES)
+  ]
+  gradients = sum(4 * v.shape.num_elements() for v in model.trainable_variables)
+  rank = ranks.rank(strategy)
+  np.savez(folder / f"{name}.{rank}.npz", reduced=reduced, gradients=gradients)
+
+
+# What is no training of `CASES`.
+OTHERS = {"collectives": _collectives, "all_reduces": _count_all_reduces}
+
+
 @contextlib.contextmanager
 def without_broadcast():
   """No rank takes over rank 0's values, at creation or later: the seed's bug."""
@@ -443,8 +479,8 @@ def main(strategy_name, folder, names):
   """Runs cases of `CASES` in the environment of a rank."""
   strategy = _strategy(strategy_name)
   for name in names:
-    if name == "collectives":
-      _collectives(name, strategy, folder)
+    if name in OTHERS:
+      OTHERS[name](name, strategy, folder)
       continue
     case = CASES[name]
     block_specs.BLOCK_SPECS = BLOCK_SPECS.get(case.task)

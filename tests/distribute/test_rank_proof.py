@@ -34,6 +34,7 @@ JOBS = {
     "detection",
     "segmentation",
     "collectives",
+    "all_reduces",
   ),
   "multi_worker_mirrored-3": ("sync_bn", "float64"),
   "horovod-4": ("sync_bn", "float64"),
@@ -46,6 +47,7 @@ JOBS = {
     "detection",
     "segmentation",
     "collectives",
+    "all_reduces",
   ),
   "hpu-2": (
     "sync_bn",
@@ -54,6 +56,7 @@ JOBS = {
     "float64",
     "seeds_differ",
     "collectives",
+    "all_reduces",
   ),
 }
 AVAILABLE = {
@@ -266,6 +269,15 @@ def test_ranks_gather_values_bit_by_bit(runs, job):
     assert str(got["failure"]) == ("only rank 1 sees this" if rank else expected)
 
 
+def test_a_step_sends_the_gradients_at_once_and_little_else(runs, job):
+  """Of what a rank gives to all-reduces a ring sends 2 (N - 1) / N times the bytes."""
+  for rank in range(2):
+    with np.load(runs.of(job) / f"all_reduces.{rank}.npz") as stored:
+      reduced, gradients = stored["reduced"], stored["gradients"]
+    assert len(reduced) == 1
+    assert gradients <= reduced[0] <= 1.05 * gradients
+
+
 def test_every_case_is_run():
   run = {case for cases in JOBS.values() for case in cases}
-  assert run == {*helpers_rank_cases.CASES, "collectives"}
+  assert run == {*helpers_rank_cases.CASES, *helpers_rank_cases.OTHERS}
