@@ -73,18 +73,14 @@ def _newest(folder: str) -> str:
     state = None
   if state and tf.io.gfile.exists(f"{state.model_checkpoint_path}.index"):
     return state.model_checkpoint_path
-  indices = [name for name in tf.io.gfile.listdir(folder) if name.endswith(".index")]
-  if indices:
-    names = sorted(
-      (n.removesuffix(".index") for n in indices), key=lambda n: (len(n), n)
-    )
+  if names := _prefixes(folder):
     raise UserError(
       f"The folder {folder!r} holds {shorten(names)}, but its list of checkpoints (the "
       "file 'checkpoint') is missing or corrupt, so which is the newest is unknown. "
       f"Name one, such as {os.path.join(folder, names[-1])}."
     )
   raise UserError(
-    f"The folder {folder!r} holds no checkpoint, but {_listing(folder)}. "
+    f"The folder {folder!r} holds no checkpoint. In it: {_listing(folder)}. "
     "Give the --model_dir of a training run, or a path such as model_dir/ckpt-880."
   )
 
@@ -99,8 +95,7 @@ def corruption_reported(path: str) -> Iterator[None]:
     folder = os.path.dirname(path) or "."
     raise UserError(
       f"The checkpoint {path!r} is corrupt or incomplete and cannot be read: {error}. "
-      f"Use another one, or fetch its files again; in {folder!r} there are "
-      f"{_listing(folder)}."
+      f"Use another one, or fetch its files again. In {folder!r}: {_listing(folder)}."
     ) from error
 
 
@@ -117,5 +112,16 @@ def shapes(path: str) -> Mapping[str, Sequence[int]]:
     return tf.train.load_checkpoint(path).get_variable_to_shape_map()
 
 
+def _prefixes(folder: str) -> list[str]:
+  """Returns the names of a folder's checkpoints, without their suffix, by number."""
+  names = tf.io.gfile.listdir(folder)
+  prefixes = [n.removesuffix(".index") for n in names if n.endswith(".index")]
+  return sorted(prefixes, key=lambda name: (len(name), name))
+
+
 def _listing(folder: str) -> str:
-  return shorten(sorted(tf.io.gfile.listdir(folder))) or "nothing"
+  """Returns a folder's checkpoints, the newest first, or else what is there."""
+  if prefixes := _prefixes(folder):
+    return f"the checkpoints {shorten(prefixes[::-1])}"
+  names = [name for name in tf.io.gfile.listdir(folder) if not name.startswith(".")]
+  return shorten(sorted(names)) or "nothing"

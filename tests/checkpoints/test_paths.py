@@ -31,7 +31,7 @@ def test_folder_that_was_moved_holds_its_newest_checkpoint(folder):
 
 def test_folder_without_checkpoint_lists_what_is_there(tmp_path):
   (tmp_path / "params.yaml").touch()
-  with pytest.raises(UserError, match=r"no checkpoint, but params\.yaml"):
+  with pytest.raises(UserError, match=r"no checkpoint. In it: params\.yaml"):
     find_checkpoint(str(tmp_path))
   with pytest.raises(UserError, match=r"ckpt-9\.index is missing.*params\.yaml"):
     find_checkpoint(str(tmp_path / "ckpt-9"))
