@@ -116,7 +116,6 @@ class ImageClassificationTask(
         ),
       )
 
-  @tf.autograph.experimental.do_not_convert
   def train_step(
     self,
     inputs: tuple[Any, tf.Tensor],
@@ -169,7 +168,6 @@ class ImageClassificationTask(
       metrics.append(keras.metrics.Mean("validation_loss"))
     return metrics
 
-  @tf.autograph.experimental.do_not_convert
   def validation_step(
     self,
     inputs: tuple[tf.Tensor, tf.Tensor],

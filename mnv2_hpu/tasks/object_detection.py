@@ -157,7 +157,6 @@ class ObjectDetectionTask(training_task.TrainingTask, upstream.RetinaNetTask):
       iou_threshold=config.nms_iou_threshold,
     )
 
-  @tf.autograph.experimental.do_not_convert
   def validation_step(
     self,
     inputs: tuple[tf.Tensor, Any],

@@ -62,7 +62,6 @@ class SemanticSegmentationTask(
       model.backbone.trainable = False
     return model
 
-  @tf.autograph.experimental.do_not_convert
   def train_step(
     self,
     inputs: tuple[tf.Tensor, Mapping[str, tf.Tensor]],
@@ -182,7 +181,6 @@ class SemanticSegmentationTask(
     )
     return tf.argmax(probabilities, -1, tf.int32)
 
-  @tf.autograph.experimental.do_not_convert
   def validation_step(
     self,
     inputs: tuple[tf.Tensor, Mapping[str, tf.Tensor]],

@@ -73,7 +73,6 @@ class TrainingTask(base_task.Task):
     del model
     return []
 
-  @tf.autograph.experimental.do_not_convert  # converting takes seconds, for nothing
   def train_step(
     self,
     inputs: Any,

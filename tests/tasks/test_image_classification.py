@@ -133,6 +133,25 @@ def test_the_step_finishes_what_the_host_did_not():
   assert losses[0] == losses[1]
 
 
+class _Doubled(keras.layers.Layer):
+  """A layer with Python's `if` over a tensor, which AutoGraph converts."""
+
+  def call(self, inputs):
+    if tf.reduce_sum(inputs) > 0.0:
+      return 2.0 * inputs
+    return inputs
+
+
+def test_layers_of_a_users_backbone_may_have_pythons_control_flow():
+  task = _task()
+  image = keras.Input([32, 32, 3])
+  logits = keras.layers.Dense(7)(keras.layers.Flatten()(_Doubled()(image)))
+  model = keras.Model(image, logits)
+  optimizer = keras.optimizers.legacy.SGD(0.1)
+  step = tf.function(lambda batch: task.train_step(batch, model, optimizer)["loss"])
+  assert np.isfinite(step((tf.ones([2, 32, 32, 3]), tf.constant([1, 3]))))
+
+
 def test_frozen_backbone_trains_the_logits_only():
   task = _task()
   task.task_config.freeze_backbone = True
