@@ -13,6 +13,22 @@ import runpy
 import signal
 import sys
 
+TRACED = {
+  "_swap",
+  "_update_pairs",
+  "build_losses",
+  "eval_step",
+  "inference_step",
+  "logits_and_losses",
+  "next_eval_inputs",
+  "next_train_inputs",
+  "predictions_and_loss",
+  "process_metrics",
+  "train_step",
+  "update_average",
+  "validation_step",
+}
+
 
 def _preload():
   # Not official.vision.train: it defines its flags when it runs as a program.
@@ -22,6 +38,37 @@ def _preload():
   import tensorflow  # noqa: F401
 
   import mnv2_hpu.registry_imports  # noqa: F401
+
+
+def _convert_steps():
+  """Has AutoGraph rewrite, once for all programs, what each training traces."""
+  from official.core import base_task, base_trainer
+  from official.vision.tasks import image_classification as stock
+  from tensorflow.python.autograph.core import converter
+  from tensorflow.python.autograph.impl import api
+
+  from mnv2_hpu.optimization import exponential_moving_average
+  from mnv2_hpu.tasks import (
+    image_classification,
+    object_detection,
+    semantic_segmentation,
+    training_task,
+  )
+
+  # What a `tf.function` without options has for the functions that it calls.
+  options = converter.ConversionOptions(recursive=True, optional_features=())
+  for owner in (
+    base_task.Task,
+    base_trainer.Trainer,
+    stock.ImageClassificationTask,
+    training_task.TrainingTask,
+    image_classification.ImageClassificationTask,
+    object_detection.ObjectDetectionTask,
+    semantic_segmentation.SemanticSegmentationTask,
+    exponential_moving_average.ExponentialMovingAverage,
+  ):
+    for name in vars(owner).keys() & TRACED:
+      api._convert_actual(vars(owner)[name], converter.ProgramContext(options))
 
 
 def _child(request):
@@ -50,6 +97,7 @@ def _child(request):
 def main():
   """Serves requests until standard input ends."""
   _preload()
+  _convert_steps()
   print("ready", flush=True)
   for line in sys.stdin:
     child = os.fork()
