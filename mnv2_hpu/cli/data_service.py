@@ -30,14 +30,13 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "port",
     None,
-    f"Port to listen on: a dispatcher's is {address.DEFAULT_PORT} by default, a "
-    "worker's a free one.",
+    f"Port: by default {address.DEFAULT_PORT}, of a worker a free one.",
     lower_bound=0,
     upper_bound=65535,
   )
   flags.DEFINE_string("dispatcher", None, "HOST:PORT that a worker joins.")
   flags.DEFINE_integer(
-    "workers", None, "A dispatcher and so many workers on this host.", lower_bound=1
+    "workers", None, "A dispatcher and so many workers, for this host.", lower_bound=1
   )
   define_path(
     "work_dir", None, "Folder with which a dispatcher survives a restart.", written=True

@@ -9,7 +9,6 @@ from mnv2_hpu.errors import UserError
 
 DEFAULT_PORT = 5050
 PROTOCOL = "grpc"  # the one that TensorFlow has outside of Google
-START_COMMAND = "mnv2-data-service --workers=1"  # what starts all of a service
 
 _FORM = re.compile(
   rf"(?:{PROTOCOL}://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d+)"
@@ -85,7 +84,7 @@ def own_host_seen_from(dispatcher: Address, timeout: float) -> str:
       if left < _RETRY_SECONDS:
         raise UserError(
           f"no dispatcher of a data service answers at {dispatcher.target} "
-          f"({error.strerror or error}; waited {timeout:g} seconds). Start one there, "
-          f"for instance with: {START_COMMAND} --port={dispatcher.port}"
+          f"({error.strerror or error}; waited {timeout:g} seconds). Start one there: "
+          f"mnv2-data-service dispatcher --port={dispatcher.port}"
         ) from error
     time.sleep(_RETRY_SECONDS)

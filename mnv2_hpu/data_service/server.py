@@ -1,12 +1,13 @@
 """The processes of a data service: a dispatcher, and workers on any number of hosts."""
 
 import dataclasses
+import os
 import signal
 import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import tensorflow as tf
 
@@ -89,12 +90,10 @@ def _run_dispatcher(options: Options, stop: threading.Event) -> None:
   num_workers = 0
   while not stop.is_set():
     if (now := compat.num_data_service_workers(dispatcher)) != num_workers:
-      _log(counted(now, "worker"))
+      _log(f"{counted(now, 'worker')} joined so far")
       num_workers = now
     stop.wait(_POLL_SECONDS)
-  _log("stops")
-  for server in (*own, dispatcher):
-    server.stop()
+  _end(own)
 
 
 def _run_worker(
@@ -109,8 +108,7 @@ def _run_worker(
     f"by {library.describe()}"
   )
   stop.wait()
-  _log("stops")
-  worker.stop()
+  _end(worker)
 
 
 def _start_worker(
@@ -145,6 +143,20 @@ def _start(port: int, start: Callable[[], Any]) -> Any:
     return start()
   except tf.errors.OpError as error:
     raise UserError(f"the data service cannot start: {error.message}") from error
+
+
+def _end(servers: Any) -> NoReturn:
+  """Ends the process, which has nothing left to write.
+
+  A server that is stopped or deleted waits for the requests of its trainers, and a
+  trainer always has one; it holds Python's lock meanwhile.
+
+  Args:
+    servers: What must not be deleted before.
+  """
+  del servers
+  _log("stops")
+  os._exit(0)
 
 
 def _log(text: str) -> None:

@@ -27,7 +27,7 @@ def test_a_dispatcher_that_does_not_answer_is_named_with_what_starts_one(monkeyp
 
   said = str(error.value)
   assert f"answers at grpc://localhost:{port} (Connection refused" in said
-  assert said.endswith(f"mnv2-data-service --workers=1 --port={port}")
+  assert said.endswith(f"mnv2-data-service dispatcher --port={port}")
   assert "\n" not in said
 
 

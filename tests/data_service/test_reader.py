@@ -169,3 +169,12 @@ def test_a_killed_worker_takes_records_with_it_and_none_comes_twice(
   following = np.concatenate([next(batches)[1] for _ in range(100)])
   assert len(set(following)) >= 400 - 4
   client.check(DataConfig(service_address=service.address))
+
+
+def test_sigterm_ends_what_a_trainer_reads_from(tmp_path, service):
+  batches = _build(write_files(tmp_path, [10] * 40), service).as_numpy_iterator()
+  next(batches)
+
+  for process in (service.workers[1], service.dispatcher):
+    process.terminate()
+    assert process.wait(timeout=30) == 0

@@ -29,7 +29,7 @@ def service():
   )
   with process:
     assert f":{port}" in helpers_data_service.wait_until_up(process)
-    assert process.stdout.readline() == "mnv2-data-service: 2 workers\n"
+    assert process.stdout.readline() == "mnv2-data-service: 2 workers joined so far\n"
     yield f"grpc://127.0.0.1:{port}"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
@@ -85,7 +85,7 @@ def test_a_training_without_dispatcher_ends_in_one_line(
 
   assert done.returncode == 1
   assert re.search(rf"^error: no dispatcher .* at {address} .*$", done.output, re.M)
-  assert f"mnv2-data-service --workers=1 --port={port}" in done.output
+  assert f"mnv2-data-service dispatcher --port={port}" in done.output
   assert "Traceback" not in done.output
 
 
