@@ -90,12 +90,12 @@ class ExponentialMovingAverage(optimization.ExponentialMovingAverage):
       )
     self._track_trackable(self._swapped, "swapped")
 
-  @property
   @tf.autograph.experimental.do_not_convert  # which takes a second at each start
   def apply_gradients(self, *args: Any, **kwargs: Any) -> tf.Operation:
     """Updates the weights, then their averages."""
     return super().apply_gradients(*args, **kwargs)
 
+  @property
   def base_optimizer(self) -> keras.optimizers.legacy.Optimizer:
     """The optimizer that computes the steps, and holds their slots."""
     return self._optimizer
