@@ -1,5 +1,6 @@
 """The processes of a data service: a dispatcher, and workers on any number of hosts."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -160,4 +161,5 @@ def _end(servers: Any) -> NoReturn:
 
 
 def _log(text: str) -> None:
-  print(f"mnv2-data-service: {text}", flush=True)
+  with contextlib.suppress(BrokenPipeError):  # who read it may have gone
+    print(f"mnv2-data-service: {text}", flush=True)
