@@ -311,13 +311,16 @@ def _spoil(case, strategy, model):
   return spoil
 
 
-def _run(name, case, strategy, folder):
-  rank = ranks.rank(strategy)
-  seed = case.seed + 100 * rank * case.seed_by_rank
+def _set_up_keras(case, seed):
   keras.backend.clear_session()  # names count from the start again
   keras.utils.set_random_seed(seed)
   keras.mixed_precision.set_global_policy(case.policy)
   keras.backend.set_floatx("float64" if case.policy == "float64" else "float32")
+
+
+def _run(name, case, strategy, folder):
+  rank = ranks.rank(strategy)
+  _set_up_keras(case, case.seed + 100 * rank * case.seed_by_rank)
   gin.clear_config(clear_constants=True)
   gin.parse_config(
     f"""
@@ -429,6 +432,7 @@ ALL_REDUCES = ("CollectiveReduce", "HorovodAllreduce", "HorovodGroupedAllreduce"
 def _count_all_reduces(name, strategy, folder):
   """Writes the bytes that a step's all-reduces take, and those of the gradients."""
   case = Case(sync_bn=False, ema_decay=0.0)
+  _set_up_keras(case, case.seed)
   params = _params(case)
   images, labels = (tf.constant(part) for part in _examples(0))
   images = tf.cast(images, tf.float32)
