@@ -86,6 +86,7 @@ def recorded_by_an_earlier_release(tmp_path):
   task["learning_rate_scaling"] = "linear"
   for data in (task["train_data"], task["validation_data"]):
     options = data.pop("preprocessing_options")
+    del options["preprocess_on_device"]  # which there was not
     data["aug_crop"] = options.pop("crop")
     data["aug_rand_hflip"] = options.pop("flip")
     data["center_crop_fraction"] = options.pop("central_fraction")
