@@ -123,7 +123,7 @@ def _slim(pattern, is_training):
         tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
         max_attempts=100,
         use_image_if_no_bounding_boxes=True,
-        **CROP,
+        **{name.removeprefix("crop_"): value for name, value in CROP.items()},
       )
       image = tf.compat.v1.image.resize(tf.slice(image, begin, crop), size)
       image = tf.image.random_flip_left_right(image)

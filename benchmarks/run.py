@@ -8,6 +8,7 @@ Each part keeps its numbers in docs/benchmarks/NAME.json; the page holds what is
 """
 
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -80,13 +81,14 @@ def plot(results, path):
   ]
   figure, axes = pyplot.subplots(figsize=(8, 1 + 0.26 * len(cases)))
   for row, (_, of_case) in enumerate(cases):
-    middle = sorted(of_case)[len(of_case) // 2]
+    middle = statistics.median(of_case)
     color = "tab:green" if middle >= 1 else "tab:red"
     axes.plot([min(of_case), max(of_case)], [row, row], color=color, alpha=0.5)
     axes.plot(middle, row, "o", color=color)
   axes.axvline(1, color="gray", linewidth=1)
   axes.set_yticks(range(len(cases)), [label for label, _ in cases])
   axes.invert_yaxis()
+  axes.set_xscale("log")
   axes.set_xlabel("times better than this peer: median, least and most")
   figure.savefig(path, dpi=110, bbox_inches="tight")
 

@@ -7,7 +7,7 @@ Examples:
   mnv2-launch --np=2 --max_restarts=3 -- mnv2-train --model_dir=run …
 
 With --np the command is started so many times on this machine, each with its TF_CONFIG
-and, without accelerators, cores of its own (auto: one process for each of either);
+and, without accelerators, cores of its own (auto: one for each accelerator, or one);
 another launcher (horovodrun, mpirun) is started once. A training goes on from its last
 checkpoint. SIGTERM is handed on (as --stop_signal), waited for, and not followed by a
 restart; the command gets that signal too where this launcher is killed.

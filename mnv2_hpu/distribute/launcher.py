@@ -23,7 +23,6 @@ _POLL_SECONDS = 0.1
 # NVIDIA's driver; Habana's, and that of Linux 6.
 _DEVICES = ("/dev/nvidia[0-9]*", "/dev/hl[0-9]*", "/dev/accel/accel[0-9]*")
 _MAX_PROCESSES = 1024
-_BYTES_OF_PROCESS = 3 * 2**30  # width 1.0, 224 px, a batch of 96
 _PR_SET_PDEATHSIG = 1  # an option of Linux' prctl
 
 
@@ -107,8 +106,9 @@ def choose_processes(text: str) -> int:
   """Returns the number of processes that `--np` requests.
 
   Args:
-    text: A number; or `auto`: one for each accelerator, and without any one for each
-      core, as far as the memory reaches.
+    text: A number; or `auto`: one for each accelerator. Without any, one without a
+      TF_CONFIG: on two cores two processes train 0.88 times as fast
+      (docs/benchmarks_in_turns.md).
 
   Raises:
     UserError: If it is neither.
@@ -117,12 +117,10 @@ def choose_processes(text: str) -> int:
     if not text.isdecimal() or int(text) > _MAX_PROCESSES:
       raise UserError(
         f"--np={text}: allowed are 0 to {_MAX_PROCESSES}, and auto: one process for "
-        "each accelerator, or core."
+        "each accelerator."
       )
     return int(text)
-  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  cores = len(os.sched_getaffinity(0))
-  return accelerators() or max(1, min(cores, memory // _BYTES_OF_PROCESS))
+  return accelerators()
 
 
 def _environments(processes: int) -> list[dict[str, str]]:
