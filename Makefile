@@ -43,7 +43,7 @@ quickstart-detection: setup ## Train, evaluate, export SSDLite on digits in scen
 quickstart-segmentation: setup ## Train, evaluate, export DeepLabv3+ on the same; see build/quickstart-segmentation
 	@$(VENV)/bin/python -m mnv2_hpu.cli.quickstart --task=segmentation
 
-test: setup ## Run every check, the cheap ones first (16 to 25 minutes on 2 cores; STACK=2.20: its tests)
+test: setup ## Run every check, the cheap ones first (some 35 minutes on 2 cores; STACK=2.20: its tests)
 	@tools/test.sh
 
 test-quick: setup ## Run the checks that take a few minutes together
