@@ -69,7 +69,7 @@ class PreparationResult:
         lines.append(f"    and {len(entries) - 10:,} more, listed in dataset.json")
     lines += [f"  warning: {line}" for line in info.warnings]
     if not self.num_written:
-      return "\n".join([*lines, "  it was there already: nothing was written"])
+      return "\n".join([*lines, "  all images were there already"])
     if self.num_kept:
       lines.append(f"  resumed: {self.num_kept:,} images were written before")
     rate = self.num_written / max(self.seconds, 1e-9)
