@@ -247,7 +247,7 @@ def test_a_finished_set_is_left_alone(folder, tmp_path):
   again = prepare.prepare(options(folder, tmp_path / "out"))
   assert again.num_written == 0
   assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == before
-  assert "nothing was written" in again.summary()
+  assert "all images were there already" in again.summary()
 
 
 def test_a_finished_set_that_lost_a_shard_is_not_called_finished(folder, tmp_path):
