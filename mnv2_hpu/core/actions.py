@@ -154,6 +154,7 @@ class SaveBestCheckpoint:
     self._strategy = trainer.strategy
     self._step = trainer.global_step
     self._optimizer = trainer.optimizer
+    self._checkpoint = trainer.checkpoint
     self._name = config.best_checkpoint_eval_metric
     self._folder = os.path.join(
       trainer.task.logging_dir, config.best_checkpoint_export_subdir
@@ -163,7 +164,7 @@ class SaveBestCheckpoint:
       higher_is_better=config.best_checkpoint_metric_comp == "higher",
     )
     self._manager = tf.train.CheckpointManager(
-      trainer.checkpoint,
+      self._checkpoint,
       self._folder,
       max_to_keep=1,
       checkpoint_name=train_utils.BEST_CHECKPOINT_NAME,
@@ -204,7 +205,7 @@ class SaveBestCheckpoint:
     if ranks.broadcast_int(self._strategy, int(self._best.test(logs))):
       with checkpointing.swapped_weights(self._optimizer):
         path = self._manager.save()
-      if path is not None:  # None on other ranks, and where the disk is full
+      if path is not None and self._checkpoint.wait():  # None on other ranks
         self._write_metrics(logs)
         self._best.commit(logs)
         self._has_best = True

@@ -64,9 +64,14 @@ class EvaluationSchedule:
     self.last_step = step
     self._steps = [*(done for done in self._steps if done < step), step]
 
+  @property
+  def is_to_commit(self) -> bool:
+    """Whether an evaluation was marked that is not written as complete."""
+    return self._steps != self._written
+
   def commit(self) -> None:
     """Writes the evaluations marked so far as complete."""
-    if self._path and self._steps != self._written:
+    if self._path and self.is_to_commit:
       with files.atomic_write(self._path) as file:
         json.dump({"completed_steps": self._steps}, file)
     self._written = self._steps

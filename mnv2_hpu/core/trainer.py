@@ -243,7 +243,9 @@ class Trainer(base_trainer.Trainer):
     """Settles what came before the loop: a restore, an evaluation."""
     super().train_loop_begin()
     self._sync_restored_state()
-    self._schedule.commit()
+    if self._schedule.is_to_commit:
+      self._checkpoint.wait()
+      self._schedule.commit()
     self._stop_request.defer()
 
   def train_loop_end(self) -> dict[str, Any]:
@@ -360,7 +362,9 @@ class Trainer(base_trainer.Trainer):
       directory=self.task.logging_dir if self._is_chief else tempfile.mkdtemp(),
       max_to_keep=self.config.trainer.max_to_keep,
     )
-    path = manager.save(checkpoint_number=self._step())
+    manager.save(checkpoint_number=self._step())
+    self._checkpoint.wait()
+    path = manager.latest_checkpoint
     # Launchers end all ranks once one has ended: none may before rank 0 has written.
     with contextlib.suppress(tf.errors.UnavailableError):  # one that was here has ended
       ranks.wait_for_all(self.strategy)
@@ -382,6 +386,7 @@ class Trainer(base_trainer.Trainer):
 
   def _finish(self) -> None:
     """Leaves the ranks and marks the run as finished, its last checkpoint saved."""
+    self._checkpoint.wait()
     self._schedule.commit()
     self._watchdog.stop()
     self._checkpoint.require_saved()
