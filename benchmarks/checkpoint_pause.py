@@ -1,8 +1,9 @@
 """Milliseconds that a training stands still for a checkpoint: ours and the driver's.
 
-Both hold MobileNetV2 1.0 with slots and EMA weights. Ours writes, and waits until the
-disk has it; Model Garden's driver writes into the cache of the operating system, by
-itself or by TensorFlow's thread.
+Both hold MobileNetV2 1.0 with slots and EMA weights. Ours refers to the variables'
+values and leaves them to a thread, which waits until the disk has them; Model Garden's
+driver writes into the cache of the operating system, by itself or by TensorFlow's
+thread.
 
   python benchmarks/checkpoint_pause.py --rounds=9
 """
@@ -43,7 +44,7 @@ def main(argv):
     items = {"global_step": trainer.global_step, "model": trainer.model}
     stock = tf.train.Checkpoint(**items, optimizer=trainer.optimizer)
     cases = {
-      "mnv2_hpu, until it is on the disk": (trainer.checkpoint, {}),
+      "mnv2_hpu": (trainer.checkpoint, {}),
       "the driver, synchronous": (stock, {}),
       "the driver, asynchronous": (
         tf.train.Checkpoint(**items, optimizer=trainer.optimizer),
