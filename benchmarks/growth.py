@@ -1,8 +1,9 @@
 """How time and memory grow with width, resolution, batch and images; writes a plot.
 
 Each point is a process of its own. Training and evaluation are steps on random images;
-preparation is `mnv2-prepare-data` of small JPEGs. A slope is that of the logarithms: 1
-is linear, above 1.1 would be worse.
+import reads Keras Applications' file of that width; preparation is `mnv2-prepare-data`
+of small JPEGs, on as many processes as it chooses. A slope is that of the logarithms: 1
+is linear, above 1.1 would be worse. Ranks: `benchmarks/processes.py`.
 
   python benchmarks/growth.py        # docs/growth.png, some 5 minutes
 """
@@ -32,7 +33,7 @@ AXES = {
   "width": ((0.35, 0.75, 1.4), "multiply-adds, about width squared", 2),
   "size": ((96, 160, 224), "pixels, the side squared", 2),
   "batch": ((8, 24, 64), "images a step", 1),
-  "images": ((1_000, 3_000, 8_000), "images prepared", 1),
+  "images": ((8_000, 16_000, 32_000), "images prepared", 1),
 }
 STEPS = 4
 
@@ -66,6 +67,20 @@ def _steps(work, width, size, batch):
   return (time.perf_counter() - start) / STEPS
 
 
+def _import(width, **unused):
+  """Seconds of `load_pretrained`, the building of its network included."""
+  del unused
+  from mnv2_hpu import checkpoints
+  from mnv2_hpu.compat import keras
+
+  with tempfile.TemporaryDirectory() as work:
+    path = f"{work}/network.h5"
+    keras.applications.MobileNetV2(alpha=width, weights=None).save(path)
+    start = time.perf_counter()
+    checkpoints.load_pretrained(path)
+    return time.perf_counter() - start
+
+
 def _preparation(images):
   import photographs
 
@@ -77,18 +92,15 @@ def _preparation(images):
       path = Path(work, "images", f"{index % 10}", f"{index:06d}.jpg")
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes(data)
-    options = prepare.PreparationOptions(
-      f"{work}/images", f"{work}/out", num_processes=1, num_train_shards=4
-    )
-    prepare.prepare(prepare.PreparationOptions(f"{work}/images", f"{work}/warm"))
     start = time.perf_counter()
-    prepare.prepare(options)
+    prepare.prepare(prepare.PreparationOptions(f"{work}/images", f"{work}/out"))
     return time.perf_counter() - start
 
 
 def _point(work, values):
-  """Measures in this process; prints seconds and MiB at most."""
-  seconds = _preparation(**values) if "images" in values else _steps(work, **values)
+  """Prints seconds and MiB at most of this process, of preparation without workers'."""
+  measure = {"preparation": _preparation, "import": _import}.get(work)
+  seconds = measure(**values) if measure else _steps(work, **values)
   memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   print(json.dumps([seconds, memory]))
 
@@ -113,7 +125,9 @@ def _measure(work, values):
 
 
 def _works(axis):
-  return ("preparation",) if axis == "images" else ("training", "evaluation")
+  if axis == "images":
+    return ("preparation",)
+  return ("training", "evaluation", *(["import"] if axis == "width" else []))
 
 
 def _plot(measured):
