@@ -1,8 +1,10 @@
 """Milliseconds per image of exported models: ours, Model Garden's, Keras Applications'.
 
-One process; the models take turns (`turns`). Each gets uint8 images of the network's
-input size, and scales them itself. Weights are as initialized: speed does not depend on
-them.
+The models take turns (`turns`): one process, and ONNX Runtime, which runs our ONNX, and
+PyTorch's eager network in one of their own (`peers`). SavedModels, ONNX Runtime and
+PyTorch use all cores, TFLite one, and ONNX Runtime beside it. Each model gets images of
+the network's input size; the exported ones scale them themselves. Weights are as
+initialized: speed does not depend on them.
 
   python benchmarks/exported_models.py --image_size=224 --rounds=9
 """
@@ -16,6 +18,7 @@ from mnv2_hpu import tf_environment
 tf_environment.configure()
 
 import numpy as np
+import peers
 import tensorflow as tf
 import turns
 from absl import app, flags
@@ -40,7 +43,7 @@ def _images(count):
   return np.random.default_rng(0).integers(0, 256, (count, 1, size, size, 3), np.uint8)
 
 
-def _ours(folder):
+def _ours(folder, with_onnx):
   """Exports our network; returns the folder of its models."""
   from official.core import config_definitions as cfg
   from official.core import task_factory
@@ -60,7 +63,7 @@ def _ours(folder):
     checkpoint,
     f"{folder}/ours",
     weights="raw",
-    formats=["saved_model", "tflite", "tflite_int8"],
+    formats=["saved_model", "tflite", "tflite_int8", *(["onnx"] if with_onnx else [])],
     quantization=tflite.Quantization(images, "uint8"),
   )
   return f"{folder}/ours"
@@ -190,20 +193,50 @@ def _measures(ours, stock, keras_dir):
   return measures
 
 
+def _peer_milliseconds(seconds, images):
+  return 1000 * seconds() / images
+
+
+def _peer_measures(peer, path):
+  """Returns what measures ONNX Runtime on a file, and PyTorch."""
+  measures = {}
+  all_cores, size = peers.num_threads(), _IMAGE_SIZE.value
+  for count, calls in ((1, _RUNS.value), (_BATCH_SIZE.value, 1)):
+    for kind, threads in (("SavedModel", all_cores), ("TFLite", 1)):
+      seconds = peer.seconds("ONNX", calls, path, threads, count, size)
+      name = "mnv2_hpu's ONNX, ONNX Runtime"
+      measures[f"{kind}, batch {count}", name] = functools.partial(
+        _peer_milliseconds, seconds, count
+      )
+    seconds = peer.seconds("inference", calls, count, size)
+    measures[f"SavedModel, batch {count}", "PyTorch, eager"] = functools.partial(
+      _peer_milliseconds, seconds, count
+    )
+  return measures
+
+
 def main(argv):
   """Exports, measures, prints a table and keeps it."""
   del argv
   mnv2_hpu.register()
-  with tempfile.TemporaryDirectory() as folder:
-    measures = _measures(_ours(folder), _stock(folder), _keras(folder))
+  with tempfile.TemporaryDirectory() as folder, peers.Peers() as peer:
+    ours = _ours(folder, with_onnx=bool(peer))
+    measures = _measures(ours, _stock(folder), _keras(folder))
+    if peer:
+      measures |= _peer_measures(peer, f"{ours}/model.onnx")
+    # The cases of one kind, ours first, follow each other.
+    kinds = [kind for kind, _ in measures]
+    measures = dict(sorted(measures.items(), key=lambda case: kinds.index(case[0][0])))
     values = turns.take_turns(measures, _ROUNDS.value)
   size = _IMAGE_SIZE.value
   turns.publish(
     "exported_models",
-    f"Exported models: width 1.0, {size} px, {CLASSES} classes, TFLite on one thread",
+    f"Exported models: width 1.0, {size} px, {CLASSES} classes, "
+    f"{peers.num_threads()} threads, TFLite and ONNX Runtime beside it 1",
     "ms an image",
     values,
     more_is_better=False,
+    peer_versions=peer.versions,
   )
 
 

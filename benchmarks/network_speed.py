@@ -1,6 +1,7 @@
-"""Images per second of this network against Model Garden's and Keras Applications'.
+"""Images per second of this network, Model Garden's, Keras Applications' and PyTorch's.
 
-One process; the networks take turns (`turns`).
+The networks take turns (`turns`): one process, and PyTorch in one of its own (`peers`).
+All use all cores.
 
   python benchmarks/network_speed.py --batch_size=32 --image_size=224 --rounds=5
 
@@ -13,6 +14,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import peers
 import tensorflow as tf
 import turns
 from absl import app, flags
@@ -27,6 +29,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that every network is measure
 _STEPS = flags.DEFINE_integer("steps", 4, "Steps of one measurement.")
 
 CLASSES = 1001
+PYTORCH = "PyTorch, Hugging Face's, channels last"
 
 
 def _classifier(backbone):
@@ -84,24 +87,39 @@ def _rate(function, batch):
   return _STEPS.value * _BATCH_SIZE.value / (time.perf_counter() - start)
 
 
-def main(argv):
-  """Measures, prints a table and keeps it."""
-  del argv
+def _peer_rate(seconds):
+  return _BATCH_SIZE.value / seconds()
+
+
+def _measures(peer):
+  """Returns what measures each network, by kind and name."""
   size, count = _IMAGE_SIZE.value, _BATCH_SIZE.value
   batch = (tf.random.normal([count, size, size, 3]), tf.zeros([count], tf.int32))
   functions = {name: _functions(build()) for name, build in NETWORKS.items()}
-  measures = {
-    (kind, name): functools.partial(_rate, functions[name][kind], batch)
-    for kind in ("training step", "inference")
-    for name in NETWORKS
-  }
+  measures = {}
+  for kind in ("training step", "inference"):
+    for name in NETWORKS:
+      measures[kind, name] = functools.partial(_rate, functions[name][kind], batch)
+    if peer:
+      seconds = peer.seconds(kind, _STEPS.value, count, size)
+      measures[kind, PYTORCH] = functools.partial(_peer_rate, seconds)
+  return measures
+
+
+def main(argv):
+  """Measures, prints a table and keeps it."""
+  del argv
   one_dnn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "as installed")
+  with peers.Peers() as peer:
+    values = turns.take_turns(_measures(peer), _ROUNDS.value)
   turns.publish(
     "network_speed",
-    f"The network: batch {count}, {size} px, float32, oneDNN {one_dnn}",
+    f"The network: batch {_BATCH_SIZE.value}, {_IMAGE_SIZE.value} px, float32, "
+    f"{peers.num_threads()} threads, oneDNN {one_dnn}",
     "images/s",
-    turns.take_turns(measures, _ROUNDS.value),
+    values,
     more_is_better=True,
+    peer_versions=peer.versions,
   )
 
 

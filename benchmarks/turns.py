@@ -78,6 +78,7 @@ def publish(
   values: Mapping[Case, list[float]],
   *,
   more_is_better: bool,
+  peer_versions: str = "",
 ) -> None:
   """Prints a table, and keeps it with date, machine, versions and command as JSON.
 
@@ -87,6 +88,7 @@ def publish(
     unit: Of a value.
     values: As `take_turns` returns them.
     more_is_better: Whether the larger value is the better one.
+    peer_versions: Versions of what another environment holds.
   """
   result = {
     "title": title,
@@ -94,7 +96,7 @@ def publish(
     "more_is_better": more_is_better,
     "date": datetime.date.today().isoformat(),
     "machine": _machine(),
-    "versions": _versions(),
+    "versions": ", ".join(filter(None, [_versions(), peer_versions])),
     "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
     "values": [
       {"kind": kind, "name": case, "values": [float(f"{v:.5g}") for v in measured]}

@@ -9,6 +9,7 @@ from helpers_programs import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 
+import peers
 import run
 import turns
 
@@ -61,3 +62,14 @@ def test_every_number_that_is_kept_is_of_a_part():
 
 def test_the_examples_in_its_docstrings_hold():
   assert doctest.testmod(turns) == (0, 3)
+
+
+def test_without_their_environment_peers_say_so_in_a_line(
+  monkeypatch, tmp_path, capsys
+):
+  monkeypatch.setattr(peers, "_PYTHON", tmp_path / "python")
+  with peers.Peers() as peer:
+    assert not peer
+    assert peer.versions == ""
+  (line,) = capsys.readouterr().out.splitlines()
+  assert "make setup-peers" in line

@@ -85,3 +85,12 @@ def test_every_locked_package_has_a_hash(checkout, stack, python):
   packages = re.split(r"\n(?=[a-z])", lock(checkout, stack, python))
 
   assert [p.split()[0] for p in packages if "--hash=sha256:" not in p] == []
+
+
+def test_the_lock_of_the_peers_has_hashes_and_no_cuda(checkout):
+  text = (checkout / "requirements" / "peers.txt").read_text()
+  packages = re.split(r"\n(?=[a-z])", text)
+
+  assert [p.split()[0] for p in packages if "--hash=sha256:" not in p] == []
+  assert re.search(r"^torch==[\d.]+\+cpu ", text, re.MULTILINE)
+  assert not re.search("^(nvidia|cuda|triton)", text, re.MULTILINE)

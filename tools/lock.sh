@@ -5,7 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 found=$(tools/find_python.sh)
-uv=$(tools/uv.sh "${found#* }")
+python=${found#* }
+uv=$(tools/uv.sh "$python")
+source tools/registry.sh
 
 "$uv" pip compile requirements/uv.in --quiet --universal --generate-hashes \
   --no-annotate --no-header --output-file requirements/uv.txt
@@ -20,3 +22,6 @@ while read -r stack version; do
     --generate-hashes --no-annotate --no-header \
     --output-file "requirements/tf$stack-python$version.txt" "$@"
 done < <(grep -v '^#' requirements/stacks.txt)
+"$uv" pip compile requirements/peers.in --quiet --find-links "$(pytorch_links)" \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+  --generate-hashes --no-annotate --no-header --output-file requirements/peers.txt "$@"

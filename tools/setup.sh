@@ -10,22 +10,9 @@ found=$(tools/find_python.sh)
 stack=${found%% *} python=${found#* }
 uv=$(tools/uv.sh "$python")
 
-# uv does not read pip's settings: where pip is told of another registry, so is uv.
-setting() {
-  { "$python" -m pip config list 2>/dev/null || true; } | # Debian's may have no pip
-    sed -n "s/^\(:env:\|global\|install\)\.$1='\(.*\)'\$/\2/p" | head -n 1
-}
-if [[ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]]; then
-  index=$(setting index-url)
-  [[ -z $index ]] || export UV_DEFAULT_INDEX=$index
-fi
-if [[ -z "${SSL_CERT_FILE:-}" ]]; then
-  certificates=$(setting cert)
-  [[ -z $certificates ]] || export SSL_CERT_FILE=$certificates
-fi
+source tools/registry.sh
 # TensorFlow is imported in 3 seconds, not 8, where Python may not write bytecode itself.
 export UV_COMPILE_BYTECODE=1
-export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180}
 
 # An environment that someone activated must not be the one that is changed.
 export VIRTUAL_ENV=$PWD/$venv
