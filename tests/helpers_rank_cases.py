@@ -7,6 +7,7 @@ and local replica.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 from unittest import mock
@@ -28,6 +29,8 @@ from mnv2_hpu.configs import (
 )
 from mnv2_hpu.configs.recipe import Recipe
 from mnv2_hpu.distribute import (
+  horovod,
+  horovod_ops,
   horovod_strategy,
   rank_check,
   ranks,
@@ -425,12 +428,43 @@ def _collectives(name, strategy, folder):
   )
 
 
-# Operations that add up over ranks, of TensorFlow's collectives and of Horovod.
-ALL_REDUCES = ("CollectiveReduce", "HorovodAllreduce", "HorovodGroupedAllreduce")
+# Operations of TensorFlow's collectives and of Horovod, and how often a rank of `size`
+# sends the bytes that it gives to one, where ranks pass parts on in a ring.
+EXCHANGES = {
+  "CollectiveReduce": lambda size: 2 * (size - 1) / size,
+  "HorovodAllreduce": lambda size: 2 * (size - 1) / size,
+  "HorovodAlltoall": lambda size: (size - 1) / size,
+  "HorovodAllgather": lambda size: size - 1,
+}
 
 
-def _count_all_reduces(name, strategy, folder):
-  """Writes the bytes that a step's all-reduces take, and those of the gradients."""
+def _bytes_sent(operation, size):
+  """Bytes that a rank sends for an operation; 0 if it is none of `EXCHANGES`."""
+  kinds = [kind for kind in EXCHANGES if operation.type.startswith(kind)]
+  if not kinds:
+    return 0
+  given = operation.inputs[0]
+  return EXCHANGES[kinds[0]](size) * given.shape.num_elements() * given.dtype.size
+
+
+def _convolutions_before(operation):
+  """Number of the convolutions whose gradient must be known before an operation."""
+  found, waiting = set(), [operation]
+  while waiting:
+    op = waiting.pop()
+    if op.name not in found:
+      found.add(op.name)
+      waiting += [tensor.op for tensor in op.inputs]
+  return sum("BackpropFilter" in name for name in found)
+
+
+def _exchange(name, strategy, folder, **options):
+  """Writes what a step exchanges: the bytes sent, and what it waits for."""
+  if options:
+    hvd = horovod.import_horovod()
+    strategy = horovod_strategy.HorovodStrategy(
+      "device:CPU:0", hvd, horovod_ops.ReduceOptions(**options)
+    )
   case = Case(sync_bn=False, ema_decay=0.0)
   _set_up_keras(case, case.seed)
   params = _params(case)
@@ -447,19 +481,28 @@ def _count_all_reduces(name, strategy, folder):
   def step():
     return strategy.run(task.train_step, ((images, labels), model, optimizer))
 
-  operations = step.get_concrete_function().graph.get_operations()
-  reduced = [
-    sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in operation.inputs)
-    for operation in operations
-    if operation.type.startswith(ALL_REDUCES)
+  size = ranks.size(strategy)
+  operations = [
+    operation
+    for operation in step.get_concrete_function().graph.get_operations()
+    if _bytes_sent(operation, size)
   ]
-  gradients = sum(4 * v.shape.num_elements() for v in model.trainable_variables)
-  rank = ranks.rank(strategy)
-  np.savez(folder / f"{name}.{rank}.npz", reduced=reduced, gradients=gradients)
+  np.savez(
+    folder / f"{name}.{ranks.rank(strategy)}.npz",
+    sent=[_bytes_sent(operation, size) for operation in operations],
+    convolutions=[_convolutions_before(operation) for operation in operations],
+    gradients=sum(4 * v.shape.num_elements() for v in model.trainable_variables),
+  )
 
 
 # What is no training of `CASES`.
-OTHERS = {"collectives": _collectives, "all_reduces": _count_all_reduces}
+OTHERS = {
+  "collectives": _collectives,
+  "exchange": _exchange,
+  "exchange_bf16": functools.partial(_exchange, compression="bf16"),
+  "exchange_fp16": functools.partial(_exchange, compression="fp16"),
+  "exchange_buckets": functools.partial(_exchange, bucket_bytes=128),
+}
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ JOBS = {
     "detection",
     "segmentation",
     "collectives",
-    "all_reduces",
+    "exchange",
   ),
   "multi_worker_mirrored-3": ("sync_bn", "float64"),
   "horovod-4": ("sync_bn", "float64"),
@@ -47,7 +47,10 @@ JOBS = {
     "detection",
     "segmentation",
     "collectives",
-    "all_reduces",
+    "exchange",
+    "exchange_bf16",
+    "exchange_fp16",
+    "exchange_buckets",
   ),
   "hpu-2": (
     "sync_bn",
@@ -56,7 +59,7 @@ JOBS = {
     "float64",
     "seeds_differ",
     "collectives",
-    "all_reduces",
+    "exchange",
   ),
 }
 AVAILABLE = {
@@ -269,13 +272,43 @@ def test_ranks_gather_values_bit_by_bit(runs, job):
     assert str(got["failure"]) == ("only rank 1 sees this" if rank else expected)
 
 
+def _exchange(runs, job, case, rank):
+  """(bytes sent, convolutions waited for, bytes of the gradients)."""
+  with np.load(runs.of(job) / f"{case}.{rank}.npz") as stored:
+    return stored["sent"], stored["convolutions"], float(stored["gradients"])
+
+
+def _ring(gradients, ranks):
+  """Bytes that a rank sends at least, for all to have the sum."""
+  return 2 * (ranks - 1) / ranks * gradients
+
+
 def test_a_step_sends_the_gradients_at_once_and_little_else(runs, job):
-  """Of what a rank gives to all-reduces a ring sends 2 (N - 1) / N times the bytes."""
   for rank in range(2):
-    with np.load(runs.of(job) / f"all_reduces.{rank}.npz") as stored:
-      reduced, gradients = stored["reduced"], stored["gradients"]
-    assert len(reduced) == 1
-    assert gradients <= reduced[0] <= 1.05 * gradients
+    sent, convolutions, gradients = _exchange(runs, job, "exchange", rank)
+    ring = _ring(gradients, 2)
+    assert len(sent) == 1
+    assert ring <= sent[0] <= 1.05 * ring
+    assert convolutions == [2]  # it waits for the whole backward pass
+
+
+@pytest.mark.parametrize("case", ["exchange_bf16", "exchange_fp16"])
+def test_compressed_a_step_sends_half_of_it(runs, case):
+  for rank in range(2):
+    sent, _, gradients = _exchange(runs, _available("horovod-2"), case, rank)
+    half = _ring(gradients, 2) / 2
+    assert half <= sum(sent) <= 1.05 * half
+
+
+def test_smaller_buckets_do_not_wait_for_the_whole_backward_pass(runs):
+  """What the last layer sends depends on no gradient of a convolution."""
+  for rank in range(2):
+    sent, convolutions, gradients = _exchange(
+      runs, _available("horovod-2"), "exchange_buckets", rank
+    )
+    assert sum(sent) <= 1.05 * _ring(gradients, 2)
+    assert len(sent) > 1
+    assert convolutions[0] == 0
 
 
 def test_every_case_is_run():
