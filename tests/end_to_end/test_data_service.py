@@ -1,12 +1,19 @@
 """The command that starts a data service, and trainings that read from one."""
 
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 
 import helpers_data_service
+import helpers_programs
+import helpers_record_files
+import helpers_segmentation_records
 import helpers_short_runs
+import numpy as np
 import pytest
 
 from mnv2_hpu import cluster
@@ -71,6 +78,93 @@ def test_a_training_by_the_stock_driver_reads_from_it(
   assert finished["step"] == 8
   (losses,) = [helpers_short_runs.validation(tmp_path / "run")["validation_loss"]]
   assert all(0 < value < 100 for _, value in losses)
+
+
+@pytest.mark.long("two processes that each import TensorFlow and trace, on one core")
+def test_two_ranks_read_each_record_once_an_epoch(service, tmp_path):
+  """A rank has jobs of its own, of its half of the files."""
+  records, read = tmp_path / "records", tmp_path / "read"
+  for folder in (records, read):
+    folder.mkdir()
+  helpers_record_files.write_files(records, [20] * 4)
+  settings = {
+    "service_address": f"'{service}'",
+    "deterministic": False,
+    "cache": False,
+    "distribution_strategy": "'multi_worker_mirrored'",
+    "num_classes": 80,
+    "num_train_examples": 80,
+    "num_validation_examples": 80,
+    "validation_files": "'train-*'",
+    "shuffle_buffer_size": 5,
+    "batch_size": 8,
+    "image_size": 32,
+    "log_every_steps": 5,
+    "train_epochs": 2,
+  }
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "mnv2_hpu.cli.launch", "--np=2", "--"),
+      *(sys.executable, "-W", "ignore", "-m", "helpers_recorded_labels", read),
+      helpers_programs.STOCK_DRIVER,
+      *helpers_short_runs.arguments(
+        "mobilenet_v2_classification",
+        "gin/digits.gin",
+        records,
+        tmp_path / "run",
+        mode="train",
+        settings=settings,
+      ),
+    ],
+    cwd=helpers_programs.ROOT,
+    env={**os.environ, "PYTHONPATH": str(helpers_programs.TESTS)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+  assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+  labels = [np.loadtxt(read / str(rank), np.int64) for rank in range(2)]
+  for epoch in range(2):
+    batches = slice(5 * epoch, 5 * (epoch + 1))  # five batches of 8 are a rank's half
+    of_ranks = [of_rank[batches].ravel() for of_rank in labels]
+    np.testing.assert_array_equal(np.sort(np.concatenate(of_ranks)), np.arange(80))
+
+
+def test_a_segmentation_reads_from_it(service, programs, tmp_path):
+  scenes = tmp_path / "scenes"
+  scenes.mkdir()
+  records = helpers_segmentation_records.write_scenes(scenes, 8, 2)
+  settings = {
+    "service_address": f"'{service}'",
+    "deterministic": False,
+    "aspp": "'none'",
+    "batch_size": 4,
+    "eval_batch_size": 2,
+    "image_size": 65,
+    "log_every_steps": 2,
+    "num_classes": helpers_segmentation_records.NUM_CLASSES,
+    "num_train_examples": 8,
+    "num_validation_examples": 2,
+    "train_epochs": 2,
+    "eval_every_epochs": 2,
+  }
+  output = helpers_short_runs.run(
+    programs,
+    helpers_short_runs.arguments(
+      "mobilenet_v2_deeplabv3plus",
+      "gin/deeplabv3plus_voc.gin",
+      records,
+      tmp_path / "run",
+      mode="train_and_eval",
+      settings=settings,
+    ),
+  )
+
+  assert f"read by the data service at {service}" in output
+  ((step, loss),) = helpers_short_runs.validation(tmp_path / "run")["validation_loss"]
+  assert step == 4
+  assert 0 < loss < 100
 
 
 def test_a_training_without_dispatcher_ends_in_one_line(
