@@ -430,7 +430,7 @@ def _collectives(name, strategy, folder):
 
 # Operations of TensorFlow's collectives and of Horovod, and how often a rank of `size`
 # sends the bytes that it gives to one, where ranks pass parts on in a ring.
-EXCHANGES = {
+TIMES_SENT = {
   "CollectiveReduce": lambda size: 2 * (size - 1) / size,
   "HorovodAllreduce": lambda size: 2 * (size - 1) / size,
   "HorovodAlltoall": lambda size: (size - 1) / size,
@@ -439,12 +439,12 @@ EXCHANGES = {
 
 
 def _bytes_sent(operation, size):
-  """Bytes that a rank sends for an operation; 0 if it is none of `EXCHANGES`."""
-  kinds = [kind for kind in EXCHANGES if operation.type.startswith(kind)]
+  """Bytes that a rank sends for an operation; 0 if it is none of `TIMES_SENT`."""
+  kinds = [kind for kind in TIMES_SENT if operation.type.startswith(kind)]
   if not kinds:
     return 0
   given = operation.inputs[0]
-  return EXCHANGES[kinds[0]](size) * given.shape.num_elements() * given.dtype.size
+  return TIMES_SENT[kinds[0]](size) * given.shape.num_elements() * given.dtype.size
 
 
 def _convolutions_before(operation):
@@ -458,8 +458,8 @@ def _convolutions_before(operation):
   return sum("BackpropFilter" in name for name in found)
 
 
-def _exchange(name, strategy, folder, **options):
-  """Writes what a step exchanges: the bytes sent, and what it waits for."""
+def _count_bytes_sent(name, strategy, folder, **options):
+  """Writes the bytes that a rank sends in a step, and what they wait for."""
   if options:
     hvd = horovod.import_horovod()
     strategy = horovod_strategy.HorovodStrategy(
@@ -498,10 +498,10 @@ def _exchange(name, strategy, folder, **options):
 # What is no training of `CASES`.
 OTHERS = {
   "collectives": _collectives,
-  "exchange": _exchange,
-  "exchange_bf16": functools.partial(_exchange, compression="bf16"),
-  "exchange_fp16": functools.partial(_exchange, compression="fp16"),
-  "exchange_buckets": functools.partial(_exchange, bucket_bytes=128),
+  "sent": _count_bytes_sent,
+  "sent_bf16": functools.partial(_count_bytes_sent, compression="bf16"),
+  "sent_fp16": functools.partial(_count_bytes_sent, compression="fp16"),
+  "sent_in_buckets": functools.partial(_count_bytes_sent, bucket_bytes=128),
 }
 
 

@@ -34,7 +34,7 @@ JOBS = {
     "detection",
     "segmentation",
     "collectives",
-    "exchange",
+    "sent",
   ),
   "multi_worker_mirrored-3": ("sync_bn", "float64"),
   "horovod-4": ("sync_bn", "float64"),
@@ -47,10 +47,10 @@ JOBS = {
     "detection",
     "segmentation",
     "collectives",
-    "exchange",
-    "exchange_bf16",
-    "exchange_fp16",
-    "exchange_buckets",
+    "sent",
+    "sent_bf16",
+    "sent_fp16",
+    "sent_in_buckets",
   ),
   "hpu-2": (
     "sync_bn",
@@ -59,7 +59,7 @@ JOBS = {
     "float64",
     "seeds_differ",
     "collectives",
-    "exchange",
+    "sent",
   ),
 }
 AVAILABLE = {
@@ -272,7 +272,7 @@ def test_ranks_gather_values_bit_by_bit(runs, job):
     assert str(got["failure"]) == ("only rank 1 sees this" if rank else expected)
 
 
-def _exchange(runs, job, case, rank):
+def _sent(runs, job, case, rank):
   """(bytes sent, convolutions waited for, bytes of the gradients)."""
   with np.load(runs.of(job) / f"{case}.{rank}.npz") as stored:
     return stored["sent"], stored["convolutions"], float(stored["gradients"])
@@ -285,17 +285,17 @@ def _ring(gradients, ranks):
 
 def test_a_step_sends_the_gradients_at_once_and_little_else(runs, job):
   for rank in range(2):
-    sent, convolutions, gradients = _exchange(runs, job, "exchange", rank)
+    sent, convolutions, gradients = _sent(runs, job, "sent", rank)
     ring = _ring(gradients, 2)
     assert len(sent) == 1
     assert ring <= sent[0] <= 1.05 * ring
     assert convolutions == [2]  # it waits for the whole backward pass
 
 
-@pytest.mark.parametrize("case", ["exchange_bf16", "exchange_fp16"])
+@pytest.mark.parametrize("case", ["sent_bf16", "sent_fp16"])
 def test_compressed_a_step_sends_half_of_it(runs, case):
   for rank in range(2):
-    sent, _, gradients = _exchange(runs, _available("horovod-2"), case, rank)
+    sent, _, gradients = _sent(runs, _available("horovod-2"), case, rank)
     half = _ring(gradients, 2) / 2
     assert half <= sum(sent) <= 1.05 * half
 
@@ -303,8 +303,8 @@ def test_compressed_a_step_sends_half_of_it(runs, case):
 def test_smaller_buckets_do_not_wait_for_the_whole_backward_pass(runs):
   """What the last layer sends depends on no gradient of a convolution."""
   for rank in range(2):
-    sent, convolutions, gradients = _exchange(
-      runs, _available("horovod-2"), "exchange_buckets", rank
+    sent, convolutions, gradients = _sent(
+      runs, _available("horovod-2"), "sent_in_buckets", rank
     )
     assert sum(sent) <= 1.05 * _ring(gradients, 2)
     assert len(sent) > 1
