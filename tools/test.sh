@@ -88,6 +88,8 @@ if [[ "${1:-}" == quick ]]; then
 else
   # On 2.20 Horovod's tests run where `make setup-horovod STACK=2.20` was run before.
   [[ $venv != .venv ]] || step "horovod" horovod
+  # For tests/data_preparation/test_beam.py, on both stacks.
+  [[ $venv != .venv ]] || step "beam" tools/setup_beam.sh
   step "native" native
   [[ $venv != .venv ]] || step "wheel" tools/test_wheel.sh "$PWD/$results/wheel.xml"
   step "tests" whole_tests

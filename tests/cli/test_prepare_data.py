@@ -11,6 +11,7 @@ import helpers_images
 import pytest
 
 from mnv2_hpu.data_preparation import prepare
+from mnv2_hpu.data_preparation.engines import beam
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 
 pytestmark = pytest.mark.slow
@@ -53,6 +54,10 @@ def test_prepare_then_verify(run, folder, tmp_path):
     (["--input_dir={tmp}/nowhere", "--output_dir={tmp}/o"], "nowhere does not exist"),
     (["--input_dir={tmp}/images"], "--output_dir must have a value"),
     (["--inputdir=x"], "Did you mean: input_dir"),
+    (
+      ["--input_dir={tmp}/images", "--output_dir={tmp}/o", "stray"],
+      "['stray']: understood by Apache Beam alone",
+    ),
     (
       ["--input_dir={tmp}/images", "--output_dir={tmp}/o", "--source=image_folders"],
       "Did you mean 'image_folder'?",
@@ -112,7 +117,7 @@ def contents(folder):
   return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_help_names_every_source(run):
+def test_help_names_every_source_and_runner(run):
   text = run("prepare_data", "--help").output
-  for source in prepare.SOURCES:
-    assert source in text
+  for name in [*prepare.SOURCES, *beam.RUNNERS]:
+    assert name in text

@@ -78,7 +78,7 @@ def test_training_command_resolves(command, programs, digits_records, tmp_path):
 def test_arguments_are_valid(command, programs):
   module, arguments = helpers_readme.module_and_arguments(command)
 
-  done = programs.run(module, *arguments, "--only_check_args")
+  done = programs.run(module, "--only_check_args", *arguments)  # before any --
 
   assert done.returncode == 0, done.output[-3000:]
 

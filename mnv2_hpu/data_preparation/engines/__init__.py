@@ -1,0 +1,1 @@
+"""Engines that spread a preparation over hosts."""
