@@ -116,6 +116,8 @@ def optimization_config(
   scale, warmup_epochs = schedules.learning_rate_scaling(
     recipe.learning_rate_scaling, num_replicas
   )
+  # A short training would end before a rule's warm-up.
+  warmup_epochs = min(warmup_epochs, recipe.train_epochs / 2)
   warmup_epochs = max(warmup_epochs, recipe.min_warmup_fraction * recipe.train_epochs)
   if recipe.warmup_epochs is not None:
     warmup_epochs = recipe.warmup_epochs

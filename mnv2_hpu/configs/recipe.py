@@ -92,8 +92,8 @@ class TrainingRecipe(InputFields):
   end_learning_rate: float = 1e-4  # last rate of the polynomial decay, for one replica
   slow_start_epochs: float = 0.0  # before the polynomial decay, at
   slow_start_learning_rate: float = 1e-4  # for all replicas
-  warmup_epochs: float | None = None  # None: the scaling rule, but at least
-  min_warmup_fraction: float = 0.0  # fraction of the training
+  warmup_epochs: float | None = None  # None: the rule's, at most half, at least
+  min_warmup_fraction: float = 0.0  # this fraction of the training
 
   # ---- EMA weights ----
   ema_decay: float | None = 0.9999  # 0 keeps no EMA weights

@@ -189,12 +189,27 @@ def _learning_rates(config: cfg.ExperimentConfig, optimizer: Any) -> str:
   )
 
 
+def warmup_warning(config: cfg.ExperimentConfig) -> str | None:
+  """Returns a text where the warm-up is as long as the training, else None."""
+  steps, train_steps = _warmup_steps(config), config.trainer.train_steps
+  if steps < train_steps:
+    return None
+  return (
+    f"the warm-up of {steps:,.0f} steps is as long as the training of {train_steps:,}: "
+    "its learning rate is never reached. Bind a shorter warmup_epochs, or train longer."
+  )
+
+
+def _warmup_steps(config: cfg.ExperimentConfig) -> float:
+  optimizer = config.trainer.optimizer_config
+  warmup = optimizer.warmup.get() or optimizer.learning_rate.get()
+  return getattr(warmup, "warmup_steps", 0)
+
+
 def _learning_rate_rule(config: cfg.ExperimentConfig) -> str:
   """Names the schedule, its warm-up, and what several replicas did to it."""
-  optimizer = config.trainer.optimizer_config
-  schedule, warmup = optimizer.learning_rate, optimizer.warmup
-  steps = getattr(warmup.get() or schedule.get(), "warmup_steps", 0)
-  text = f"{schedule.type}, warm-up of {steps:,.0f} steps"
+  schedule = config.trainer.optimizer_config.learning_rate
+  text = f"{schedule.type}, warm-up of {_warmup_steps(config):,.0f} steps"
   scale = getattr(schedule.get(), "scale", 1)
   return text if scale == 1 else f"{text}, {scale:g} times the rate of one replica"
 

@@ -164,8 +164,9 @@ class Trainer(base_trainer.Trainer):
     self._init_faults(train)
     if train and self._is_chief:
       print(startup.summary(config, task, model, optimizer, strategy), flush=True)
-      if warning := moving_averages.warning(config):
-        logging.warning(warning)
+      for warning in (moving_averages.warning(config), startup.warmup_warning(config)):
+        if warning:
+          logging.warning(warning)
       if task.logging_dir:
         startup.write_hyperparameters(config, model, task.logging_dir, self._start_step)
 
@@ -379,6 +380,8 @@ class Trainer(base_trainer.Trainer):
     is_resumed_at_end = self._first_step is None  # orbit does nothing at all then
     if is_resumed_at_end:
       self._first_step = self._step()
+      if self._is_chief:
+        print(f"This run had reached its last step, {self._step():,}.", flush=True)
       self._run_pending_evaluation()
     is_evaluated = self._schedule.last_step == self._step()
     if is_resumed_at_end or is_evaluated or not self._schedule.is_active:

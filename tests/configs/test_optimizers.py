@@ -102,6 +102,11 @@ def test_eight_replicas_warm_up_to_eight_times_the_rate():
   assert rate_at(config, 8_340) == pytest.approx(0.36)
 
 
+def test_a_rule_warms_up_for_half_of_a_short_training():
+  config = optimization_config(DIGITS, num_replicas=2, train_epochs=2)
+  assert config.warmup.linear.warmup_steps == DIGITS.steps(1)
+
+
 def test_slims_rule_has_no_warm_up():
   config = optimization_config(IMAGENET_8, num_replicas=8, learning_rate_scaling="slim")
   assert config.warmup.type is None
