@@ -11,6 +11,7 @@ from mnv2_hpu import cluster, driver_flags
 from mnv2_hpu.checkpoints import import_record
 from mnv2_hpu.configs import optimizers, schedules, step_counts
 from mnv2_hpu.configs.recipe import CompleteRecipe, TrainingRecipe
+from mnv2_hpu.dataloaders import dataset_info
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.errors import UserError
 
@@ -25,6 +26,8 @@ def with_counts(recipe: RecipeT) -> RecipeT:
   """
   info = DatasetInfo.find(recipe.data_dir)
   if info is None:
+    if os.path.isdir(os.path.join(recipe.data_dir, dataset_info.UNFINISHED)):
+      raise UserError(f"data_dir={recipe.data_dir}: {dataset_info.FINISH}.")
     if not (recipe.num_classes and recipe.num_train_examples):
       is_there = "://" in recipe.data_dir or os.path.isdir(recipe.data_dir)
       raise UserError(

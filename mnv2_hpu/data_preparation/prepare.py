@@ -211,7 +211,7 @@ def _plan(options: PreparationOptions, listing: Listing) -> dict[str, Any]:
     "strict": options.strict,
     "significant_bits": options.significant_bits,
     "max_side": options.max_side,
-    "jpeg_quality": options.jpeg_quality,
+    "jpeg_quality": _shrinking(options).quality,
     "shards": {
       split: shards.choose_num_shards(
         split,

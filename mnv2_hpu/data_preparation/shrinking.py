@@ -24,6 +24,11 @@ class Shrinking:
   max_side: int = 0
   jpeg_quality: int = 0
 
+  @property
+  def quality(self) -> int:
+    """That of the scaled JPEGs; 0 where nothing is scaled."""
+    return self.jpeg_quality or (DEFAULT_QUALITY if self.max_side else 0)
+
   def check(self, task: str) -> None:
     """Refuses values that mean nothing.
 
@@ -78,7 +83,7 @@ def shrink(stored: EncodedImage, shrinking: Shrinking) -> EncodedImage:
       scaled = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2)
   except (OSError, SyntaxError, ValueError) as error:
     raise BadImageError(f"truncated or corrupt: {error}") from None
-  quality = {"quality": shrinking.jpeg_quality or DEFAULT_QUALITY}
+  quality = {"quality": shrinking.quality}
   scaled.save(buffer, stored.format, **(quality if stored.format == "JPEG" else {}))
   return dataclasses.replace(
     stored, encoded=buffer.getvalue(), height=height, width=width

@@ -24,7 +24,6 @@ from mnv2_hpu import files
 from mnv2_hpu.dataloaders import dataset_info
 from mnv2_hpu.errors import UserError
 
-_FOLDER = ".prepare"
 _PLAN = "plan.json"
 
 
@@ -67,7 +66,7 @@ class Workspace:
   def __init__(self, output_dir: Path, part: "Part | None" = None) -> None:
     self.output_dir = output_dir
     self.part = part
-    self.folder = output_dir / _FOLDER
+    self.folder = output_dir / dataset_info.UNFINISHED
 
   def report_path(self, shard: str) -> Path:
     """Returns the path of a shard's report."""

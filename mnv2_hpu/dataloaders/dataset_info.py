@@ -14,6 +14,11 @@ from mnv2_hpu import files
 from mnv2_hpu.errors import UserError
 
 FILE_NAME = "dataset.json"
+UNFINISHED = ".prepare"  # folder in that of the data, until dataset.json is written
+FINISH = (
+  "its preparation has not ended: give mnv2-prepare-data the same command again, "
+  "without --shard once all parts are there"
+)
 
 # What a split counts by label, for each task: a field of `SplitInfo`.
 COUNTS_OF_TASK = {

@@ -14,7 +14,9 @@ import tensorflow as tf
 from official.vision.dataloaders import classification_input
 from PIL import ExifTags, Image
 
-from mnv2_hpu.data_preparation import prepare, workers, workspace
+from mnv2_hpu.configs import experiments
+from mnv2_hpu.configs.recipe import Recipe
+from mnv2_hpu.data_preparation import prepare, verify, workers, workspace
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.errors import UserError
 
@@ -398,6 +400,9 @@ def test_parts_on_several_hosts_end_as_one_with_the_same_bytes(folder, tmp_path)
   for output in (together, copied):
     with pytest.raises(UserError, match=r"dataset\.json does not exist"):
       DatasetInfo.load(output)
+    assert any("has not ended" in text for text in verify.verify(output).problems)
+    with pytest.raises(UserError, match=r"has not ended.*without --shard"):
+      experiments.with_counts(Recipe(data_dir=str(output)))
     assert prepare.prepare(options(folder, output)).num_written == 0
     assert digests(output) == digests(tmp_path / "alone")
 

@@ -104,7 +104,10 @@ def verify(
   for path, findings in workers.run(check, paths, processes):
     found[path] = findings
     report_progress(len(found), len(paths))
-  problems = list(data_set.missing_shards(by_split, info))
+  problems = [
+    *data_set.unfinished(Path(data_dir)),
+    *data_set.missing_shards(by_split, info),
+  ]
   problems += [problem for path in paths for problem in found[path].problems]
   counts: dict[str, Counter[int]] = {
     split: sum((found[str(path)].counts for path in shards), Counter())

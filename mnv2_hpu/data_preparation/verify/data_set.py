@@ -8,6 +8,7 @@ from pathlib import Path
 from mnv2_hpu import detection_record
 from mnv2_hpu.data_preparation import imagenet
 from mnv2_hpu.data_preparation.verify.shard import ShardFindings
+from mnv2_hpu.dataloaders import dataset_info
 from mnv2_hpu.dataloaders.dataset_info import DatasetInfo
 from mnv2_hpu.errors import UserError
 
@@ -50,6 +51,12 @@ def missing_shards(
   for split in info.splits if info else ():
     if split not in by_split:
       yield f"{split}: all shards are missing"
+
+
+def unfinished(data_dir: Path) -> Iterator[str]:
+  """Yields that a preparation has not ended, if so."""
+  if (data_dir / dataset_info.UNFINISHED).is_dir():
+    yield dataset_info.FINISH
 
 
 def count_problems(
