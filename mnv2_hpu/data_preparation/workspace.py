@@ -114,7 +114,9 @@ class Workspace:
         f"{present[0]} exists already, and is not known to be whole. Choose another "
         "--output_dir, or delete the old shards."
       )
-    with files.atomic_write(path) as file:
+    # Hosts that begin at the same moment all write it, each by a file of its own.
+    own = f"{path}.{self.part.number if self.part else 0}{files.TMP_SUFFIX}"
+    with files.atomic_path(str(path), own), open(own, "w", encoding="utf-8") as file:
       json.dump(plan, file)
 
   def finish(self) -> None:
