@@ -22,7 +22,9 @@ import trainers
 import turns
 from absl import app, flags
 
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Times that each is measured.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 9, "Times that each is measured.", lower_bound=1
+)
 
 
 def _milliseconds(checkpoint, prefix, **options):

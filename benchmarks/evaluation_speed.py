@@ -21,7 +21,9 @@ import turns
 from absl import app, flags
 
 _IMAGES = flags.DEFINE_integer("images", 512, "JPEGs that are made and evaluated.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each is measured.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 5, "Times that each is measured.", lower_bound=1
+)
 
 
 def _rate(trainer):

@@ -30,7 +30,9 @@ from mnv2_hpu import compat
 from mnv2_hpu.compat import keras
 
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Times that every model is measured.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 9, "Times that every model is measured.", lower_bound=1
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images of the larger batch.")
 _RUNS = flags.DEFINE_integer("runs", 10, "Images of one measurement.")
 

@@ -23,7 +23,9 @@ import numpy as np
 import turns
 from absl import app, flags
 
-_ROUNDS = flags.DEFINE_integer("rounds", 1, "Times that each point is measured.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 1, "Times that each point is measured.", lower_bound=1
+)
 _POINT = flags.DEFINE_string("point", "", "Internal: measures one point, as JSON.")
 
 PLOT = turns.RESULTS.parent / "growth.png"

@@ -36,7 +36,9 @@ from mnv2_hpu.native import library
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a batch.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
 _IMAGES = flags.DEFINE_integer("images", 512, "JPEGs that are made.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each pipeline is measured.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 5, "Times that each pipeline is measured.", lower_bound=1
+)
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "Length of one measurement.")
 _ONLY = flags.DEFINE_list("only", [], "Pipelines to measure; all by default.")
 _MAX_SIDES = flags.DEFINE_list("max_sides", [], "Longer sides to compare; 0: as it is.")

@@ -25,7 +25,9 @@ from mnv2_hpu.modeling import mobilenet_v2
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per step.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width, in pixels.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that every network is measured.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 5, "Times that every network is measured.", lower_bound=1
+)
 _STEPS = flags.DEFINE_integer("steps", 4, "Steps of one measurement.")
 
 CLASSES = 1001

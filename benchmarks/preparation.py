@@ -41,7 +41,9 @@ from absl import app, flags
 from mnv2_hpu.data_preparation import prepare
 
 _IMAGES = flags.DEFINE_integer("images", 10000, "JPEGs to prepare.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that every method is measured.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 5, "Times that every method is measured.", lower_bound=1
+)
 _SLOW_IMAGES = flags.DEFINE_integer("slow_images", 300, "JPEGs for the one thread.")
 _MEMORY = flags.DEFINE_list("memory", ["10000", "100000"], "Small images; or nothing.")
 _WORK_DIR = flags.DEFINE_string("work_dir", None, "Where to write; else a temporary.")

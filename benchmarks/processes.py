@@ -19,7 +19,9 @@ import photographs
 import turns
 from absl import app, flags
 
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that each is measured.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 3, "Times that each is measured.", lower_bound=1
+)
 _PROCESSES = flags.DEFINE_list("processes", ["2", "1", "4"], "Numbers to compare.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images of all processes a step.")
 

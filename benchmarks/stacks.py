@@ -19,7 +19,9 @@ from absl import app, flags
 _PYTHONS = flags.DEFINE_list(
   "pythons", [".venv/bin/python", ".venv-2.20/bin/python"], "Interpreter of each stack."
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each kind of work.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 5, "Measurements of each kind of work.", lower_bound=1
+)
 _MEASURE = flags.DEFINE_string("measure", "", "Work to do once, in this process.")
 _RECORDS = flags.DEFINE_string("records", "", "Folder of the TFRecords to read.")
 

@@ -19,7 +19,9 @@ import photographs
 import turns
 from absl import app, flags
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each is measured.")
+_ROUNDS = flags.DEFINE_integer(
+  "rounds", 5, "Times that each is measured.", lower_bound=1
+)
 
 BATCH, CLASSES, IMAGES = 8, 1001, 64
 COMMANDS = (
