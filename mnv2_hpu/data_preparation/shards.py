@@ -67,6 +67,7 @@ class ShardReport:
     bits_used: Maximum of `EncodedImage.bits_used` by label, `[num_classes]`.
     oriented_per_class: Images with an EXIF orientation other than upright, by label.
     remarks: `[count, first file]` of each kind of `Record.dropped` and `.remarks`.
+    num_bytes: Size of the file.
   """
 
   num_records: int
@@ -76,6 +77,7 @@ class ShardReport:
   bits_used: list[int]
   oriented_per_class: list[int]
   remarks: dict[str, list[Any]]
+  num_bytes: int = 0
 
   def remark(self, kind: str, count: int, file: str) -> None:
     """Adds `count` things of a kind; `file` is shown if it is the first of them."""
@@ -170,6 +172,7 @@ def write_shard(task: ShardTask) -> None:
           if record is not None:
             writer.write(record)
             report.num_records += 1
+      report.num_bytes = os.path.getsize(tmp_path)
       with files.atomic_write(task.report_path) as file:
         json.dump(dataclasses.asdict(report), file)
   except (OSError, tf.errors.OpError) as error:

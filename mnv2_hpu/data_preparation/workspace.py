@@ -12,6 +12,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -67,14 +68,19 @@ class Workspace:
     self.output_dir = output_dir
     self.part = part
     self.folder = output_dir / dataset_info.UNFINISHED
+    self._plan_id = ""
 
   def report_path(self, shard: str) -> Path:
-    """Returns the path of a shard's report."""
-    return self.folder / f"{shard}.json"
+    """Returns the path of a shard's report, which names the plan it was written for."""
+    return self.folder / f"{shard}.{self._plan_id}.json"
 
   def is_finished(self, shard: str) -> bool:
-    """Returns whether a shard was finished by this or an earlier run."""
-    return (self.output_dir / shard).exists() and self.report_path(shard).exists()
+    """Returns whether a shard was finished, by this or an earlier run of this plan."""
+    path, report = self.output_dir / shard, self.report_path(shard)
+    if not (path.exists() and report.exists()):
+      return False
+    recorded = json.loads(report.read_text(encoding="utf-8"))["num_bytes"]
+    return path.stat().st_size == recorded
 
   def has_plan(self) -> bool:
     """Returns whether a preparation was begun here and is not finished."""
@@ -91,6 +97,8 @@ class Workspace:
         kind.
     """
     path = self.folder / _PLAN
+    encoded = json.dumps(plan, sort_keys=True).encode()
+    self._plan_id = hashlib.sha256(encoded).hexdigest()[:12]
     # In this order: another host may begin between the two.
     present = [
       shard

@@ -407,6 +407,19 @@ def test_parts_on_several_hosts_end_as_one_with_the_same_bytes(folder, tmp_path)
     assert digests(output) == digests(tmp_path / "alone")
 
 
+def test_parts_of_other_settings_or_torn_files_are_written_again(folder, tmp_path):
+  prepare.prepare(options(folder, tmp_path / "alone"))
+  copied = tmp_path / "copied"
+  for number, seed in ((2, 1), (1, options(folder, copied).seed)):
+    own = tmp_path / f"host{number}"
+    prepare.prepare(options(folder, own, shard=f"{number}/2", seed=seed))
+    shutil.copytree(own, copied, dirs_exist_ok=True)
+  torn = sorted((tmp_path / "host1").glob("train-*"))[0].name
+  os.truncate(copied / torn, 100)
+  prepare.prepare(options(folder, copied))
+  assert digests(copied) == digests(tmp_path / "alone")
+
+
 def test_what_a_part_left_is_written_at_the_end(folder, tmp_path):
   prepare.prepare(options(folder, tmp_path / "alone"))
   output = tmp_path / "out"
