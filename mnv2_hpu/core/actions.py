@@ -217,8 +217,11 @@ class SaveBestCheckpoint:
       name: float(value) for name, value in logs.items() if tf.rank(value) == 0
     }
     scalars["best_ckpt_global_step"] = float(self._step.numpy())
-    with files.atomic_write(os.path.join(self._folder, "info.json")) as file:
-      file.write(json.dumps(scalars, indent=4) + "\n")
+    try:
+      with files.atomic_write(os.path.join(self._folder, "info.json")) as file:
+        file.write(json.dumps(scalars, indent=4) + "\n")
+    except (OSError, tf.errors.OpError) as error:
+      logging.error("The metrics of the best checkpoint were not written: %s", error)
 
 
 def _log_peak_memory(logs: Logs) -> None:

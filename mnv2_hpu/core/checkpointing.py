@@ -107,7 +107,9 @@ class FaultTolerantCheckpoint(tf.train.Checkpoint):
     except (tf.errors.OpError, OSError) as error:
       problem = str(error).split("\n", maxsplit=1)[0]
       self._failure = f"{file_prefix} could not be written ({problem})"
-      _remove_unfinished(file_prefix)
+      # What cannot be removed either is at the next start.
+      with contextlib.suppress(tf.errors.OpError, OSError):
+        _remove_unfinished(file_prefix)
       self._log_failure()
     else:
       self._failure = None

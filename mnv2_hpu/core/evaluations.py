@@ -70,10 +70,17 @@ class EvaluationSchedule:
     return self._steps != self._written
 
   def commit(self) -> None:
-    """Writes the evaluations marked so far as complete."""
+    """Writes the evaluations marked so far as complete.
+
+    Where the disk is full that is logged, and tried again after the next evaluation.
+    """
     if self._path and self.is_to_commit:
-      with files.atomic_write(self._path) as file:
-        json.dump({"completed_steps": self._steps}, file)
+      try:
+        with files.atomic_write(self._path) as file:
+          json.dump({"completed_steps": self._steps}, file)
+      except (OSError, tf.errors.OpError) as error:
+        logging.error("%s. A resumed run repeats its last evaluation.", error)
+        return
     self._written = self._steps
 
   def _read(self) -> list[int]:

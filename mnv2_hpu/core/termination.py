@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -40,6 +41,8 @@ class FaultSettings:
       others end. A rank whose process has ended is noticed at once. Below 62 a healthy
       rank may be taken for a missing one: while TensorFlow 2.15 destroys an iterator,
       for up to 60 seconds (docs/multi_device.md), no thread of Python runs.
+    stop_seconds: Seconds after a SIGTERM in which a step that is under way may end;
+      then the process ends without a checkpoint of it.
     stall_warning_seconds: Seconds without a finished step between two log messages
       that say where the training is stuck.
     stall_seconds: Seconds without a finished step after which the process ends; 0
@@ -48,6 +51,7 @@ class FaultSettings:
 
   seconds_between_checks: float = 1.0
   missing_rank_seconds: float = 75.0
+  stop_seconds: float = 60.0
   stall_warning_seconds: float = 120.0
   stall_seconds: float = 1800.0
 
@@ -61,10 +65,16 @@ class StopRequest:
 
   Before `defer` there is nothing to save and the process ends at once. A second signal
   ends it at once at any time.
+
+  Args:
+    max_seconds: Seconds that Python may need to run the handler of a signal: it waits
+      for an operation of TensorFlow, which may never end, as where its input's service
+      is gone.
   """
 
-  def __init__(self) -> None:
+  def __init__(self, max_seconds: float = FaultSettings.stop_seconds) -> None:
     self.is_set = False
+    self._max_seconds = max_seconds
     self._is_deferred = False
 
   def listen(self) -> None:
@@ -72,6 +82,23 @@ class StopRequest:
     if threading.current_thread() is threading.main_thread():
       for number in _SIGNALS:
         signal.signal(number, self._on_signal)
+      ends = socket.socketpair()
+      ends[1].setblocking(False)
+      signal.set_wakeup_fd(ends[1].fileno(), warn_on_full_buffer=False)
+      threading.Thread(target=self._end_if_stuck, args=ends, daemon=True).start()
+
+  def _end_if_stuck(self, received: socket.socket, kept: socket.socket) -> None:
+    """Ends the process where a signal has come, but its handler does not run."""
+    del kept  # open as long as this frame: the system writes the signals into it
+    while received.recv(1)[0] not in _SIGNALS:
+      pass
+    time.sleep(self._max_seconds)
+    if not self.is_set:
+      text = (
+        f"No step ended within {self._max_seconds:g} seconds of the signal: ends.\n"
+      )
+      os.write(2, text.encode())
+      end_process(EXIT_PEER_LOST)
 
   def defer(self) -> None:
     """From now on a request waits until the trainer looks: there is state."""

@@ -174,7 +174,7 @@ class Trainer(base_trainer.Trainer):
     """Prepares for signals, lost ranks and stalls; in training, starts to watch."""
     settings = termination.FaultSettings()
     self._first_step: int | None = None  # where this process starts
-    self._stop_request = termination.StopRequest()
+    self._stop_request = termination.StopRequest(settings.stop_seconds)
     self._watchdog = watchdog.Watchdog(self.strategy, settings)
     self._train_chunks, self._eval_chunks = (
       chunks.Chunks(
@@ -358,18 +358,22 @@ class Trainer(base_trainer.Trainer):
   def _checkpoint_and_exit(self) -> NoReturn:
     """Saves a checkpoint of this step on all ranks, and ends the process."""
     self._sync.sync_and_check()
+    self._checkpoint.wait()  # the list that the manager reads names the last one then
     manager = tf.train.CheckpointManager(
       self.checkpoint,
       directory=self.task.logging_dir if self._is_chief else tempfile.mkdtemp(),
       max_to_keep=self.config.trainer.max_to_keep,
     )
     manager.save(checkpoint_number=self._step())
-    self._checkpoint.wait()
-    path = manager.latest_checkpoint
+    is_saved = self._checkpoint.wait()
     # Launchers end all ranks once one has ended: none may before rank 0 has written.
     with contextlib.suppress(tf.errors.UnavailableError):  # one that was here has ended
       ranks.wait_for_all(self.strategy)
     self._watchdog.stop()
+    path = manager.latest_checkpoint
+    if not is_saved:
+      logging.error("The training ends; a restart goes on from %s.", path or "step 0")
+      termination.end_process(1)
     logging.info("Stop requested: ends at step %d; checkpoint: %s", self._step(), path)
     termination.end_process(termination.EXIT_PREEMPTED)
 

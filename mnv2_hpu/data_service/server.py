@@ -142,8 +142,9 @@ def _start(port: int, start: Callable[[], Any]) -> Any:
       ) from error
   try:
     return start()
-  except tf.errors.OpError as error:
-    raise UserError(f"the data service cannot start: {error.message}") from error
+  except (tf.errors.OpError, RuntimeError) as error:
+    problem = getattr(error, "message", error)
+    raise UserError(f"the data service cannot start: {problem}") from error
 
 
 def _end(servers: Any) -> NoReturn:

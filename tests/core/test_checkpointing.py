@@ -75,6 +75,16 @@ def test_one_that_cannot_be_written_is_said_and_the_next_one_is_tried(
   assert [path.rsplit("/")[-1] for path in manager.checkpoints] == ["ckpt-4"]
 
 
+def test_what_is_left_of_a_failed_one_does_not_end_the_training(
+  saved, tmp_path, caplog
+):
+  leftover = tmp_path / "ckpt_temp"
+  leftover.write_text("where the folder of the parts would be, which is no folder")
+  saved.write(str(tmp_path / "ckpt"))
+  assert not saved.wait()
+  assert "CHECKPOINT NOT SAVED" in caplog.text
+
+
 def test_an_error_that_is_not_the_disk_s_ends_the_training(saved, tmp_path):
   def fail(path):
     raise ValueError(path)

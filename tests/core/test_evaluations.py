@@ -54,3 +54,15 @@ def test_a_run_that_goes_back_evaluates_again(tmp_path):
 def test_a_corrupt_file_is_ignored(tmp_path, content):
   (tmp_path / evaluations.FILE).write_text(content)
   assert _schedule(tmp_path).is_pending(10)
+
+
+def test_a_full_disk_is_said_and_tried_again(tmp_path, caplog):
+  schedule = _schedule(tmp_path)
+  full = tmp_path / "evaluations.json.tmp"
+  full.symlink_to("/dev/full")
+  schedule.mark(10)
+  schedule.commit()
+  assert "No space left" in caplog.text
+  assert schedule.is_to_commit
+  schedule.commit()  # the failure has removed the link
+  assert not _schedule(tmp_path).is_pending(10)

@@ -72,3 +72,22 @@ os.kill(os.getpid(), signal.SIGUSR1)  # a second one ends it at once
   assert done.stdout == "True\n"
   assert "SIGUSR1: a checkpoint will be saved" in done.stderr
   assert done.returncode == -10
+
+
+def test_a_process_that_is_stuck_in_tensorflow_ends_after_its_time():
+  """Python would run the handler once the operation ends, which it never does."""
+  program = """
+import os, signal, threading
+import tensorflow as tf
+from mnv2_hpu.core import termination
+stop = termination.StopRequest(max_seconds=1)
+stop.listen()
+stop.defer()
+threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
+tf.queue.FIFOQueue(1, tf.int32).dequeue()
+"""
+  done = subprocess.run(
+    [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True
+  )
+  assert done.returncode == 75
+  assert "No step ended within 1 seconds of the signal" in done.stderr
