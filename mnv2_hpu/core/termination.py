@@ -51,7 +51,7 @@ class FaultSettings:
 
   seconds_between_checks: float = 1.0
   missing_rank_seconds: float = 75.0
-  stop_seconds: float = 60.0
+  stop_seconds: float = 75.0
   stall_warning_seconds: float = 120.0
   stall_seconds: float = 1800.0
 
