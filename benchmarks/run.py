@@ -1,6 +1,6 @@
 """Runs the benchmarks that compare with peers, and writes docs/benchmarks_in_turns.md.
 
-  python benchmarks/run.py                       # all of PARTS, some 25 minutes
+  python benchmarks/run.py                       # all of PARTS, some 45 minutes
   python benchmarks/run.py --parts=start_up      # one
   python benchmarks/run.py --parts=              # the page and its plot alone
 
@@ -16,13 +16,16 @@ from pathlib import Path
 import turns
 from absl import app, flags
 
-SCRIPTS = {"smaller_records": "input_pipeline"}  # those not named as their part
+# Those not named as their part.
+SCRIPTS = {"smaller_records": "input_pipeline", "peak_memory": "whole_run"}
 PARTS = {
   "network_speed": ("--rounds=5", "--steps=3"),
   "input_pipeline": ("--rounds=5", "--seconds=3"),
   "smaller_records": ("--rounds=4", "--seconds=3", "--max_sides=0,384,320,256"),
   "data_service": ("--images=4096", "--rounds=3", "--seconds=5"),
   "evaluation_speed": ("--rounds=5",),
+  "whole_run": ("--rounds=3",),
+  "peak_memory": ("--rounds=2", "--memory"),
   "exported_models": ("--rounds=9",),
   "start_up": ("--rounds=5",),
   "checkpoint_pause": ("--rounds=9",),
