@@ -131,7 +131,7 @@ def _inception_preprocessing(
   options = data.preprocessing_options
   if not data.is_training:
     return lambda _, image: inception_preprocessing.preprocess_for_eval(
-      image, *image_size, options
+      image, *image_size, options, native=True
     )
   return lambda seed, image: inception_preprocessing.preprocess_for_train(
     image, *image_size, options, seed

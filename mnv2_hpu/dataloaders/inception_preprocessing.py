@@ -73,6 +73,8 @@ def preprocess_for_eval(
   height: int,
   width: int,
   options: PreprocessingOptions = DEFAULT_OPTIONS,
+  *,
+  native: bool = False,
 ) -> tf.Tensor:
   """Returns the central part of an image, resized; nothing random.
 
@@ -82,22 +84,32 @@ def preprocess_for_eval(
     height: Height of the result in pixels.
     width: Width of the result in pixels.
     options: Its `central_fraction`, which counts where `crop` is true.
+    native: Whether the operation in C++ does it where it is built (`native.library`),
+      bit for bit; an export, which other machines load, has TensorFlow's alone.
 
   Returns:
     `[height, width, 3]`, float32 in [-1, 1]. The aspect ratio is not kept.
   """
-  return to_minus_one_one(resize_for_eval(image, height, width, options))
+  crop = _central_crop(image, options)
+  operations = _native_operations(crop) if native else None
+  if operations is not None:
+    return operations.mnv2_hpu_resize_for_eval(crop=crop, height=height, width=width)
+  return to_minus_one_one(_resize(crop, height, width))
 
 
 def resize_for_eval(
   image: tf.Tensor, height: int, width: int, options: PreprocessingOptions
 ) -> tf.Tensor:
   """Does what `preprocess_for_eval` does, but for the range: float32 in [0, 1]."""
+  return _resize(_central_crop(image, options), height, width)
+
+
+def _central_crop(image: tf.Tensor, options: PreprocessingOptions) -> tf.Tensor:
   window = functools.partial(
     central_crop_window,
     central_fraction=options.central_fraction if options.crop else 1.0,
   )
-  return _resize(_crop(image, window), height, width)
+  return _crop(image, window)
 
 
 def distorted_crop_window(
@@ -165,7 +177,7 @@ def distort_crop(
     `[height, width, 3]`, float32 in [-1, 1].
   """
   draws = _draws(seed)
-  operations = _native_operations(crop, options)
+  operations = _native_operations(crop, options.fast_mode)
   if operations is not None:
     delta, factor = _fast_amounts(draws, options)
     return operations.mnv2_hpu_distort_crop(
@@ -207,7 +219,7 @@ def resize_for_device(
     What `finish_on_device` takes, without the batch dimension.
   """
   draws = _draws(seed)
-  operations = _native_operations(crop, options)
+  operations = _native_operations(crop, options.fast_mode)
   if operations is not None:
     image = operations.mnv2_hpu_resize_crop(
       crop=crop,
@@ -251,8 +263,8 @@ def _draws(seed: tf.Tensor) -> tf.Tensor:
   )
 
 
-def _native_operations(crop: tf.Tensor, options: PreprocessingOptions) -> Any | None:
-  return library.load() if options.fast_mode and crop.dtype == tf.uint8 else None
+def _native_operations(crop: tf.Tensor, fast_mode: bool = True) -> Any | None:
+  return library.load() if fast_mode and crop.dtype == tf.uint8 else None
 
 
 def _fast_amounts(draws: tf.Tensor, options: PreprocessingOptions) -> tuple[Any, Any]:

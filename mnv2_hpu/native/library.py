@@ -27,6 +27,7 @@ _FLAGS = (
   "-march=native",
   "-fno-math-errno",
   "-fno-trapping-math",
+  "-ffp-contract=off",  # evaluation's pixels are bit for bit TensorFlow's
   "-shared",
   "-fPIC",
 )
@@ -69,7 +70,7 @@ def build() -> Path:
   if shutil.which(compiler[0]) is None:
     raise NoCompilerError(
       f"there is no C++ compiler {compiler[0]!r}. On Debian and Ubuntu: apt install "
-      "g++; or set CXX. Without it training uses TensorFlow's operations, which are "
+      "g++; or set CXX. Without it the input has TensorFlow's operations, which are "
       "slower."
     )
   try:
@@ -138,7 +139,7 @@ def turn_off(reason: str) -> None:
 
 
 def describe() -> str:
-  """Returns which operations distort training images, for people."""
+  """Returns which operations resize and distort images, for people."""
   if load() is not None:
     return "one pass in C++"
   if os.environ.get(SWITCH) == "0":

@@ -17,6 +17,7 @@ from mnv2_hpu.dataloaders import (
   input_pipeline,
 )
 from mnv2_hpu.dataloaders.input_fields import PREPROCESSINGS, PreprocessingOptions
+from mnv2_hpu.native import library
 
 UNDISTORTED = PreprocessingOptions(crop=False, flip=False, color_distortion=False)
 SIZE = (16, 12)
@@ -137,13 +138,15 @@ def test_evaluation_refuses_a_wrong_number_of_examples(tmp_path, stated):
     _labels(build_dataset(options))  # the first record is read a second time
 
 
-def test_evaluation_preprocesses_as_serving_does(tmp_path):
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_evaluation_preprocesses_as_serving_does(tmp_path, monkeypatch, native):
+  monkeypatch.setenv(library.SWITCH, native)
   options = _options(_write_files(tmp_path, 6, 2), False)
   for images, labels in build_dataset(options):
     for image, label in zip(images.numpy(), labels.numpy().tolist(), strict=True):
       if label >= 0:
         expected = inception_preprocessing.preprocess_for_eval(_pixels(label), 16, 12)
-        np.testing.assert_allclose(image, expected, atol=1e-6)
+        np.testing.assert_array_equal(image, expected)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The operation in C++ computes what TensorFlow's do, and is left out where it must."""
 
+import functools
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from mnv2_hpu.dataloaders.input_fields import PreprocessingOptions
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.native import build, library
 
-OPERATION = "Mnv2HpuDistortCrop"
+TRAINING, EVALUATION = "Mnv2HpuDistortCrop", "Mnv2HpuResizeForEval"
 HEIGHT, WIDTH = 37, 52
 
 needs_compiler = pytest.mark.skipif(
@@ -72,45 +73,66 @@ def test_levels_for_a_device_are_those_of_tensorflows_operations(
   options = PreprocessingOptions(preprocess_on_device=True, flip=flip)
   for number, crop in enumerate(crops()):
     found, expected = [], []
-    for switch, levels in (("1", found), ("0", expected)):
+    for switch, values in (("1", found), ("0", expected)):
       monkeypatch.setenv(library.SWITCH, switch)
       features = inception_preprocessing.resize_for_device(
         tf.constant(crop), HEIGHT, WIDTH, options, tf.constant([number, 7], tf.int64)
       )
-      levels.extend(value.numpy().astype(np.float32) for value in features.values())
-    differs = np.abs(found[0] - expected[0])
-    assert differs.max() <= 1  # where the exact value lies halfway
-    assert differs.mean() < 0.05
-    np.testing.assert_array_equal(found[1], expected[1])
+      values.extend(value.numpy().tobytes() for value in features.values())
+    assert found == expected
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (37, 52), (224, 224)])
+def test_evaluation_sees_bit_for_bit_what_an_export_sees(built, size):
+  for image in crops():
+    for options in (PreprocessingOptions(), PreprocessingOptions(crop=False)):
+      found, expected = (
+        inception_preprocessing.preprocess_for_eval(
+          tf.constant(image), *size, options, native=native
+        ).numpy()
+        for native in (True, False)
+      )
+      assert found.tobytes() == expected.tobytes()
+
+
+def operations(function):
+  """Returns the kinds of operations that a function makes of an image."""
+  graph = tf.Graph()
+  with graph.as_default():
+    function(tf.zeros([9, 9, 3], tf.uint8), 4, 4)
+  return {op.type for op in graph.get_operations()}
 
 
 @needs_compiler
 @pytest.mark.parametrize(("switch", "is_used"), [("1", True), ("0", False)])
 def test_a_switch_leaves_it_out(built, monkeypatch, switch, is_used):
   monkeypatch.setenv(library.SWITCH, switch)
-  graph = tf.Graph()
-  with graph.as_default():
-    crop = tf.zeros([9, 9, 3], tf.uint8)
-    inception_preprocessing.distort_crop(
-      crop, 4, 4, PreprocessingOptions(), tf.constant([1, 2])
+  training = operations(
+    lambda crop, *size: inception_preprocessing.distort_crop(
+      crop, *size, PreprocessingOptions(), tf.constant([1, 2])
     )
-  assert (OPERATION in {op.type for op in graph.get_operations()}) == is_used
+  )
+  evaluation = operations(
+    functools.partial(inception_preprocessing.preprocess_for_eval, native=True)
+  )
+  assert (TRAINING in training, EVALUATION in evaluation) == (is_used, is_used)
+  assert ("ResizeBilinear" in evaluation) == (not is_used)
   assert library.describe().startswith("one pass" if is_used else "TensorFlow's")
+
+
+@needs_compiler
+def test_what_is_exported_has_tensorflows_operations_alone(built):
+  exported = operations(inception_preprocessing.preprocess_for_eval)
+  assert not [kind for kind in exported if kind.startswith("Mnv2Hpu")]
 
 
 @needs_compiler
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 5, 4)])
 def test_what_is_no_crop_is_an_error(built, shape):
-  operation = library.load().mnv2_hpu_distort_crop
+  operation = library.load().mnv2_hpu_resize_for_eval
   with pytest.raises(tf.errors.InvalidArgumentError, match="crop"):
-    operation(
-      crop=np.zeros(shape, np.uint8),
-      flip=False,
-      brightness_delta=0.0,
-      saturation_factor=1.0,
-      height=4,
-      width=4,
-    )
+    operation(crop=np.zeros(shape, np.uint8), height=4, width=4)
 
 
 @pytest.fixture
