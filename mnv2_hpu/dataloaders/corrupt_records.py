@@ -144,6 +144,26 @@ class CorruptRecords:
     Returns:
       Examples, as many as records.
     """
+    return self._read(records, first, read).flat_map(
+      lambda index, copies, example: tf.data.Dataset.from_tensors(example).repeat(
+        copies
+      )
+    )
+
+  def _read(
+    self, records: tf.data.Dataset, first: int, read: ReadFn
+  ) -> tf.data.Dataset:
+    """Reads what can be read; reports what cannot.
+
+    Args:
+      records: As those of `replace`, and so are the others.
+      first: Number of the first one.
+      read: From index and record to an example.
+
+    Returns:
+      Number of a record, one more than the corrupt ones directly before it, both int64,
+      and its example.
+    """
 
     def read_located(
       index: tf.Tensor, locations: tf.Tensor, record: tf.Tensor
@@ -155,16 +175,13 @@ class CorruptRecords:
       missing = index - last - 1
       with tf.control_dependencies([self._check(missing, locations, valid)]):
         copies = missing + 1
-      return index, (copies, read_example)
+      return index, (index, copies, read_example)
 
     numbered = _enumerate(records, first, self._max_named + 1)
     examples = numbered.map(
       read_located, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    counted = examples.ignore_errors().scan(tf.constant(first - 1, tf.int64), count)
-    return counted.flat_map(
-      lambda copies, example: tf.data.Dataset.from_tensors(example).repeat(copies)
-    )
+    return examples.ignore_errors().scan(tf.constant(first - 1, tf.int64), count)
 
   def refuse(
     self, records: tf.data.Dataset, num_records: int, read: ReadFn
@@ -181,12 +198,12 @@ class CorruptRecords:
       Examples, as many as records.
     """
     # A corrupt record is noticed at the one after it: the first comes last once more.
-    examples = self.replace(records.concatenate(records.take(1)), 0, read)
+    examples = self._read(records.concatenate(records.take(1)), 0, read)
     examples = examples.apply(
       tf.data.experimental.assert_cardinality(num_records + min(num_records, 1))
     )
-    numbered = examples.enumerate().filter(lambda index, _: index < num_records)
-    return numbered.map(lambda _, example: example)
+    once = examples.filter(lambda index, copies, example: index < num_records)
+    return once.map(lambda index, copies, example: example)
 
   def drop(self, locations: tf.Tensor, usable: tf.Tensor, examples: Any) -> Any:
     """Drops, of examples that another process has read, those that it could not read.
