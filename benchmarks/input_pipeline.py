@@ -44,6 +44,7 @@ _ONLY = flags.DEFINE_list("only", [], "Pipelines to measure; all by default.")
 _MAX_SIDES = flags.DEFINE_list("max_sides", [], "Longer sides to compare; 0: as it is.")
 
 CLASSES = 1001
+READINGS = 8  # An evaluation reads the images so often: it is more than start and end.
 # Model Garden's crop, which knows no other aspect ratios.
 CROP = {
   "crop_area_range": (0.1, 1.0),
@@ -60,7 +61,7 @@ def ours(pattern, is_training, service_address="", **preprocessing):
     input_path=pattern,
     global_batch_size=_BATCH_SIZE.value,
     is_training=is_training,
-    num_examples=_IMAGES.value,
+    num_examples=_IMAGES.value * (1 if is_training else READINGS),
     shuffle_buffer_size=min(_IMAGES.value, 512),
     preprocessing_options=PreprocessingOptions(**CROP, **preprocessing),
   )
@@ -68,9 +69,9 @@ def ours(pattern, is_training, service_address="", **preprocessing):
   return classification_input.build_dataset(data, size, CLASSES)
 
 
-def _without_native(pattern):
+def _without_native(pattern, is_training):
   with unittest.mock.patch.dict(os.environ, {library.SWITCH: "0"}):
-    return ours(pattern, True)
+    return ours(pattern, is_training)
 
 
 def _model_garden(pattern, is_training):
@@ -158,7 +159,7 @@ TRAINING = {
   "mnv2_hpu, reduced decoding": lambda pattern: ours(
     pattern, True, reduced_decoding=True
   ),
-  "mnv2_hpu, TensorFlow's operations": _without_native,
+  "mnv2_hpu, TensorFlow's operations": lambda pattern: _without_native(pattern, True),
   "mnv2_hpu, colors on the device": lambda pattern: ours(
     pattern, True, preprocess_on_device=True
   ),
@@ -169,6 +170,7 @@ TRAINING = {
 }
 EVALUATION = {
   "mnv2_hpu": lambda pattern: ours(pattern, False),
+  "mnv2_hpu, TensorFlow's operations": lambda pattern: _without_native(pattern, False),
   "Model Garden": lambda pattern: _model_garden(pattern, False),
   "slim's operations": lambda pattern: _slim(pattern, False),
 }
@@ -202,9 +204,18 @@ def _of_sides(folder, sides):
 def _of_pipelines(folder):
   """Returns all pipelines on the same images, and a JPEG's bytes."""
   mean_bytes = photographs.write_records(folder, _IMAGES.value, CLASSES)
+  evaluated = folder / "evaluated"
+  evaluated.mkdir()
+  for reading in range(READINGS):
+    for path in folder.glob("train-*"):
+      (evaluated / f"{reading}-{path.name}").symlink_to(path)
+  kinds = (
+    ("training", TRAINING, f"{folder}/train-*"),
+    ("evaluation", EVALUATION, f"{evaluated}/*"),
+  )
   datasets = {
-    (kind, name): build(f"{folder}/train-*")
-    for kind, pipelines in (("training", TRAINING), ("evaluation", EVALUATION))
+    (kind, name): build(pattern)
+    for kind, pipelines, pattern in kinds
     for name, build in pipelines.items()
     if not _ONLY.value or name in _ONLY.value
   }
