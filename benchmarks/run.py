@@ -19,17 +19,17 @@ from absl import app, flags
 # Those not named as their part.
 SCRIPTS = {"smaller_records": "input_pipeline", "peak_memory": "whole_run"}
 PARTS = {
-  "network_speed": ("--rounds=5", "--steps=3"),
-  "input_pipeline": ("--rounds=5", "--seconds=3"),
-  "smaller_records": ("--rounds=4", "--seconds=3", "--max_sides=0,384,320,256"),
-  "data_service": ("--images=4096", "--rounds=3", "--seconds=5"),
-  "evaluation_speed": ("--rounds=5",),
-  "whole_run": ("--rounds=3",),
-  "peak_memory": ("--rounds=2", "--memory"),
-  "exported_models": ("--rounds=9",),
-  "start_up": ("--rounds=5",),
+  "network_speed": ("--rounds=4", "--steps=3"),
+  "input_pipeline": ("--rounds=4", "--seconds=2"),
+  "smaller_records": ("--rounds=3", "--seconds=2", "--max_sides=0,384,320,256"),
+  "data_service": ("--images=4096", "--rounds=3", "--seconds=4"),
+  "evaluation_speed": ("--rounds=3",),
+  "whole_run": ("--rounds=2",),
+  "peak_memory": ("--rounds=1", "--memory"),
+  "exported_models": ("--rounds=5",),
+  "start_up": ("--rounds=3",),
   "checkpoint_pause": ("--rounds=9",),
-  "processes": ("--rounds=3",),
+  "processes": ("--rounds=2",),
 }
 PAGE = turns.RESULTS.parent / "benchmarks_in_turns.md"
 PLOT = turns.RESULTS.parent / "benchmarks_in_turns.png"
