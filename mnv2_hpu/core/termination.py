@@ -89,7 +89,7 @@ class StopRequest:
 
   def _end_if_stuck(self, received: socket.socket, kept: socket.socket) -> None:
     """Ends the process where a signal has come, but its handler does not run."""
-    del kept  # open as long as this frame: the system writes the signals into it
+    del kept  # the thread keeps it open: the system writes the signals into it
     while received.recv(1)[0] not in _SIGNALS:
       pass
     time.sleep(self._max_seconds)
