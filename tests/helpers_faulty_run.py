@@ -11,11 +11,10 @@ import os
 import runpy
 import signal
 import sys
-import threading
-import time
 
 import helpers_small_network
 import tensorflow as tf
+from tensorflow.python.ops import gen_io_ops
 
 
 def _die():
@@ -45,13 +44,17 @@ def _fill(folder):
           raise
 
 
-def _when_it_appears(path):
-  def watch():
-    while not os.path.exists(path):
-      time.sleep(0.0002)
-    _die()
+def _between_data_and_index(prefix):
+  """Calls `_die` when the tensors of a checkpoint lie in its unfinished folder."""
+  merge = gen_io_ops.merge_v2_checkpoints
 
-  threading.Thread(target=watch, daemon=True).start()
+  def patched(checkpoint_prefixes, destination_prefix, **kwargs):
+    if prefix in str(destination_prefix):
+      assert os.listdir(f"{prefix}_temp")
+      _die()
+    return merge(checkpoint_prefixes, destination_prefix, **kwargs)
+
+  gen_io_ops.merge_v2_checkpoints = patched
 
 
 def _install(fault, step, model_dir):
@@ -65,7 +68,7 @@ def _install(fault, step, model_dir):
   elif fault == "evaluating":
     _before(trainer, "eval_reduce", lambda self, *_: self._step() >= step)
   elif fault == "saving":
-    _when_it_appears(os.path.join(model_dir, f"ckpt-{step}_temp"))
+    _between_data_and_index(os.path.join(model_dir, f"ckpt-{step}"))
   elif fault == "listing":
     _before(
       tf.train.CheckpointManager,
