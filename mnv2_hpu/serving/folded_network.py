@@ -1,18 +1,12 @@
-"""The network without its batch norms, for inference: folded into the convolutions.
+"""The network without its batch norms, for an export: folded into the convolutions."""
 
-In inference a batch norm is `scale * x + offset` by channel. The scale goes into the
-kernel of the convolution before it, the offset becomes the convolution's bias.
-"""
-
-from typing import Any
-
-import numpy as np
 import tensorflow as tf
 from official.vision.modeling import classification_model
 
 from mnv2_hpu.compat import keras
 from mnv2_hpu.modeling import mobilenet_v2
 from mnv2_hpu.quantization import network
+from mnv2_hpu.tasks import folded_inference
 
 
 class _Bias(keras.layers.Layer):
@@ -52,8 +46,8 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
   for layer in folded.layers:
     if isinstance(layer, _Bias):
       convolution = layer.name.removesuffix(f"/{mobilenet_v2.BATCH_NORM}")
-      kernel, bias = _fold(
-        backbone.get_layer(convolution), backbone.get_layer(layer.name)
+      kernel, bias = folded_inference.fold(
+        backbone.get_layer(convolution), backbone.get_layer(layer.name), tf.float64
       )
       folded.get_layer(convolution).set_weights([kernel])
       layer.set_weights([bias])
@@ -64,18 +58,3 @@ def fold_batch_norms(model: keras.Model) -> keras.Model:
     if trained is not backbone:
       layer.set_weights(trained.get_weights())
   return classifier
-
-
-def _fold(
-  convolution: keras.layers.Layer, batch_norm: keras.layers.Layer
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-  """Returns the kernel and the bias of a convolution and the batch norm after it."""
-  (kernel,) = convolution.get_weights()
-  gamma, beta, mean, variance = (
-    weight.astype(np.float64) for weight in batch_norm.get_weights()
-  )
-  scale = gamma / np.sqrt(variance + batch_norm.epsilon)
-  # A depthwise kernel is [height, width, channels, 1], an ordinary one [..., channels].
-  depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
-  by_channel = scale[:, np.newaxis] if depthwise else scale
-  return kernel * by_channel, beta - mean * scale

@@ -15,6 +15,7 @@ from mnv2_hpu.dataloaders import input_pipeline
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import stateless_dropout
 from mnv2_hpu.optimization import exponential_moving_average, learning_rate_multiplier
+from mnv2_hpu.tasks import folded_inference
 
 
 class TrainingTask(base_task.Task):
@@ -89,6 +90,11 @@ class TrainingTask(base_task.Task):
       )
     with stateless_dropout.dropout_step(optimizer.iterations):
       return super().train_step(inputs, model, optimizer, metrics)
+
+  def inference_step(self, inputs: Any, model: keras.Model) -> Any:
+    """Returns what the network computes in inference, its batch norms folded."""
+    with folded_inference.folded_batch_norms(model):
+      return super().inference_step(inputs, model)
 
   def initialize(self, model: keras.Model) -> None:
     """Reads `init_checkpoint`, if there is one; see `checkpoints.restore`.

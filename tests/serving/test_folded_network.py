@@ -1,3 +1,4 @@
+import helpers_random_weights
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,22 +20,6 @@ def task_config():
   return task
 
 
-def with_random_weights(model):
-  """Sets weights that let features live, and batch statistics that are not 0 and 1."""
-  rng = np.random.default_rng(0)
-  for variable in model.variables:
-    shape = variable.shape.as_list()
-    fan_in = 9 if "depthwise" in variable.name else np.prod(shape[:-1])
-    if len(shape) > 1:
-      variable.assign(rng.normal(0, np.sqrt(2 / fan_in), shape))
-    else:
-      positive = "gamma" in variable.name or "variance" in variable.name
-      variable.assign(
-        rng.uniform(0.6, 1.4, shape) if positive else rng.normal(0.1, 0.2, shape)
-      )
-  return model
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [32, 16])
 def test_whole_network_without_batch_norms_gives_the_same_logits(
@@ -43,7 +28,9 @@ def test_whole_network_without_batch_norms_gives_the_same_logits(
   from official.core import task_factory
 
   task_config.model.backbone.mobilenet_v2.output_stride = output_stride
-  model = with_random_weights(task_factory.get_task(task_config).build_model())
+  model = helpers_random_weights.with_random_weights(
+    task_factory.get_task(task_config).build_model()
+  )
   before = model.get_weights()
   folded = folded_network.fold_batch_norms(model)
   images = tf.random.uniform([8, 64, 64, 3], -1, 1)

@@ -1,0 +1,121 @@
+"""Inference with batch norms folded into the convolutions before them.
+
+In inference a batch norm is `scale * x + offset` by channel. The scale goes into the
+kernel of the convolution before it, the offset becomes the convolution's bias: fewer
+operations over the features. Weights are read in each call and stay where they are.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from mnv2_hpu.compat import keras
+
+_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+
+
+@contextlib.contextmanager
+def folded_batch_norms(model: keras.Model) -> Iterator[None]:
+  """Inside, `model(x, training=False)` computes the same with fewer operations.
+
+  Args:
+    model: Any model, built. What is not a convolution whose only consumer is a batch
+      norm stays as it is, and so does a quantized one, whose kernels are rounded before
+      the batch norm.
+  """
+  with contextlib.ExitStack() as calls:
+    for convolution, batch_norm in _pairs(model):
+      kernel, bias = fold(convolution, batch_norm)
+      calls.enter_context(_call(convolution, _Convolve(convolution, kernel, bias)))
+      calls.enter_context(_call(batch_norm, _identity))
+    yield
+
+
+def fold(
+  convolution: keras.layers.Layer,
+  batch_norm: keras.layers.Layer,
+  dtype: tf.DType | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Returns the kernel and the bias of a convolution and the batch norm after it.
+
+  Args:
+    convolution: A `Conv2D` or `DepthwiseConv2D` without bias and activation.
+    batch_norm: The only layer that reads it.
+    dtype: In which to compute them; that of the weights if None.
+  """
+  depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
+  kernel = convolution.depthwise_kernel if depthwise else convolution.kernel
+  kernel = tf.cast(kernel, dtype or kernel.dtype)
+  mean, variance = (
+    tf.cast(moving, kernel.dtype)
+    for moving in (batch_norm.moving_mean, batch_norm.moving_variance)
+  )
+  scale = tf.math.rsqrt(variance + batch_norm.epsilon)
+  if batch_norm.scale:
+    scale *= tf.cast(batch_norm.gamma, kernel.dtype)
+  bias = -mean * scale
+  if batch_norm.center:
+    bias += tf.cast(batch_norm.beta, kernel.dtype)
+  # A depthwise kernel is [height, width, channels, multiplier].
+  by_channel = tf.reshape(scale, kernel.shape[2:]) if depthwise else scale
+  return kernel * by_channel, bias
+
+
+def _pairs(
+  model: keras.Model,
+) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
+  """Yields each convolution that one batch norm alone reads, and that batch norm."""
+  networks = [part for part in model.submodules if isinstance(part, keras.Model)]
+  outputs = {x.ref() for part in (model, *networks) for x in part.outputs or ()}
+  for layer in model.submodules:
+    if not isinstance(layer, _CONVOLUTIONS) or layer.use_bias:
+      continue
+    following = [node.outbound_layer for node in layer.outbound_nodes]
+    if (
+      len(following) == 1
+      and isinstance(following[0], keras.layers.BatchNormalization)
+      and layer.output.ref() not in outputs
+      # Else it is quantized, or folded already.
+      and "call" not in vars(layer).keys() | vars(following[0]).keys()
+    ):
+      yield layer, following[0]
+
+
+class _Convolve:
+  """What a convolution and the batch norm after it compute."""
+
+  def __init__(
+    self, layer: keras.layers.Layer, kernel: tf.Tensor, bias: tf.Tensor
+  ) -> None:
+    self._layer, self._kernel, self._bias = layer, kernel, bias
+
+  def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
+    layer = self._layer
+    operation: Any = tf.nn.conv2d
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+      operation = tf.nn.depthwise_conv2d
+    features = operation(
+      inputs,
+      tf.cast(self._kernel, inputs.dtype),
+      strides=[1, *layer.strides, 1],
+      padding=layer.padding.upper(),
+      dilations=layer.dilation_rate,
+    )
+    return tf.nn.bias_add(features, tf.cast(self._bias, inputs.dtype))
+
+
+def _identity(inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
+  del training
+  return inputs
+
+
+@contextlib.contextmanager
+def _call(layer: keras.layers.Layer, function: Any) -> Iterator[None]:
+  """Inside, a layer computes `function`."""
+  layer.call = function
+  try:
+    yield
+  finally:
+    del layer.call
