@@ -17,7 +17,11 @@ import turns
 from absl import app, flags
 
 # Those not named as their part.
-SCRIPTS = {"smaller_records": "input_pipeline", "peak_memory": "whole_run"}
+SCRIPTS = {
+  "smaller_records": "input_pipeline",
+  "peak_memory": "whole_run",
+  "buckets": "processes",
+}
 PARTS = {
   "network_speed": ("--rounds=4", "--steps=3"),
   "input_pipeline": ("--rounds=4", "--seconds=2"),
@@ -30,6 +34,7 @@ PARTS = {
   "start_up": ("--rounds=3",),
   "checkpoint_pause": ("--rounds=9",),
   "processes": ("--rounds=2",),
+  "buckets": ("--rounds=3", "--buckets_mb=64,4,2"),
 }
 PAGE = turns.RESULTS.parent / "benchmarks_in_turns.md"
 PLOT = turns.RESULTS.parent / "benchmarks_in_turns.png"
