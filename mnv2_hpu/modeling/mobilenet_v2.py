@@ -258,21 +258,18 @@ class MobileNetV2(keras.Model):
     return keras.layers.ZeroPadding2D(1, name=f"{name}/pad")(x), "valid"
 
   def _normalize(self, x: tf.Tensor, name: str, activate: bool = True) -> tf.Tensor:
-    x = self._batch_norm(f"{name}/{BATCH_NORM}")(x)
-    if not activate:
-      return x
-    function = _activation_function(self._activation)
-    return keras.layers.Activation(function, name=f"{name}/activation")(x)
-
-  def _batch_norm(self, name: str) -> keras.layers.Layer:
-    return keras.layers.BatchNormalization(
+    x = keras.layers.BatchNormalization(
       axis=-1,
       # TF1's graph subtracts the float32 momentum from 1, which gives 0.00300002.
       momentum=float(np.float32(self._norm_momentum)),
       epsilon=self._norm_epsilon,
       synchronized=self._use_sync_bn,
-      name=name,
-    )
+      name=f"{name}/{BATCH_NORM}",
+    )(x)
+    if not activate:
+      return x
+    function = _activation_function(self._activation)
+    return keras.layers.Activation(function, name=f"{name}/activation")(x)
 
   @property
   def kernel_initializer(self) -> keras.initializers.Initializer:

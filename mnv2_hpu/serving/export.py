@@ -170,7 +170,8 @@ def export(
   _check_folder(export_dir)
   module, restored = build_module(params, checkpoint, weights, significant_bits)
   trained = module.model
-  module.model = folded_network.fold_batch_norms(trained)
+  if not quantization_cfg.is_quantized(params.task):
+    module.model = folded_network.FoldedNetwork(trained)
   content = metadata.describe(module, restored, label_names)
   content["formats"] = list(formats)
   content["inputs"] = metadata.inputs_of(content["inputs"], formats)

@@ -1,60 +1,49 @@
-"""The network without its batch norms, for an export: folded into the convolutions."""
+"""The network of an export: its batch norms are folded into the convolutions, once."""
 
 import tensorflow as tf
-from official.vision.modeling import classification_model
 
 from mnv2_hpu.compat import keras
-from mnv2_hpu.modeling import mobilenet_v2
-from mnv2_hpu.quantization import network
 from mnv2_hpu.tasks import folded_inference
 
 
-class _Bias(keras.layers.Layer):
-  """Adds a bias by channel; TensorFlow and TFLite fuse it with the convolution."""
+class FoldedNetwork:
+  """A trained network that computes the same with fewer operations and variables.
 
-  def build(self, input_shape: tf.TensorShape) -> None:
-    """Makes the bias."""
-    self.bias = self.add_weight("bias", shape=[input_shape[-1]])
-
-  def call(self, inputs: tf.Tensor) -> tf.Tensor:
-    """Adds it."""
-    return tf.nn.bias_add(inputs, self.bias)
-
-
-class _FoldedMobileNetV2(mobilenet_v2.MobileNetV2):
-  """MobileNetV2 with a bias in the place of each batch norm, under the same name."""
-
-  def _batch_norm(self, name: str) -> keras.layers.Layer:
-    return _Bias(name=name)
-
-
-def fold_batch_norms(model: keras.Model) -> keras.Model:
-  """Returns a network for inference that computes the same with fewer operations.
-
-  Args:
-    model: Model Garden's `ClassificationModel` over this project's MobileNetV2;
-      another network, or a quantized one, is returned as it is.
+  Attributes:
+    variables: What it reads.
   """
-  backbone = model.backbone
-  if (
-    network.ranges(model)  # where kernels are rounded before the batch norm
-    or type(model) is not classification_model.ClassificationModel
-    or type(backbone) is not mobilenet_v2.MobileNetV2
-  ):
-    return model
-  folded = _FoldedMobileNetV2.from_config(backbone.get_config())
-  for layer in folded.layers:
-    if isinstance(layer, _Bias):
-      convolution = layer.name.removesuffix(f"/{mobilenet_v2.BATCH_NORM}")
-      kernel, bias = folded_inference.fold(
-        backbone.get_layer(convolution), backbone.get_layer(layer.name), tf.float64
+
+  def __init__(self, model: keras.Model) -> None:
+    """Folds what can be folded: nothing of a quantized network.
+
+    Args:
+      model: Network of this project, which stays as it is.
+    """
+    self._model = model
+    replaced = set()
+    self._weights = []
+    for pair in folded_inference.pairs(model):
+      replaced |= {variable.ref() for layer in pair for variable in layer.variables}
+      kernel, bias = folded_inference.fold(*pair, tf.float64)
+      name, dtype = pair[0].name, pair[0].dtype
+      self._weights.append(
+        (
+          tf.Variable(tf.cast(kernel, dtype), trainable=False, name=f"{name}/kernel"),
+          tf.Variable(tf.cast(bias, dtype), trainable=False, name=f"{name}/bias"),
+        )
       )
-      folded.get_layer(convolution).set_weights([kernel])
-      layer.set_weights([bias])
-  # Of zeros, since Keras warns of an initializer that is used a second time.
-  changes = {"backbone": folded, "kernel_initializer": "zeros"}
-  classifier = type(model)(**{**model.get_config(), **changes})
-  for layer, trained in zip(classifier.layers, model.layers, strict=True):
-    if trained is not backbone:
-      layer.set_weights(trained.get_weights())
-  return classifier
+    self.variables: list[tf.Variable] = [
+      *(variable for variable in model.variables if variable.ref() not in replaced),
+      *(weight for weights in self._weights for weight in weights),
+    ]
+
+  def __call__(self, inputs: tf.Tensor, training: bool = False) -> object:
+    """Returns what the network computes in inference.
+
+    Args:
+      inputs: float32 `[batch, height, width, 3]`.
+      training: Must be False.
+    """
+    assert not training
+    with folded_inference.folded_batch_norms(self._model, self._weights):
+      return self._model(inputs, training=False)

@@ -6,38 +6,66 @@ operations over the features. Weights are read in each call and stay where they 
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from mnv2_hpu.compat import keras
 
+# A convolution and its batch norm; the kernel and the bias of both.
+Pair = tuple[keras.layers.Layer, keras.layers.Layer]
+Weights = tuple[tf.Tensor | tf.Variable, tf.Tensor | tf.Variable]
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
 @contextlib.contextmanager
-def folded_batch_norms(model: keras.Model) -> Iterator[None]:
+def folded_batch_norms(
+  model: keras.Model, weights: Sequence[Weights] | None = None
+) -> Iterator[None]:
   """Inside, `model(x, training=False)` computes the same with fewer operations.
 
   Args:
-    model: Any model, built. What is not a convolution whose only consumer is a batch
-      norm stays as it is, and so does a quantized one, whose kernels are rounded before
-      the batch norm.
+    model: Any model, built; what is in none of its `pairs` stays as it is.
+    weights: What `fold` returns of each of the `pairs`; computed if None.
   """
+  found = list(pairs(model))
+  if weights is None:
+    weights = [fold(*pair) for pair in found]
   with contextlib.ExitStack() as calls:
-    for convolution, batch_norm in _pairs(model):
-      kernel, bias = fold(convolution, batch_norm)
+    for (convolution, batch_norm), (kernel, bias) in zip(found, weights, strict=True):
       calls.enter_context(_call(convolution, _Convolve(convolution, kernel, bias)))
       calls.enter_context(_call(batch_norm, _identity))
     yield
+
+
+def pairs(model: keras.Model) -> Iterator[Pair]:
+  """Yields each convolution that one batch norm alone reads, and that batch norm.
+
+  Not those of a quantized model, which rounds kernels before the batch norm.
+  """
+  networks = [part for part in model.submodules if isinstance(part, keras.Model)]
+  outputs = {x.ref() for part in (model, *networks) for x in part.outputs or ()}
+  for layer in model.submodules:
+    if not isinstance(layer, _CONVOLUTIONS) or layer.use_bias:
+      continue
+    following = [node.outbound_layer for node in layer.outbound_nodes]
+    if (
+      len(following) == len(layer.inbound_nodes) == 1
+      and isinstance(following[0], keras.layers.BatchNormalization)
+      and len(following[0].inbound_nodes) == 1
+      and layer.output.ref() not in outputs
+      # Else it is quantized, or folded already.
+      and "call" not in vars(layer).keys() | vars(following[0]).keys()
+    ):
+      yield layer, following[0]
 
 
 def fold(
   convolution: keras.layers.Layer,
   batch_norm: keras.layers.Layer,
   dtype: tf.DType | None = None,
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> Weights:
   """Returns the kernel and the bias of a convolution and the batch norm after it.
 
   Args:
@@ -63,31 +91,14 @@ def fold(
   return kernel * by_channel, bias
 
 
-def _pairs(
-  model: keras.Model,
-) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
-  """Yields each convolution that one batch norm alone reads, and that batch norm."""
-  networks = [part for part in model.submodules if isinstance(part, keras.Model)]
-  outputs = {x.ref() for part in (model, *networks) for x in part.outputs or ()}
-  for layer in model.submodules:
-    if not isinstance(layer, _CONVOLUTIONS) or layer.use_bias:
-      continue
-    following = [node.outbound_layer for node in layer.outbound_nodes]
-    if (
-      len(following) == 1
-      and isinstance(following[0], keras.layers.BatchNormalization)
-      and layer.output.ref() not in outputs
-      # Else it is quantized, or folded already.
-      and "call" not in vars(layer).keys() | vars(following[0]).keys()
-    ):
-      yield layer, following[0]
-
-
 class _Convolve:
   """What a convolution and the batch norm after it compute."""
 
   def __init__(
-    self, layer: keras.layers.Layer, kernel: tf.Tensor, bias: tf.Tensor
+    self,
+    layer: keras.layers.Layer,
+    kernel: tf.Tensor | tf.Variable,
+    bias: tf.Tensor | tf.Variable,
   ) -> None:
     self._layer, self._kernel, self._bias = layer, kernel, bias
 
