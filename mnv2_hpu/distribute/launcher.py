@@ -120,7 +120,12 @@ def choose_processes(text: str) -> int:
         "each accelerator."
       )
     return int(text)
-  return accelerators()
+  found = accelerators()
+  what = (
+    f"one for each of {found} accelerators" if found else "one, no accelerator here"
+  )
+  print(f"mnv2-launch: --np=auto: processes: {what}.", file=sys.stderr, flush=True)
+  return found
 
 
 def _environments(processes: int) -> list[dict[str, str]]:

@@ -192,6 +192,7 @@ CHECKS: tuple[Callable[[Environment], CheckResult], ...] = (
   driver,
   horovod,
   machine_checks.compiler,
+  machine_checks.native_input,
   devices,
   machine_checks.memory,
   machine_checks.disk,

@@ -31,6 +31,7 @@ class TensorFlowInfo:
   cuda_build: bool
   devices: tuple[str, ...]  # device types, such as ("CPU", "GPU", "GPU")
   keras: str  # the distribution that provides the Keras of Model Garden
+  has_native_input: bool = False  # whether this project's operations in C++ are built
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,7 @@ def collect(
       tensorflow["cuda_build"],
       tuple(tensorflow["devices"]),
       keras,
+      tensorflow["has_native_input"],
     ),
   )
 

@@ -80,6 +80,20 @@ def compiler(env: Environment) -> CheckResult:
   )
 
 
+def native_input(env: Environment) -> CheckResult:
+  """The operations in C++ are built once for each TensorFlow and kind of processor."""
+  if env.tensorflow is None:
+    return CheckResult(NOTE, "input in C++", "unknown without TensorFlow")
+  if env.tensorflow.has_native_input:
+    return CheckResult(OK, "input in C++", "built")
+  return CheckResult(
+    NOTE,
+    "input in C++",
+    "is not built or turned off: TensorFlow's operations, which are slower",
+    "make setup-native",
+  )
+
+
 def _space(topic: str, gigabytes: float, where: str) -> CheckResult:
   text = f"{gigabytes:.0f} GB free in {where}"
   if gigabytes >= 4:

@@ -43,15 +43,18 @@ def result(process: subprocess.Popen[str]) -> tuple[dict[str, Any] | None, str]:
 
 
 def main() -> None:
-  """Prints version, build and device types."""
+  """Prints version, build, device types, and what the input is computed by."""
   sys.modules.update(dict.fromkeys(_SKIPPED))  # type: ignore[arg-type]
   gc.disable()  # an import makes a million objects and frees none
   import tensorflow as tf
+
+  from mnv2_hpu.native import library
 
   found = {
     "version": tf.__version__,
     "cuda_build": tf.test.is_built_with_cuda(),
     "devices": [d.device_type for d in tf.config.list_physical_devices()],
+    "has_native_input": library.load() is not None,
   }
   print(json.dumps(found))
 

@@ -86,6 +86,8 @@ def test_processes_on_a_machine_without_accelerators_have_their_own_cores(
     text=True,
     check=True,
   )
+  is_chosen = number == "auto"
+  assert ("--np=auto: processes: one, no accelerator here" in done.stderr) == is_chosen
   own = [[*map(int, line.split())] for line in done.stdout.splitlines()]
   assert len(own) == expected
   assert len({core for of_one in own for core in of_one}) == sum(map(len, own))

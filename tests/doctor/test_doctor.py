@@ -11,6 +11,7 @@ import pytest
 from mnv2_hpu.distribute import hpu_environment
 from mnv2_hpu.doctor import checks, environment
 from mnv2_hpu.doctor.environment import Environment, TensorFlowInfo
+from mnv2_hpu.native import library
 
 GOOD = Environment(
   python=(3, 10, 13),
@@ -47,7 +48,7 @@ GOOD = Environment(
   requirements=environment.requirements("3.10"),
   horovod_has_tensorflow=True,
   driver="1.14.0-9e8ecf8",
-  tensorflow=TensorFlowInfo("2.15.0", False, ("CPU",), "keras"),
+  tensorflow=TensorFlowInfo("2.15.0", False, ("CPU",), "keras", True),
   tensorflow_error="",
 )
 
@@ -183,6 +184,16 @@ def test_what_does_not_fit_is_said(env, topic, status, text):
   assert finding.advice
 
 
+@pytest.mark.parametrize(
+  ("is_built", "status", "advice"),
+  [(True, "ok", ""), (False, "note", "make setup-native")],
+)
+def test_what_is_only_slower_is_a_note(is_built, status, advice):
+  env = having(tensorflow=tensorflow(has_native_input=is_built))
+  (found,) = (r for r in checks.run(env) if r.topic == "input in C++")
+  assert (found.status, found.advice) == (status, advice)
+
+
 def test_only_what_is_broken_is_reported():
   assert list(examine(having(onednn="0"))) == ["oneDNN"]
 
@@ -194,6 +205,7 @@ def test_environment_of_this_machine():
 
   assert env.tensorflow.version == tf.__version__
   assert env.tensorflow.devices == ("CPU",)
+  assert env.tensorflow.has_native_input == (library.load() is not None)
   assert env.python == sys.version_info[:3]
   assert env.version("tf-models-official") == metadata.version("tf-models-official")
   assert env.onednn == "0"
