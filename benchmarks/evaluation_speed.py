@@ -3,7 +3,7 @@
 In one process the trainers take turns (`turns`): JPEGs of ImageNet's sizes through the
 input, MobileNetV2 1.0 at 224 px and the metrics, each image once, EMA weights.
 
-  python benchmarks/evaluation_speed.py --images=512 --rounds=5
+  python benchmarks/evaluation_speed.py --rounds=5
 """
 
 import functools
@@ -20,7 +20,7 @@ import trainers
 import turns
 from absl import app, flags
 
-_IMAGES = flags.DEFINE_integer("images", 512, "JPEGs that are made and evaluated.")
+_IMAGES = flags.DEFINE_integer("images", 2048, "JPEGs that are made and evaluated.")
 _ROUNDS = flags.DEFINE_integer(
   "rounds", 5, "Times that each is measured.", lower_bound=1
 )

@@ -3,8 +3,8 @@
 `mnv2-launch --np=N` with MultiWorkerMirrored against one process with all cores, at the
 same global batch: MobileNetV2 1.0, 224 px, JPEGs of ImageNet's sizes. Each measurement
 is a training of its own, and they take turns (`turns`); the rate is that of the last
-steps. With `--buckets_mb` two processes train by Horovod, whose buckets have those sizes:
-one that is full is reduced while the backward pass goes on.
+steps. With `--buckets_mb` two processes train by Horovod, whose buckets have those
+sizes: one that is full is reduced while the backward pass goes on.
 
   python benchmarks/processes.py --rounds=3
   python benchmarks/processes.py --rounds=3 --buckets_mb=64,4,2

@@ -15,7 +15,7 @@ from mnv2_hpu.dataloaders import input_pipeline
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import stateless_dropout
 from mnv2_hpu.optimization import exponential_moving_average, learning_rate_multiplier
-from mnv2_hpu.tasks import folded_inference
+from mnv2_hpu.tasks import folded_inference, inference_parts
 
 
 class TrainingTask(base_task.Task):
@@ -92,9 +92,14 @@ class TrainingTask(base_task.Task):
       return super().train_step(inputs, model, optimizer, metrics)
 
   def inference_step(self, inputs: Any, model: keras.Model) -> Any:
-    """Returns what the network computes in inference, its batch norms folded."""
+    """Returns what the network computes in inference, its batch norms folded.
+
+    Args:
+      inputs: float32 images, `[batch, height, width, 3]`.
+      model: Network.
+    """
     with folded_inference.folded_batch_norms(model):
-      return super().inference_step(inputs, model)
+      return inference_parts.infer(inputs, model)
 
   def initialize(self, model: keras.Model) -> None:
     """Reads `init_checkpoint`, if there is one; see `checkpoints.restore`.

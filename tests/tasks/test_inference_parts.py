@@ -1,0 +1,53 @@
+"""A batch in parts: the numbers of the batch as a whole, in the order of its images."""
+
+import helpers_random_weights
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mnv2_hpu.compat import keras
+from mnv2_hpu.tasks import inference_parts
+
+
+@pytest.fixture(scope="module")
+def network():
+  inputs = keras.Input([16, 16, 3])
+  x = keras.layers.Conv2D(4, 3, strides=2)(inputs)
+  outputs = {"features": x, "logits": [keras.layers.Dense(3)(x)]}
+  return helpers_random_weights.with_random_weights(keras.Model(inputs, outputs))
+
+
+def _images(count):
+  return tf.constant(
+    np.random.default_rng(0).uniform(-1, 1, [count, 16, 16, 3]), tf.float32
+  )
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(32, 4), (16, 2), (17, 1)])
+def test_outputs_are_those_of_the_batch(network, batch, parts):
+  images = _images(batch)
+  step = tf.function(lambda images: inference_parts.infer(images, network))
+  tf.nest.map_structure(
+    lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6),
+    step(images),
+    network(images, training=False),
+  )
+  operations = step.get_concrete_function(images).graph.get_operations()
+  calls = [op for op in operations if "PartitionedCall" in op.type]
+  assert len(calls) == (parts if parts > 1 else 0)
+
+
+def test_any_number_of_images_is_one_part(network):
+  step = tf.function(
+    lambda images: inference_parts.infer(images, network),
+    input_signature=[tf.TensorSpec([None, 16, 16, 3], tf.float32)],
+  )
+  for count in (1, 3, 64):
+    assert step(_images(count))["features"].shape[0] == count
+
+
+def test_eager_calls_trace_nothing(network):
+  outputs = inference_parts.infer(_images(32), network)
+  np.testing.assert_array_equal(
+    outputs["features"], network(_images(32), training=False)["features"]
+  )
