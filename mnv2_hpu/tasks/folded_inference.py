@@ -47,18 +47,29 @@ def pairs(model: keras.Model) -> Iterator[Pair]:
   networks = [part for part in model.submodules if isinstance(part, keras.Model)]
   outputs = {x.ref() for part in (model, *networks) for x in part.outputs or ()}
   for layer in model.submodules:
-    if not isinstance(layer, _CONVOLUTIONS) or layer.use_bias:
+    # The exact types: a transposed convolution is a Conv2D too.
+    if type(layer) not in _CONVOLUTIONS or not _is_linear(layer):
       continue
     following = [node.outbound_layer for node in layer.outbound_nodes]
     if (
       len(following) == len(layer.inbound_nodes) == 1
-      and isinstance(following[0], keras.layers.BatchNormalization)
+      and type(following[0]) is keras.layers.BatchNormalization
+      and following[0].axis == [3]
       and len(following[0].inbound_nodes) == 1
       and layer.output.ref() not in outputs
       # Else it is quantized, or folded already.
       and "call" not in vars(layer).keys() | vars(following[0]).keys()
     ):
       yield layer, following[0]
+
+
+def _is_linear(layer: keras.layers.Layer) -> bool:
+  """Whether a convolution is one alone, over features whose channels come last."""
+  return (
+    layer.data_format == "channels_last"
+    and layer.activation is keras.activations.linear
+    and not layer.use_bias
+  )
 
 
 def fold(

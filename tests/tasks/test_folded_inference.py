@@ -15,6 +15,7 @@ from mnv2_hpu.tasks import folded_inference
 
 mnv2_hpu.register()
 _SIZE = 64
+_layers = keras.layers
 _ROUNDING = 2e-4  # float32 differs from float64 by a third of this in both forms
 
 
@@ -152,3 +153,27 @@ def test_a_convolution_that_two_layers_read_keeps_its_kernel():
   expected = model(images, training=False)
   with folded_inference.folded_batch_norms(model):
     _assert_close(model(images, training=False), expected, 0)
+
+
+@pytest.mark.parametrize(
+  ("convolution", "batch_norm"),
+  [
+    (_layers.Conv2DTranspose(4, 3, use_bias=False), {}),
+    (_layers.SeparableConv2D(4, 3, use_bias=False), {}),
+    (_layers.Conv2D(4, 3, use_bias=False, activation="relu"), {}),
+    (_layers.Conv2D(4, 3), {}),
+    (_layers.Conv2D(8, 3, use_bias=False), {"axis": 1}),
+    (_layers.Conv2D(4, 3, use_bias=False), {}),
+    (_layers.Conv2D(4, 3, use_bias=False, groups=2), {}),
+    (_layers.Conv2D(4, 3, use_bias=False, dilation_rate=2, padding="valid"), {}),
+  ],
+  ids=lambda value: type(value).__name__,
+)
+def test_whatever_the_convolution_the_numbers_stay(convolution, batch_norm):
+  inputs = keras.Input([8, 8, 4])
+  x = keras.layers.BatchNormalization(**batch_norm)(convolution(inputs))
+  model = helpers_random_weights.with_random_weights(keras.Model(inputs, x))
+  images = tf.random.uniform([2, 8, 8, 4])
+  expected = model(images, training=False)
+  with folded_inference.folded_batch_norms(model):
+    _assert_close(model(images, training=False), expected, 3e-5)
