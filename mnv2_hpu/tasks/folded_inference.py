@@ -16,7 +16,6 @@ from mnv2_hpu.compat import keras
 # A convolution and its batch norm; the kernel and the bias of both.
 Pair = tuple[keras.layers.Layer, keras.layers.Layer]
 Weights = tuple[tf.Tensor | tf.Variable, tf.Tensor | tf.Variable]
-_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
 @contextlib.contextmanager
@@ -47,28 +46,33 @@ def pairs(model: keras.Model) -> Iterator[Pair]:
   networks = [part for part in model.submodules if isinstance(part, keras.Model)]
   outputs = {x.ref() for part in (model, *networks) for x in part.outputs or ()}
   for layer in model.submodules:
-    # The exact types: a transposed convolution is a Conv2D too.
-    if type(layer) not in _CONVOLUTIONS or not _is_linear(layer):
-      continue
-    following = [node.outbound_layer for node in layer.outbound_nodes]
-    if (
-      len(following) == len(layer.inbound_nodes) == 1
-      and type(following[0]) is keras.layers.BatchNormalization
-      and following[0].axis == [3]
-      and len(following[0].inbound_nodes) == 1
-      and layer.output.ref() not in outputs
-      # Else it is quantized, or folded already.
-      and "call" not in vars(layer).keys() | vars(following[0]).keys()
-    ):
-      yield layer, following[0]
+    if _is_linear_convolution(layer) and layer.output.ref() not in outputs:
+      following = layer.outbound_nodes[0].outbound_layer
+      if _is_inference_norm(following):
+        yield layer, following
 
 
-def _is_linear(layer: keras.layers.Layer) -> bool:
-  """Whether a convolution is one alone, over features whose channels come last."""
+def _is_linear_convolution(layer: tf.Module) -> bool:
+  """Whether a layer is a convolution alone, and one layer reads it."""
   return (
-    layer.data_format == "channels_last"
+    # The exact type: a transposed convolution is a Conv2D too.
+    type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    and layer.data_format == "channels_last"
     and layer.activation is keras.activations.linear
     and not layer.use_bias
+    and "call" not in vars(layer)  # else it is quantized, or folded already
+    and len(layer.inbound_nodes) == len(layer.outbound_nodes) == 1
+  )
+
+
+def _is_inference_norm(layer: keras.layers.Layer) -> bool:
+  """Whether a layer is a batch norm by channel, of one input, by moving statistics."""
+  return (
+    type(layer) is keras.layers.BatchNormalization
+    and layer.axis == [3]
+    and "call" not in vars(layer)
+    and len(layer.inbound_nodes) == 1
+    and not layer.inbound_nodes[0].call_kwargs.get("training")
   )
 
 
@@ -128,8 +132,8 @@ class _Convolve:
     return tf.nn.bias_add(features, tf.cast(self._bias, inputs.dtype))
 
 
-def _identity(inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
-  del training
+def _identity(inputs: tf.Tensor, training: Any = None, mask: Any = None) -> tf.Tensor:
+  del training, mask
   return inputs
 
 

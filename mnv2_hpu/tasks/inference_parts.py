@@ -19,15 +19,21 @@ def infer(images: tf.Tensor, model: keras.Model) -> Any:
 
   Args:
     images: float32 `[batch, height, width, 3]`.
-    model: Network whose outputs are `[batch, ...]`, in any structure.
+    model: Network. Where not all its outputs are `[batch, ...]` there is one part.
   """
-  count = num_parts(images.shape[0])
+  count = num_parts(images.shape[0]) if _is_by_image(model) else 1
   # Eagerly, nothing runs side by side.
   if count == 1 or tf.executing_eagerly():
     return model(images, training=False)
   of_part = tf.function(lambda part: model(part, training=False))  # traced once
   outputs = [of_part(part) for part in tf.split(images, count)]
   return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *outputs)
+
+
+def _is_by_image(model: keras.Model) -> bool:
+  """Whether all outputs are known to be `[batch, ...]`."""
+  outputs = model.outputs or ()
+  return bool(outputs) and all(x.shape.rank and x.shape[0] is None for x in outputs)
 
 
 def num_parts(batch_size: int | None) -> int:

@@ -155,23 +155,30 @@ def test_a_convolution_that_two_layers_read_keeps_its_kernel():
     _assert_close(model(images, training=False), expected, 0)
 
 
+class _Standardized(_layers.Conv2D):
+  def convolution_op(self, inputs, kernel):
+    return super().convolution_op(inputs, kernel - tf.reduce_mean(kernel))
+
+
 @pytest.mark.parametrize(
-  ("convolution", "batch_norm"),
+  ("convolution", "batch_norm", "call"),
   [
-    (_layers.Conv2DTranspose(4, 3, use_bias=False), {}),
-    (_layers.SeparableConv2D(4, 3, use_bias=False), {}),
-    (_layers.Conv2D(4, 3, use_bias=False, activation="relu"), {}),
-    (_layers.Conv2D(4, 3), {}),
-    (_layers.Conv2D(8, 3, use_bias=False), {"axis": 1}),
-    (_layers.Conv2D(4, 3, use_bias=False), {}),
-    (_layers.Conv2D(4, 3, use_bias=False, groups=2), {}),
-    (_layers.Conv2D(4, 3, use_bias=False, dilation_rate=2, padding="valid"), {}),
+    (_layers.Conv2DTranspose(4, 3, use_bias=False), {}, {}),
+    (_layers.SeparableConv2D(4, 3, use_bias=False), {}, {}),
+    (_Standardized(4, 3, use_bias=False), {}, {}),
+    (_layers.Conv2D(4, 3, use_bias=False, activation="relu"), {}, {}),
+    (_layers.Conv2D(4, 3), {}, {}),
+    (_layers.Conv2D(8, 3, use_bias=False), {"axis": 1}, {}),
+    (_layers.Conv2D(4, 3, use_bias=False), {}, {"training": True}),
+    (_layers.Conv2D(4, 3, use_bias=False), {}, {"training": False}),
+    (_layers.Conv2D(4, 3, use_bias=False, groups=2), {}, {}),
+    (_layers.Conv2D(4, 3, use_bias=False, dilation_rate=2), {}, {}),
   ],
-  ids=lambda value: type(value).__name__,
 )
-def test_whatever_the_convolution_the_numbers_stay(convolution, batch_norm):
+def test_whatever_the_layers_the_numbers_stay(convolution, batch_norm, call):
   inputs = keras.Input([8, 8, 4])
-  x = keras.layers.BatchNormalization(**batch_norm)(convolution(inputs))
+  x = _layers.Masking(9.0)(inputs)  # whose mask goes on to the batch norm
+  x = _layers.BatchNormalization(**batch_norm)(convolution(x), **call)
   model = helpers_random_weights.with_random_weights(keras.Model(inputs, x))
   images = tf.random.uniform([2, 8, 8, 4])
   expected = model(images, training=False)

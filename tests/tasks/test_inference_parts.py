@@ -51,3 +51,12 @@ def test_eager_calls_trace_nothing(network):
   np.testing.assert_array_equal(
     outputs["features"], network(_images(32), training=False)["features"]
   )
+
+
+def test_outputs_of_no_single_image_are_those_of_the_batch():
+  inputs = keras.Input([16, 16, 3])
+  mean = keras.layers.Lambda(tf.reduce_mean)(inputs)
+  model = keras.Model(inputs, [inputs, mean])
+  step = tf.function(lambda images: inference_parts.infer(images, model))
+  images = _images(32)
+  np.testing.assert_allclose(step(images)[1], tf.reduce_mean(images), atol=1e-6)
