@@ -23,7 +23,7 @@ def _images(count):
   )
 
 
-@pytest.mark.parametrize(("batch", "parts"), [(32, 4), (16, 2), (17, 1)])
+@pytest.mark.parametrize(("batch", "parts"), [(32, 2), (16, 2), (17, 1), (8, 1)])
 def test_outputs_are_those_of_the_batch(network, batch, parts):
   images = _images(batch)
   step = tf.function(lambda images: inference_parts.infer(images, network))
@@ -60,3 +60,18 @@ def test_outputs_of_no_single_image_are_those_of_the_batch():
   step = tf.function(lambda images: inference_parts.infer(images, model))
   images = _images(32)
   np.testing.assert_allclose(step(images)[1], tf.reduce_mean(images), atol=1e-6)
+
+
+def test_a_loss_of_features_is_that_of_the_batch():
+  inputs = keras.Input([16, 16, 3])
+  regularized = keras.layers.Dense(3, activity_regularizer="l2")
+  model = keras.Model(inputs, regularized(inputs))
+
+  @tf.function
+  def step(images):
+    inference_parts.infer(images, model)
+    return model.losses
+
+  features = model(_images(32), training=False)
+  loss = 0.01 * tf.reduce_sum(features**2) / 32
+  np.testing.assert_allclose(step(_images(32)), [loss], rtol=1e-5)
