@@ -15,7 +15,7 @@ from mnv2_hpu.dataloaders import input_pipeline
 from mnv2_hpu.errors import UserError
 from mnv2_hpu.modeling import stateless_dropout
 from mnv2_hpu.optimization import exponential_moving_average, learning_rate_multiplier
-from mnv2_hpu.tasks import folded_inference, inference_parts
+from mnv2_hpu.tasks import batch_halves, folded_inference
 
 
 class TrainingTask(base_task.Task):
@@ -99,7 +99,7 @@ class TrainingTask(base_task.Task):
       model: Network.
     """
     with folded_inference.folded_batch_norms(model):
-      return inference_parts.infer(inputs, model)
+      return batch_halves.infer(inputs, model)
 
   def initialize(self, model: keras.Model) -> None:
     """Reads `init_checkpoint`, if there is one; see `checkpoints.restore`.

@@ -1,4 +1,4 @@
-"""A batch in parts: the numbers of the batch as a whole, in the order of its images."""
+"""Halves of a batch: the numbers of the whole, in the order of its images."""
 
 import helpers_random_weights
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mnv2_hpu.compat import keras
-from mnv2_hpu.tasks import inference_parts
+from mnv2_hpu.tasks import batch_halves
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,10 @@ def _images(count):
   )
 
 
-@pytest.mark.parametrize(("batch", "parts"), [(32, 2), (16, 2), (17, 1), (8, 1)])
-def test_outputs_are_those_of_the_batch(network, batch, parts):
+@pytest.mark.parametrize(("batch", "halves"), [(32, 2), (16, 2), (17, 0), (8, 0)])
+def test_outputs_are_those_of_the_batch(network, batch, halves):
   images = _images(batch)
-  step = tf.function(lambda images: inference_parts.infer(images, network))
+  step = tf.function(lambda images: batch_halves.infer(images, network))
   tf.nest.map_structure(
     lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=1e-6),
     step(images),
@@ -34,12 +34,12 @@ def test_outputs_are_those_of_the_batch(network, batch, parts):
   )
   operations = step.get_concrete_function(images).graph.get_operations()
   calls = [op for op in operations if "PartitionedCall" in op.type]
-  assert len(calls) == (parts if parts > 1 else 0)
+  assert len(calls) == halves
 
 
-def test_any_number_of_images_is_one_part(network):
+def test_a_batch_of_any_size_is_whole(network):
   step = tf.function(
-    lambda images: inference_parts.infer(images, network),
+    lambda images: batch_halves.infer(images, network),
     input_signature=[tf.TensorSpec([None, 16, 16, 3], tf.float32)],
   )
   for count in (1, 3, 64):
@@ -47,7 +47,7 @@ def test_any_number_of_images_is_one_part(network):
 
 
 def test_eager_calls_trace_nothing(network):
-  outputs = inference_parts.infer(_images(32), network)
+  outputs = batch_halves.infer(_images(32), network)
   np.testing.assert_array_equal(
     outputs["features"], network(_images(32), training=False)["features"]
   )
@@ -57,7 +57,7 @@ def test_outputs_of_no_single_image_are_those_of_the_batch():
   inputs = keras.Input([16, 16, 3])
   mean = keras.layers.Lambda(tf.reduce_mean)(inputs)
   model = keras.Model(inputs, [inputs, mean])
-  step = tf.function(lambda images: inference_parts.infer(images, model))
+  step = tf.function(lambda images: batch_halves.infer(images, model))
   images = _images(32)
   np.testing.assert_allclose(step(images)[1], tf.reduce_mean(images), atol=1e-6)
 
@@ -69,7 +69,7 @@ def test_a_loss_of_features_is_that_of_the_batch():
 
   @tf.function
   def step(images):
-    inference_parts.infer(images, model)
+    batch_halves.infer(images, model)
     return model.losses
 
   features = model(_images(32), training=False)
