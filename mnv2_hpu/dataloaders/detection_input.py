@@ -179,8 +179,11 @@ class _Parser:
     return self._eval_example(decoded, classes), valid
 
   def padding(self) -> tuple[tf.Tensor, Labels]:
-    """Returns a black image without boxes, of weight 0 and no id."""
+    """Returns a black image without boxes, in evaluation of weight 0 and no id."""
     with tf.device("CPU:0"):  # whatever the device of a strategy's scope
+      if self._is_training:
+        labels = self._padded(tf.zeros([0, 4]), tf.zeros([0], tf.int32))
+        return tf.zeros([*self._image_size, 3]), labels
       decoded = {
         "image": tf.zeros([1, 1, 3], tf.uint8),
         "source_id": tf.constant(str(PADDING_SOURCE_ID)),

@@ -15,6 +15,7 @@ import helpers_segmentation_records
 import helpers_short_runs
 import numpy as np
 import pytest
+from helpers_detection_records import detection_record, write_records
 
 from mnv2_hpu import cluster
 from mnv2_hpu.native import library
@@ -162,6 +163,46 @@ def test_a_segmentation_reads_from_it(service, programs, tmp_path):
   )
 
   assert f"read by the data service at {service}" in output
+  ((step, loss),) = helpers_short_runs.validation(tmp_path / "run")["validation_loss"]
+  assert step == 4
+  assert 0 < loss < 100
+
+
+def test_a_detection_reads_from_it_and_skips_what_is_corrupt(
+  service, programs, tmp_path
+):
+  box = [[0.2, 0.1, 0.7, 0.6]]
+  records = [detection_record(str(i), box, [1 + i % 2]) for i in range(9)]
+  records[4] = detection_record("4", box, [1], image=b"no image")
+  write_records(tmp_path / "train-00000-of-00001", records)
+  write_records(tmp_path / "validation-00000-of-00001", records[:2])
+  settings = {
+    "service_address": f"'{service}'",
+    "deterministic": False,
+    "batch_size": 4,
+    "eval_batch_size": 2,
+    "image_size": 96,
+    "log_every_steps": 2,
+    "num_classes": 2,
+    "num_train_examples": len(records),
+    "num_validation_examples": 2,
+    "train_epochs": 2,
+    "eval_every_epochs": 2,
+  }
+  output = helpers_short_runs.run(
+    programs,
+    helpers_short_runs.arguments(
+      "mobilenet_v2_ssdlite",
+      "gin/ssdlite.gin",
+      tmp_path,
+      tmp_path / "run",
+      mode="train_and_eval",
+      settings=settings,
+    ),
+  )
+
+  assert f"read by the data service at {service}" in output
+  assert "corrupt record 1 of at most" in output
   ((step, loss),) = helpers_short_runs.validation(tmp_path / "run")["validation_loss"]
   assert step == 4
   assert 0 < loss < 100
