@@ -19,7 +19,7 @@ from mnv2_hpu.modeling import (
   segmentation_loss,
   stateless_dropout,
 )
-from mnv2_hpu.tasks import segmentation_metrics, training_task
+from mnv2_hpu.tasks import folded_inference, segmentation_metrics, training_task
 
 
 @task_factory.register_task_cls(exp_cfg.SemanticSegmentationTask)
@@ -171,15 +171,18 @@ class SemanticSegmentationTask(
       images: The network's input, float32 `[batch, height, width, 3]`.
       model: Network.
     """
+    if self._predicts_at_one_scale():
+      return _classes(self.inference_step(images, model)["logits"], images)
     config = self.task_config.evaluation
-    if list(config.scales) == [1.0] and not config.add_flipped_images:
-      logits = self.inference_step(images, model)["logits"]
-      size = images.shape[1], images.shape[2]
-      return tf.argmax(resize.resize_bilinear(logits, size), -1, tf.int32)
-    probabilities = multi_scale.mean_probabilities(
-      model, images, config.scales, config.add_flipped_images
-    )
+    with folded_inference.folded_batch_norms(model):
+      probabilities = multi_scale.mean_probabilities(
+        model, images, config.scales, config.add_flipped_images
+      )
     return tf.argmax(probabilities, -1, tf.int32)
+
+  def _predicts_at_one_scale(self) -> bool:
+    config = self.task_config.evaluation
+    return list(config.scales) == [1.0] and not config.add_flipped_images
 
   def validation_step(
     self,
@@ -216,6 +219,8 @@ class SemanticSegmentationTask(
     num_valid = tf.reduce_sum(valid)
     loss = segmentation_loss.mean_loss(losses, num_valid)
     loss = tf.add_n([loss, *model.losses])
+    if self._predicts_at_one_scale():
+      return _classes(logits, images), loss, num_valid
     return self.predict(images, model), loss, num_valid
 
   def aggregate_logs(self, state: Any = None, step_outputs: Any = None) -> Any:
@@ -233,3 +238,9 @@ class SemanticSegmentationTask(
     confusion = tf.convert_to_tensor(self._mean_iou.confusion).numpy()
     ious = segmentation_metrics.class_ious(confusion)
     return {f"iou/{c}": iou for c, iou in enumerate(ious) if not np.isnan(iou)}
+
+
+def _classes(logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+  """Returns the class of each pixel of the images that logits are of."""
+  size = images.shape[1], images.shape[2]
+  return tf.argmax(resize.resize_bilinear(logits, size), -1, tf.int32)

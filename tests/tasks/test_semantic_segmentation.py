@@ -134,6 +134,20 @@ def test_an_evaluation_counts_pixels_of_the_masks_alone():
   assert task.reduce_aggregated_logs(True) == {}
 
 
+def test_an_evaluation_runs_the_network_once():
+  task = task_of(model={"num_classes": 3})
+  model = task.build_model()
+  step = tf.function(
+    lambda images, masks: task.validation_step((images, {"masks": masks}), model)
+  )
+  graph = step.get_concrete_function(
+    tf.TensorSpec([2, *SIZE, 3], tf.float32), tf.TensorSpec([2, *SIZE, 1], tf.uint8)
+  ).graph
+  computed = [op for op in graph.get_operations() if "Conv" in op.type]
+  kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+  assert len(computed) == sum(isinstance(x, kinds) for x in model.submodules)
+
+
 def test_weights_of_other_classes_are_refused():
   task = task_of(losses={"class_weights": [1.0, 2.0]})
   with pytest.raises(UserError, match="class_weights has 2 numbers"):
