@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from absl import logging
-
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 PACKAGES = ("tensorflow", "tensorflow-cpu", "tf-models-official", "numpy")
 
@@ -32,7 +30,6 @@ def take_turns(
     rounds: Number of values of each case.
     warm_up: Whether a round before the first is thrown away.
   """
-  logging.set_verbosity(logging.ERROR)  # Model Garden's lines would hide the table
   values: dict[Case, list[float]] = {case: [] for case in measures}
   for number in range(rounds + warm_up):
     for case, measure in measures.items():
