@@ -132,20 +132,15 @@ def test_two_ranks_read_each_record_once_an_epoch(service, tmp_path):
     np.testing.assert_array_equal(np.sort(np.concatenate(of_ranks)), np.arange(80))
 
 
-def test_a_segmentation_reads_from_it(service, programs, tmp_path):
-  scenes = tmp_path / "scenes"
-  scenes.mkdir()
-  records = helpers_segmentation_records.write_scenes(scenes, 8, 2)
-  settings = {
-    "service_address": f"'{service}'",
+def _train_four_steps(programs, address, experiment, gin_file, records, **settings):
+  """Trains two epochs of two steps; returns what was printed."""
+  model_dir = records / "run"
+  shared = {
+    "service_address": f"'{address}'",
     "deterministic": False,
-    "aspp": "'none'",
     "batch_size": 4,
     "eval_batch_size": 2,
-    "image_size": 65,
     "log_every_steps": 2,
-    "num_classes": helpers_segmentation_records.NUM_CLASSES,
-    "num_train_examples": 8,
     "num_validation_examples": 2,
     "train_epochs": 2,
     "eval_every_epochs": 2,
@@ -153,19 +148,27 @@ def test_a_segmentation_reads_from_it(service, programs, tmp_path):
   output = helpers_short_runs.run(
     programs,
     helpers_short_runs.arguments(
-      "mobilenet_v2_deeplabv3plus",
-      "gin/deeplabv3plus_voc.gin",
-      records,
-      tmp_path / "run",
+      *(experiment, gin_file, records, model_dir),
       mode="train_and_eval",
-      settings=settings,
+      settings=shared | settings,
     ),
   )
-
-  assert f"read by the data service at {service}" in output
-  ((step, loss),) = helpers_short_runs.validation(tmp_path / "run")["validation_loss"]
+  assert f"read by the data service at {address}" in output
+  ((step, loss),) = helpers_short_runs.validation(model_dir)["validation_loss"]
   assert step == 4
   assert 0 < loss < 100
+  return output
+
+
+def test_a_segmentation_reads_from_it(service, programs, tmp_path):
+  _train_four_steps(
+    *(programs, service, "mobilenet_v2_deeplabv3plus", "gin/deeplabv3plus_voc.gin"),
+    helpers_segmentation_records.write_scenes(tmp_path, 8, 2),
+    aspp="'none'",
+    image_size=65,
+    num_classes=helpers_segmentation_records.NUM_CLASSES,
+    num_train_examples=8,
+  )
 
 
 def test_a_detection_reads_from_it_and_skips_what_is_corrupt(
@@ -176,36 +179,13 @@ def test_a_detection_reads_from_it_and_skips_what_is_corrupt(
   records[4] = detection_record("4", box, [1], image=b"no image")
   write_records(tmp_path / "train-00000-of-00001", records)
   write_records(tmp_path / "validation-00000-of-00001", records[:2])
-  settings = {
-    "service_address": f"'{service}'",
-    "deterministic": False,
-    "batch_size": 4,
-    "eval_batch_size": 2,
-    "image_size": 96,
-    "log_every_steps": 2,
-    "num_classes": 2,
-    "num_train_examples": len(records),
-    "num_validation_examples": 2,
-    "train_epochs": 2,
-    "eval_every_epochs": 2,
-  }
-  output = helpers_short_runs.run(
-    programs,
-    helpers_short_runs.arguments(
-      "mobilenet_v2_ssdlite",
-      "gin/ssdlite.gin",
-      tmp_path,
-      tmp_path / "run",
-      mode="train_and_eval",
-      settings=settings,
-    ),
+  output = _train_four_steps(
+    *(programs, service, "mobilenet_v2_ssdlite", "gin/ssdlite.gin", tmp_path),
+    image_size=96,
+    num_classes=2,
+    num_train_examples=len(records),
   )
-
-  assert f"read by the data service at {service}" in output
   assert "corrupt record 1 of at most" in output
-  ((step, loss),) = helpers_short_runs.validation(tmp_path / "run")["validation_loss"]
-  assert step == 4
-  assert 0 < loss < 100
 
 
 def test_a_training_without_dispatcher_ends_in_one_line(
